@@ -1,0 +1,163 @@
+"""The Protocols that keep the sides apart, and the values that cross them.
+
+``LeasePort`` is what the relay may ask of the supervisor, ``ControlPort`` what the control API may.
+(``Engine``, what the supervisor may ask of an engine, is in ``daemon.engines.base``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from daemon.access.principals import Principal
+from daemon.core.messages import Outcome
+from daemon.core.problems import Problem
+from daemon.views import BackendView, EventView, ModelView, ReloadView, StatusView
+
+
+class Route(StrEnum):
+    """What a request wants of a model. Engines say which of these they serve themselves."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "count_tokens"
+    RESPONSES = "responses"
+    RERANK = "rerank"
+    INFILL = "infill"
+    AUDIO = "audio"
+    IMAGES = "images"
+    UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A checked request on its way to a model. ``model`` is as the client wrote it ("" if none)."""
+
+    model: str
+    route: Route
+    principal: Principal
+    client: str
+    body_bytes: int
+    request_id: str
+    attempt: int = 1
+    arrived: float | None = None  # monotonic seconds; set on a second attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a leased request goes: TCP address or unix socket of the backend."""
+
+    host: str
+    port: int
+    uds: str | None = None
+
+
+class Lease(Protocol):
+    """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def upstream_model(self) -> str: ...  # what the body's ``model`` must say there
+    @property
+    def target(self) -> Target: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...  # to add, such as the key of this start
+    @property
+    def keep_query(self) -> bool: ...  # mlx-lm answers 404 to any query string
+    @property
+    def arrived(self) -> float: ...
+    @property
+    def on_cancel(self) -> Callable[[Problem], None] | None: ...
+    @on_cancel.setter
+    def on_cancel(self, callback: Callable[[Problem], None] | None) -> None: ...
+    def end(self, outcome: Outcome) -> None: ...
+
+
+class Waiting(Protocol):
+    """A wish in the queue. ``cancel`` when the client left; nothing is called back after it."""
+
+    def cancel(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One line of ``GET /v1/models``."""
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    created: int = 0  # Unix seconds
+    context: int | None = None
+    max_output: int | None = None
+    state: str = "stopped"
+    engine: str | None = None
+    kind: str = "chat"
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class LeasePort(Protocol):
+    """What the relay may ask. All of it is for the event loop's thread and never blocks."""
+
+    def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
+        """Queue for a lease. ``done`` is called exactly once unless the wait is cancelled; it may
+        be called before this returns (then None is returned)."""
+        ...
+
+    def cards(self) -> list[ModelCard]:
+        """Every model that can be named, for ``GET /v1/models``. Never waits for a load."""
+        ...
+
+    def card(self, name: str) -> ModelCard | Problem: ...
+
+    @property
+    def draining(self) -> bool:
+        """The daemon is stopping: say ``Connection: close``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a load, for whoever waits. ``fraction`` 0 to 1 where it is known."""
+
+    step: str  # resolve | pull | wait | evict | start | ready | failed
+    text: str
+    fraction: float | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class ControlPort(Protocol):
+    """What the control API may ask. Errors are raised as ``ProblemError``."""
+
+    def status(self) -> StatusView: ...
+    def models(self, *, presets: bool = False) -> list[ModelView]: ...
+    def model(self, name: str) -> ModelView: ...
+    def backends(self) -> list[BackendView]: ...
+    def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
+        """Load and tell the steps; the last is ``ready``, or ProblemError is raised."""
+        ...
+
+    async def unload(self, name: str | None, *, force: bool = False) -> list[str]:
+        """Unload one or (None) all; returns the names once their processes are gone."""
+        ...
+
+    def pin(self, name: str, pinned: bool) -> None: ...
+    def reset(self, name: str) -> None: ...
+    async def reload(self) -> ReloadView: ...
+    def pull(self, name: str) -> AsyncIterator[Progress]: ...
+    def log_path(self, name: str | None) -> str:
+        """The log file of a model's backend, or the daemon's own (None)."""
+        ...
+
+    def history(self, after: int) -> list[EventView]:
+        """Events still remembered with an id above ``after``."""
+        ...
+
+    def subscribe(self, callback: Callable[[EventView], None]) -> Callable[[], None]:
+        """Call back at each event; returns the function that ends it."""
+        ...
+
+    def shutdown(self) -> None: ...

@@ -1,0 +1,119 @@
+"""What the daemon shows of itself: plain values that cross to the control API and to ``ctl``.
+
+Standard library only, so that ``ctl`` may import it without importing the daemon. Bytes are bytes,
+durations seconds, instants Unix time in seconds. ``control_api.schemas`` publishes these shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendView:
+    """One running engine process."""
+
+    model: str
+    engine: str
+    generation: int
+    state: str
+    pid: int | None
+    keeper_pid: int | None
+    address: str | None
+    where: str  # "100% gpu0", "100% cpu"
+    variant: str
+    context: int | None
+    slots: int
+    leases: int
+    queue: int
+    footprint: dict[str, int]  # per pool, as charged
+    footprint_source: str  # estimated | measured | learned
+    measured: int | None
+    keep_alive_left: float | None  # None: pinned, busy or never
+    pinned: bool
+    started_at: float
+    ready_at: float | None
+    log: str
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One model of the catalog, loaded or not."""
+
+    name: str
+    aliases: list[str]
+    state: str
+    engine: str | None
+    source: str  # path, hf:…, preset
+    kind: str
+    size: int | None
+    quantisation: str | None
+    context: int | None
+    context_max: int | None
+    slots: int
+    pinned: bool
+    keep_alive: float
+    routes: list[str]
+    estimate: dict[str, int]
+    breakdown: dict[str, int]
+    variants: list[str]
+    problem: str = ""  # why it cannot be served now, with the next step
+    preset: str | None = None
+    args: list[str] = field(default_factory=list)
+    pulled: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    name: str
+    budget: int
+    committed: int
+    settling: int
+    free: int | None  # as the machine says
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusView:
+    version: str
+    pid: int
+    mode: str  # foreground | service
+    url: str
+    started_at: float
+    config: str
+    config_problem: str
+    log: str
+    pools: list[PoolView]
+    backends: int
+    leases: int
+    queue: int
+    claim: str | None
+    draining: bool
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One thing that happened. ``id`` grows by one; a gap means that some were missed."""
+
+    id: int
+    at: float
+    kind: str
+    model: str
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadView:
+    ok: bool
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    relabelled: list[str]
+    settings: list[str]
+    needs_restart: list[str]
+    problem: str = ""
+    mistakes: list[dict[str, Any]] = field(default_factory=list)
