@@ -1,0 +1,1 @@
+"""Decisions: values in, values out. No clock, no I/O, no log, no asyncio, no randomness."""

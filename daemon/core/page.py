@@ -1,0 +1,126 @@
+"""One model's page in the landlord's book."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from daemon.core.lifecycle import State, check
+from daemon.core.messages import Bytes, ExitClass, ModelSpec, Ticket, Variant
+from daemon.core.policy import Policy
+from daemon.core.problems import Problem
+from daemon.core.queues import FairQueue
+from daemon.core.restarts import History
+
+CLAIM, UNLOAD, CHANGED, IDLE = "evict", "unload", "changed", "idle"
+"""Why a backend drains or stops. Only a drain for a claim may be called off."""
+
+
+@dataclass(slots=True)
+class Page:
+    """All that is known of one model. Written by the scheduler alone."""
+
+    spec: ModelSpec
+    state: State = State.STOPPED
+    generation: int = 0
+    variant: Variant | None = None
+    queue: FairQueue = field(default_factory=FairQueue)
+    loads: dict[int, Ticket] = field(default_factory=dict)
+    leases: dict[int, int] = field(default_factory=dict)  # ticket -> slot
+    started_for: set[int] = field(default_factory=set)  # not one of them granted yet
+    pinned: bool = False
+    by_hand: bool = False  # loaded by an operator or adopted: comes back after a crash
+    wanted_since: float | None = (
+        None  # nobody waits, but it should run (pin, crash of a loaded one)
+    )
+    started_at: float = 0.0
+    ready_at: float = 0.0
+    last_used: float = 0.0
+    stopping_at: float = 0.0
+    drain_reason: str = ""
+    gap: float = 0.0  # usual seconds between a release and the next request
+    load_seconds: float = 0.0
+    stop_seconds: float = 0.0
+    starting_total: float = 0.0  # seconds in STARTING: a ticket's clock stands still meanwhile
+    history: History = field(default_factory=History)
+    smallest: int = 0  # index of the first variant still allowed
+    rung: int = 0
+    retry_at: float | None = None  # BACKOFF
+    half_open: float | None = None  # FAILED by the breaker
+    problem: Problem | None = None  # why it is FAILED or in BACKOFF
+    failed_as: tuple[ExitClass, str] | None = None  # told before the exit itself
+    removed: bool = False  # no longer in the catalog: disappears with its process
+
+    def __post_init__(self) -> None:
+        self.pinned = self.spec.pinned
+        self.load_seconds = self.spec.load_estimate
+        self.stop_seconds = self.spec.stop_estimate
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def move(self, state: State) -> None:
+        check(self.name, self.state, state)
+        self.state = state
+
+    def waits(self) -> bool:
+        """Whether anyone, or anything, wants this model to run."""
+        return bool(len(self.queue) or self.loads or self.wanted_since is not None)
+
+    def oldest(self) -> float:
+        """Since when the oldest of those waits."""
+        ages = [t.arrived for t in self.loads.values()]
+        if (head := self.queue.oldest()) is not None:
+            ages.append(head)
+        if self.wanted_since is not None:
+            ages.append(self.wanted_since)
+        return min(ages)
+
+    def age_key(self, policy: Policy) -> tuple[float, str]:
+        """Order of claims: arrival, with some seconds off for priority, so that all age alike."""
+        return (self.oldest() - policy.priority_seconds * self.spec.priority, self.name)
+
+    def allowed(self) -> tuple[Variant, ...]:
+        """The variants that may be started now, best first."""
+        return tuple(v for v in self.spec.variants[self.smallest :] if v.rung <= self.rung)
+
+    def idle_since(self) -> float:
+        """From when keep-alive counts: the later of ready and the last release."""
+        return max(self.ready_at, self.last_used)
+
+    def expires_at(self) -> float | None:
+        """When keep-alive ends, if it runs now."""
+        idle = self.state is State.READY and not self.leases and not len(self.queue)
+        if not idle or self.pinned or self.spec.keep_alive < 0:
+            return None
+        return self.idle_since() + self.spec.keep_alive
+
+    def quantum(self, target: Page, policy: Policy) -> float:
+        """How long this one may serve before ``target`` may take its place while it is busy."""
+        price = target.load_seconds + self.load_seconds + self.stop_seconds
+        return min(max(policy.quantum_factor * price, policy.quantum_min), policy.quantum_max)
+
+    def linger(self, policy: Policy) -> float:
+        """How long it is kept after a release because its client will probably be back."""
+        wanted = max(policy.linger_factor * self.gap, policy.linger_min)
+        return min(wanted, policy.linger_max, policy.linger_share * self.load_seconds)
+
+    def unserved(self) -> bool:
+        """Someone that it was started for still waits: it may not be pushed out before."""
+        waiting = {t for t in self.started_for if t in self.queue or t in self.loads}
+        return bool(waiting) and not self.by_hand
+
+    def takeable_at(self, target: Page, policy: Policy) -> float | None:
+        """When it may be made to leave for ``target``; None: only another event can tell."""
+        if self.state is State.DRAINING:
+            return 0.0
+        if self.unserved():
+            return None
+        quantum = self.quantum(target, policy)
+        turn_over = max(self.ready_at, target.oldest()) + quantum
+        if self.leases or len(self.queue):
+            return turn_over
+        return min(self.idle_since() + self.linger(policy), turn_over)
+
+    def price(self) -> Bytes:
+        return self.variant.need if self.variant else {}

@@ -1,0 +1,36 @@
+"""The numbers that decisions go by. Every duration (seconds) can be set; the defaults are the
+design's, found by simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Constants of scheduling and of restarts."""
+
+    settle: float = 5.0  # longest wait for a dead process's memory to be seen back
+    settle_share: float = 0.75  # of its bytes, seen back: settled
+    unsettled_pools: frozenset[str] = frozenset({"ram"})  # given back by the kernel with the exit
+    recent: float = 600.0  # a backend used within this is not shrunk away or pushed out lightly
+    quantum_min: float = 2.0
+    quantum_max: float = 60.0
+    quantum_factor: float = 2.0
+    linger_factor: float = 2.0  # of the usual gap between two requests
+    linger_min: float = 0.5
+    linger_max: float = 8.0
+    linger_share: float = 0.5  # of a reload: waiting longer than that costs more than it saves
+    priority_seconds: float = 30.0  # one step of priority counts as this much age
+    queue_total: int = 4096
+    queue_model: int = 2048
+    queue_client: int = 512
+    queue_bytes: int = 256 << 20
+    backoff: float = 1.0
+    backoff_max: float = 60.0
+    backoff_jitter: float = 0.2
+    breaker_crashes: int = 5
+    breaker_window: float = 600.0
+    half_open: float = 300.0
+    port_retries: int = 3
+    healthy_after: float = 600.0  # ready this long: earlier crashes are forgotten
