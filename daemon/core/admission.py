@@ -31,11 +31,7 @@ def refuse(
     if page is None or page.removed:
         return unknown(ticket.model)
     if not page.spec.variants:
-        return Problem(
-            Code.NOT_PULLED,
-            f"The weights of {page.name} are not on this machine.",
-            f"Get them with: ctl pull {page.name}",
-        )
+        return not_pulled(page.name)
     if page.state is State.FAILED and not ticket.load:
         half_open = page.half_open
         if half_open is None or now < half_open:
@@ -57,6 +53,14 @@ def refuse(
 
 def unknown(model: str) -> Problem:
     return Problem(Code.MODEL_NOT_FOUND, f"There is no model named {model!r}.")
+
+
+def not_pulled(model: str) -> Problem:
+    return Problem(
+        Code.NOT_PULLED,
+        f"The weights of {model} are not on this machine.",
+        f"Get them with: ctl pull {model}",
+    )
 
 
 def died(model: str, exit_class: ExitClass, detail: str) -> Problem:
@@ -94,9 +98,9 @@ def waited_out(model: str, claim: str | None) -> Problem:
 
 def never_fits(page: Page, ledger: Ledger, pins: Sequence[Page]) -> Problem:
     """No variant goes into the budget, even with everything gone that may go."""
-    if not page.allowed():
-        return unavailable(page, 0.0)
-    least = page.allowed()[-1]
+    if not page.spec.variants:  # they went while it waited
+        return not_pulled(page.name)
+    least = (page.allowed() or page.spec.variants)[-1]
     facts: dict[str, object] = {"needed": dict(least.need), "budget": dict(ledger.budget)}
     if pins and fits(least.need, ledger.budget):
         held = total(ledger.charged(p.name) for p in pins)

@@ -44,8 +44,9 @@ class Book:
         self.claim: str | None = None
         self._out: list[Command] = []
         self._where: dict[int, str] = {}  # ticket -> model, waiting or leased
-        self._orphans: set[int] = set()  # leased tickets whose backend is gone
-        self._deadlines: list[tuple[float, int, float]] = []
+        self._due: dict[int, float] = {}  # waiting ticket -> end of its wait
+        self._deadlines: list[tuple[float, int, float]] = []  # heap; an entry not in _due is stale
+        self._generations: dict[str, int] = {}  # of removed models: numbers are never used twice
         self._bytes = 0
         self._claim_deadline: float | None = None
         self._touched: set[str] = set()
@@ -66,29 +67,32 @@ class Book:
             page.loads[ticket.id] = ticket
         else:
             page.queue.push(ticket)
-        deadline = ticket.deadline
-        heapq.heappush(self._deadlines, (deadline, ticket.id, page.starting_total))
+        self._arm(ticket.id, ticket.deadline, page.starting_seconds(now))
         self._touched.add(page.name)
+
+    def _arm(self, ticket_id: int, at: float, seen: float) -> None:
+        """The wait ends ``at`` then; ``seen``: seconds of starting that are accounted for."""
+        self._due[ticket_id] = at
+        heapq.heappush(self._deadlines, (at, ticket_id, seen))
 
     def _load_of(self, page: Page | None, ticket: Ticket) -> admission.Load:
         return admission.Load(
-            total=len(self._where),
+            total=sum(len(p.queue) + len(p.loads) for p in self.pages.values()),
             model=len(page.queue) if page else 0,
             client=page.queue.of_client(ticket.client) if page else 0,
             bytes=self._bytes,
         )
 
-    def _left(self, ticket_id: int) -> None:
+    def _left(self, ticket_id: int, now: float) -> None:
         page = self._page_of(ticket_id)
         if page is None:
             return
         if ticket_id in page.leases:  # granted in the same moment: it counts as ended
-            self._ended(ticket_id, page.last_used)
+            self._ended(ticket_id, now)
             return
         self._forget(page, ticket_id)
 
     def _ended(self, ticket_id: int, now: float) -> None:
-        self._orphans.discard(ticket_id)
         page = self._page_of(ticket_id)
         if page is None or ticket_id not in page.leases:
             return
@@ -106,6 +110,7 @@ class Book:
         if ticket is not None:
             self._bytes -= ticket.body_bytes
             del self._where[ticket_id]
+            self._due.pop(ticket_id, None)
             self._touched.add(page.name)
 
     # ------------------------------------------------------------ recording: backends
@@ -122,7 +127,7 @@ class Book:
         page.move(State.READY)
         page.ready_at = page.last_used = now
         page.load_seconds = now - page.started_at
-        page.starting_total += page.load_seconds
+        self._start_over(page, now)
         page.wanted_since = None
         page.problem = None
         self._touched.add(model)
@@ -167,13 +172,12 @@ class Book:
         if page.state is State.STOPPING:
             page.stop_seconds = now - page.stopping_at
         if page.state is State.STARTING:
-            page.starting_total += now - page.started_at
+            self._start_over(page, now)
         if page.failed_as is not None:
             exit_class, detail = page.failed_as
         served = now - page.ready_at if page.ready_at >= page.started_at else 0.0
         for ticket_id in page.leases:
-            self._orphans.add(ticket_id)
-            self._where.pop(ticket_id, None)
+            del self._where[ticket_id]
         page.leases.clear()
         page.started_for.clear()
         page.failed_as, page.drain_reason = None, ""
@@ -181,11 +185,12 @@ class Book:
         page.last_used = max(page.last_used, page.ready_at)
         if asked:
             page.move(State.STOPPED)
+            page.by_hand = page.by_hand and page.wanted_since is not None
         else:
             self._died(page, exit_class, detail, served, now)
         self._touched.add(model)
         if page.removed:
-            del self.pages[model]
+            self._drop(page)
 
     def _died(
         self, page: Page, exit_class: ExitClass, detail: str, served: float, now: float
@@ -216,11 +221,13 @@ class Book:
 
     def _smaller(self, page: Page) -> bool:
         """Step to the next variant after running out of memory; False if there is none."""
-        used = page.variant
-        page.rung += 1
-        index = next((i for i, v in enumerate(page.spec.variants) if v == used), 0)
-        page.smallest = max(page.smallest, index + 1)
-        return bool(page.allowed())
+        used = page.variant.id if page.variant else ""
+        index = next((i for i, v in enumerate(page.spec.variants) if v.id == used), 0)
+        smallest, rung = max(page.smallest, index + 1), page.rung + 1
+        if all(v.rung > rung for v in page.spec.variants[smallest:]):
+            return False  # the last one stays allowed, for the half-open try
+        page.smallest, page.rung = smallest, rung
+        return True
 
     def _observed(self, free: Bytes, footprints: Mapping[tuple[str, int], Bytes]) -> None:
         self.ledger.observe(free)
@@ -280,7 +287,7 @@ class Book:
         for name, spec in models.items():
             page = self.pages.get(name)
             if page is None:
-                page = self.pages[name] = Page(spec)
+                page = self.pages[name] = Page(spec, generation=self._generations.pop(name, 0))
             else:
                 self._respec(page, spec, now, anew=name in touched)
             if page.pinned and page.state is State.STOPPED and page.wanted_since is None:
@@ -291,6 +298,7 @@ class Book:
         if page.spec.pinned != spec.pinned:
             page.pinned = spec.pinned
         page.spec, page.removed = spec, False
+        page.smallest = max(0, min(page.smallest, len(spec.variants) - 1))
         if not anew:
             return
         page.history.clear()
@@ -312,7 +320,11 @@ class Book:
         elif page.state in (State.READY, State.DRAINING):
             self._drain(page, CHANGED)
         if not page.state.resident:
-            del self.pages[page.name]
+            self._drop(page)
+
+    def _drop(self, page: Page) -> None:
+        self._generations[page.name] = page.generation
+        del self.pages[page.name]
 
     # ------------------------------------------------------------ moves
 
@@ -339,9 +351,17 @@ class Book:
 
     def _stopping(self, page: Page, now: float) -> None:
         if page.state is State.STARTING:
-            page.starting_total += now - page.started_at
+            self._start_over(page, now)
         page.move(State.STOPPING)
         page.stopping_at = now
+
+    def _start_over(self, page: Page, now: float) -> None:
+        """A start has ended, well or badly: the clocks of its tickets run again."""
+        page.starting_total += now - page.started_at
+        for ticket_id, left in page.overdue.items():
+            if ticket_id in page.queue or ticket_id in page.loads:
+                self._arm(ticket_id, now + left, page.starting_total)
+        page.overdue.clear()
 
     def _forgive(self, page: Page, *, clean: bool) -> None:
         """Out of BACKOFF or FAILED: the next waiting ticket may start it."""

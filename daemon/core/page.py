@@ -41,6 +41,7 @@ class Page:
     load_seconds: float = 0.0
     stop_seconds: float = 0.0
     starting_total: float = 0.0  # seconds in STARTING: a ticket's clock stands still meanwhile
+    overdue: dict[int, float] = field(default_factory=dict)  # ticket -> seconds it has afterwards
     history: History = field(default_factory=History)
     smallest: int = 0  # index of the first variant still allowed
     rung: int = 0
@@ -84,14 +85,19 @@ class Page:
         """The variants that may be started now, best first."""
         return tuple(v for v in self.spec.variants[self.smallest :] if v.rung <= self.rung)
 
+    def starting_seconds(self, now: float) -> float:
+        """All seconds that it has been STARTING until now."""
+        running = now - self.started_at if self.state is State.STARTING else 0.0
+        return self.starting_total + running
+
     def idle_since(self) -> float:
         """From when keep-alive counts: the later of ready and the last release."""
         return max(self.ready_at, self.last_used)
 
     def expires_at(self) -> float | None:
         """When keep-alive ends, if it runs now."""
-        idle = self.state is State.READY and not self.leases and not len(self.queue)
-        if not idle or self.pinned or self.spec.keep_alive < 0:
+        used = self.leases or self.loads or len(self.queue)
+        if self.state is not State.READY or used or self.pinned or self.spec.keep_alive < 0:
             return None
         return self.idle_since() + self.spec.keep_alive
 

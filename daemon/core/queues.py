@@ -15,7 +15,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._clients: OrderedDict[str, OrderedDict[int, Ticket]] = OrderedDict()
         self._tickets: dict[int, Ticket] = {}
-        self._by_age: list[tuple[float, int]] = []  # lazily cleaned heap
+        self._by_age: list[tuple[float, int]] = []  # heap; those that left go once they are on top
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -49,6 +49,7 @@ class FairQueue:
         else:
             del self._clients[client]
         del self._tickets[ticket.id]
+        self._tidy()
         return ticket
 
     def remove(self, ticket_id: int) -> Ticket | None:
@@ -59,10 +60,14 @@ class FairQueue:
             del line[ticket_id]
             if not line:
                 del self._clients[ticket.client]
+            self._tidy()
         return ticket
+
+    def _tidy(self) -> None:
+        # At each departure: a model that nobody asks the age of would keep all for ever.
+        while self._by_age and self._by_age[0][1] not in self._tickets:
+            heapq.heappop(self._by_age)
 
     def oldest(self) -> float | None:
         """Arrival of the oldest ticket that still waits."""
-        while self._by_age and self._by_age[0][1] not in self._tickets:
-            heapq.heappop(self._by_age)
         return self._by_age[0][0] if self._by_age else None

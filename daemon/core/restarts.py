@@ -68,5 +68,6 @@ def after_exit(
         return Retry(now + policy.backoff, smaller=True)
     if len(history.crashes) >= policy.breaker_crashes:
         return GiveUp(now + policy.half_open)
-    delay = min(policy.backoff_max, policy.backoff * 2.0 ** (history.consecutive - 1))
+    doublings = min(history.consecutive - 1, 64)  # a float overflows after 1023
+    delay = min(policy.backoff_max, policy.backoff * 2.0**doublings)
     return Retry(now + delay * jitter(model, generation, policy.backoff_jitter))

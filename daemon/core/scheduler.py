@@ -50,7 +50,7 @@ class Scheduler(Book):
             case RequestArrived(ticket):
                 self._arrived(ticket, now)
             case RequestCancelled(ticket_id):
-                self._left(ticket_id)
+                self._left(ticket_id, now)
             case RequestEnded(ticket_id):
                 self._ended(ticket_id, now)
             case BackendReady(model, generation):
@@ -98,20 +98,23 @@ class Scheduler(Book):
                 self._dispatch(page, now)
         self._touched.clear()
         self._settle_claim(now)
+        while self._deadlines and self._due.get(self._deadlines[0][1]) != self._deadlines[0][0]:
+            heapq.heappop(self._deadlines)  # of a ticket that waits no more
 
     def _expire_tickets(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, ticket_id, seen = heapq.heappop(self._deadlines)
-            page = self._page_of(ticket_id)
-            if page is None or ticket_id in page.leases:
+            at, ticket_id, seen = heapq.heappop(self._deadlines)
+            if self._due.get(ticket_id) != at:
                 continue
-            running = now - page.started_at if page.state is State.STARTING else 0.0
-            stood_still = page.starting_total + running - seen
-            if stood_still > 0:  # the start's own progress rules counted meanwhile
-                mark = page.starting_total + running
-                heapq.heappush(self._deadlines, (now + stood_still, ticket_id, mark))
-                continue
-            self._reject(page, ticket_id, admission.waited_out(page.name, self.claim))
+            page = self.pages[self._where[ticket_id]]
+            stood_still = page.starting_seconds(now) - seen
+            if page.state is State.STARTING:  # the start's own progress rules count meanwhile
+                del self._due[ticket_id]
+                page.overdue[ticket_id] = at - now + stood_still
+            elif stood_still > 0:
+                self._arm(ticket_id, at + stood_still, page.starting_total)
+            else:
+                self._reject(page, ticket_id, admission.waited_out(page.name, self.claim))
 
     def _wake(self, now: float) -> None:
         """What time alone does: end of a backoff, end of a keep-alive."""
@@ -144,6 +147,7 @@ class Scheduler(Book):
         page.last_used = max(page.last_used, now)
         page.started_for.clear()
         self._bytes -= ticket.body_bytes
+        self._due.pop(ticket.id, None)
         self._say(Grant(ticket.id, page.name, page.generation, slot))
 
     def _settle_claim(self, now: float) -> None:
@@ -177,7 +181,8 @@ class Scheduler(Book):
         return None
 
     def _pins(self, asking: Page) -> list[Page]:
-        return [p for p in self._residents() if p.pinned and p is not asking]
+        residents = [p for p in self._residents() if p is not asking]
+        return [p for p in residents if p.pinned and not self._leaves(p)]
 
     def _recent(self, asking: Page, now: float) -> list[Page]:
         horizon = now - self.policy.recent
@@ -197,7 +202,7 @@ class Scheduler(Book):
         leaving = [
             self.ledger.charged(p.name)
             for p in self._residents()
-            if p.name in victims or p.state is State.STOPPING
+            if p.name in victims or self._leaves(p)
         ]
         later = plus(self.ledger.room(), total([*leaving, self.ledger.settling()]))
         return fits(plus(variant.need, reserved), later)

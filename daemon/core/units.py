@@ -1,44 +1,71 @@
-"""Bytes as people write and read them. Binary multiples are GiB, decimal ones GB."""
+"""Amounts of memory as people write and read them.
+
+Decimal units (``GB``) are powers of 1000; binary units (``GiB``) are powers of 1024. A bare letter
+(``18G``) is binary, as memory sizes usually are.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
-_UNITS = {
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+
+_UNITS: Final = {
     "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "K": 1 << 10,
-    "M": 1 << 20,
-    "G": 1 << 30,
-    "T": 1 << 40,
-    "KIB": 1 << 10,
-    "MIB": 1 << 20,
-    "GIB": 1 << 30,
-    "TIB": 1 << 40,
+    "b": 1,
+    "k": KIB,
+    "kib": KIB,
+    "kb": 10**3,
+    "m": MIB,
+    "mib": MIB,
+    "mb": 10**6,
+    "g": GIB,
+    "gib": GIB,
+    "gb": 10**9,
+    "t": TIB,
+    "tib": TIB,
+    "tb": 10**12,
 }
+# Digits are bounded so that a hostile text costs nothing and its number stays printable.
+_AMOUNT: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{0,3})\s*", re.ASCII)
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes from ``18GiB``, ``18 GB``, ``750M`` or a plain number.
+    """Bytes meant by ``text``: ``"18GiB"``, ``"18 GB"``, ``"512M"``, ``"1.5GiB"``, ``"1048576"``.
 
-    Raises:
-        ValueError: with what was found and what is allowed.
+    Raises ValueError with a sentence for people that names what is allowed.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not match or match[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is not a size; write it like 18GiB, 500MB or 1073741824")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    match = _AMOUNT.fullmatch(text)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError(
+            f"{text[:40]!r} is not an amount of memory; write a number and a unit, "
+            "such as 18GiB, 18GB or 512MiB"
+        )
+    whole, _, fraction = match[1].partition(".")
+    # Integers throughout: 18 digits and a unit do not fit a float exactly.
+    bytes_ = int(whole) * unit
+    if fraction:
+        bytes_ += int(fraction) * unit // 10 ** len(fraction)
+    return bytes_
 
 
-def format_bytes(count: int) -> str:
-    """``17.2 GiB``: three digits at the most, so that columns line up."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1023.95:
-            return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+def format_bytes(amount: int) -> str:
+    """``amount`` bytes for people, in binary units: ``"17.2 GiB"``, ``"512 B"``.
+
+    Three digits at the most (up to 1023), so that columns line up.
+    """
+    if abs(amount) < KIB:
+        return f"{amount} B"
+    value = float(amount)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        digits = 1 if abs(round(value, 1)) < 100 else 0
+        # Compared as it will be printed, so that 1023.7 MiB becomes 1.0 GiB and not 1024 MiB.
+        if abs(round(value, digits)) < 1024 or unit == "TiB":
+            return f"{value:.{digits}f} {unit}"
+    raise AssertionError("the loop above always returns")

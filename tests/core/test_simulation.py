@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +43,25 @@ def test_nobody_waits_for_ever_behind_a_busy_neighbour() -> None:
         world.run()
         waits.append(world.worst_wait)
     assert max(waits) < 330.0, "the queue's own deadline is the longest wait there is"
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_the_order_of_sets_decides_nothing(hash_seed: str) -> None:
+    """Another interpreter, with another hashing of names, gives the same orders."""
+    world = World(11)
+    world.run()
+    mine = [what for _, what in world.log]
+    script = (
+        "from tests.core.world import World; w = World(11); w.run(); "
+        "print('\\n'.join(what for _, what in w.log))"
+    )
+    theirs = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert theirs.stdout.splitlines() == mine

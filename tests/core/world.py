@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
     Ask,
+    BackendAdopted,
     BackendExited,
     BackendReady,
     BackendUnhealthy,
+    BudgetChanged,
     CancelRequest,
     CatalogChanged,
     Command,
@@ -25,6 +27,7 @@ from daemon.core.messages import (
     MemoryObserved,
     ModelSpec,
     OperatorAsked,
+    Outcome,
     Publish,
     Reject,
     RequestArrived,
@@ -42,9 +45,13 @@ from daemon.core.scheduler import Scheduler
 POOL = "gpu0"
 
 
-def spec(name: str, size: int, **more: object) -> ModelSpec:
-    """A model with one variant of ``size`` bytes in one pool."""
-    return ModelSpec(name, (Variant("full", {POOL: size}),), **more)  # type: ignore[arg-type]
+def variants(size: int, *, ladder: bool) -> tuple[Variant, ...]:
+    """``size`` bytes in one pool; with a ladder also a half, and a third after memory ran out."""
+    full = Variant("full", {POOL: size})
+    if not ladder:
+        return (full,)
+    half, third = max(1, size // 2), max(1, size // 3)
+    return (full, Variant("half", {POOL: half}), Variant("rung1", {POOL: third}, rung=1))
 
 
 @dataclass
@@ -60,9 +67,9 @@ class World:
         self.now = 0.0
         sizes = [self.rng.randint(1, 9) for _ in range(self.rng.randint(2, 5))]
         self.specs = {
-            f"m{i}": spec(
+            f"m{i}": ModelSpec(
                 f"m{i}",
-                size,
+                variants(size, ladder=self.rng.random() < 0.3),
                 slots=self.rng.randint(1, 3),
                 keep_alive=self.rng.choice([-1.0, 0.0, 5.0, 60.0]),
                 priority=self.rng.choice([0.0, 0.0, 1.0]),
@@ -73,16 +80,25 @@ class World:
         self.agenda: list[tuple[float, int, Event]] = []
         self.sequence = 0
         self.alive: dict[tuple[str, int], bool] = {}  # (model, generation) -> told to stop
+        self.used: set[tuple[str, int]] = set()  # generations, which are never used twice
         self.running: dict[int, tuple[str, int]] = {}
+        self.tickets: dict[int, Ticket] = {}
         self.waiting: dict[int, Ticket] = {}
         self.outcomes: dict[int, str] = {}
         self.forced = False
+        self.lowered = False  # the budget was lowered or a footprint grew: I1 may be broken
         self.starts: dict[str, set[int]] = {}  # model -> tickets unserved since its last start
+        self.excused: set[str] = set()  # it died, was unloaded or changed: I5 does not hold it
         self.order: dict[tuple[str, str], list[int]] = {}
         self.worst_wait = 0.0
 
     def run(self) -> None:
         self.tell(CatalogChanged(dict(self.specs)))
+        if self.rng.random() < 0.3:
+            first = self.specs["m0"]
+            self.alive[("m0", 5)] = False
+            self.used.add(("m0", 5))
+            self.tell(BackendAdopted("m0", 5, first.variants[0]))
         for _ in range(self.steps):
             self.plan_something()
             self.advance()
@@ -117,14 +133,28 @@ class World:
                 self.forced = False
         elif roll < 0.83:
             self.forced = self.rng.random() < 0.5
+            self.excused.add(model)
             self.tell(OperatorAsked(Ask.UNLOAD, model, force=self.forced))
             self.forced = False
         elif roll < 0.86:
             self.tell(OperatorAsked(self.rng.choice([Ask.PIN, Ask.UNPIN, Ask.UNPIN]), model))
         elif roll < 0.89:
+            self.excused.add(model)
             self.tell(CatalogChanged(dict(self.specs), frozenset({model})))
         elif roll < 0.91:
             self.tell(OperatorAsked(Ask.RESET, model))
+        elif roll < 0.925:
+            self.excused.add(model)
+            self.tell(CatalogChanged({n: s for n, s in self.specs.items() if n != model}))
+            self.at(0.2, CatalogChanged(dict(self.specs)))
+        elif roll < 0.94:
+            self.lowered = True
+            self.tell(BudgetChanged({POOL: self.rng.randint(8, 10)}))
+        elif roll < 0.95 and self.alive:
+            self.lowered = True
+            key = self.rng.choice(list(self.alive))
+            grown = {POOL: self.core.ledger.charged(key[0]).get(POOL, 0) + 1}
+            self.tell(MemoryObserved({POOL: 5}, {key: grown}))
         else:
             self.tell(MemoryObserved({POOL: self.rng.randint(0, 10)}))
 
@@ -137,18 +167,28 @@ class World:
             "local",
             self.now,
             self.now + 300.0,
+            body_bytes=self.rng.randint(0, 100),
             load=load or self.rng.random() < 0.05,
         )
-        self.waiting[ticket.id] = ticket
+        self.join(ticket)
+
+    def join(self, ticket: Ticket) -> None:
+        """Wait, behind all of the same client that are not younger."""
+        self.waiting[ticket.id] = self.tickets[ticket.id] = ticket
         if not ticket.load:
-            self.order.setdefault((model, ticket.client), []).append(ticket.id)
+            line = self.order.setdefault((ticket.model, ticket.client), [])
+            ahead = [t for t in line if self.tickets[t].arrived <= ticket.arrived]
+            line.insert(len(ahead), ticket.id)
         self.tell(RequestArrived(ticket))
 
     def die(self, model: str, generation: int, kind: ExitClass) -> None:
-        self.alive.pop((model, generation))
+        asked = self.alive.pop((model, generation))
+        if not asked:
+            self.excused.add(model)
         for ticket_id in [t for t, key in self.running.items() if key == (model, generation)]:
             del self.running[ticket_id]
-            self.at(0.01, RequestEnded(ticket_id))
+            again = self.tickets[ticket_id].attempt == 1 and self.rng.random() < 0.5
+            self.at(0.01, RequestEnded(ticket_id, Outcome.LOST if again else Outcome.OK))
         self.tell(BackendExited(model, generation, kind, "seeded"))
 
     def advance(self) -> None:
@@ -174,12 +214,21 @@ class World:
 
     def happen(self, event: Event) -> None:
         match event:
+            case RequestEnded(ticket_id, Outcome.LOST):
+                self.tell(event)
+                del self.outcomes[ticket_id]
+                self.join(replace(self.tickets[ticket_id], attempt=2))
+                return
             case RequestEnded(ticket_id):
                 self.running.pop(ticket_id, None)
-            case BackendReady(model, generation) if self.alive.get((model, generation)) is not False:
+            case BackendReady(model, generation) if (
+                self.alive.get((model, generation)) is not False
+            ):
                 return  # it was told to stop, or died, meanwhile
-            case StartFailed(model, generation) if self.alive.get((model, generation)) is not False:
-                return
+            case StartFailed(model, generation):
+                if self.alive.get((model, generation)) is not False:
+                    return
+                self.excused.add(model)
             case BackendExited(model, generation):
                 if (model, generation) not in self.alive:
                     return
@@ -197,7 +246,9 @@ class World:
             if not self.waiting and not self.running:
                 break
             deadline = self.core.next_deadline()
-            times = [t for t in (deadline, self.agenda[0][0] if self.agenda else None) if t is not None]
+            times = [
+                t for t in (deadline, self.agenda[0][0] if self.agenda else None) if t is not None
+            ]
             assert times, f"deadlock: {list(self.waiting)} wait and nothing is due"
             self.now = max(self.now, min(times))
             if self.agenda and self.agenda[0][0] <= self.now:
@@ -209,6 +260,8 @@ class World:
             assert not len(page.queue)
             assert not page.loads
             assert not page.leases
+        books = (self.core._where, self.core._due, self.core._bytes)
+        assert books == ({}, {}, 0), f"something is left in the books: {books}"
 
     # ------------------------------------------------------------ carrying out orders
 
@@ -223,8 +276,7 @@ class World:
     def unqueue(self, ticket_id: int) -> Ticket:
         ticket = self.waiting.pop(ticket_id)
         if not ticket.load:
-            line = self.order[(ticket.model, ticket.client)]
-            line.remove(ticket_id)
+            self.order[(ticket.model, ticket.client)].remove(ticket_id)
         self.starts.get(ticket.model, set()).discard(ticket_id)
         return ticket
 
@@ -232,12 +284,25 @@ class World:
         match command:
             case StartBackend(model, generation):
                 assert all(m != model for m, _ in self.alive), f"{model} started twice"
+                assert (model, generation) not in self.used, "an old generation again"
+                self.used.add((model, generation))
+                committed = self.core.ledger.committed.get(POOL, 0)
+                assert committed <= self.core.ledger.budget[POOL], "I1: started beyond the budget"
+                unserved = self.starts.get(model)
+                assert not unserved or model in self.excused, (
+                    f"I5: {model} served none of {unserved}"
+                )
+                self.excused.discard(model)
                 self.alive[(model, generation)] = False
                 self.starts[model] = {t.id for t in self.waiting.values() if t.model == model}
                 roll = self.rng.random()
                 delay = self.rng.choice([0.2, 2.0, 12.0])
                 if roll < 0.85:
                     self.at(delay, BackendReady(model, generation))
+                elif roll < 0.88:
+                    self.at(delay, BackendExited(model, generation, ExitClass.PORT, "taken"))
+                elif roll < 0.885:
+                    self.at(delay, BackendExited(model, generation, ExitClass.PERMANENT, "bad"))
                 elif roll < 0.93:
                     self.at(delay, StartFailed(model, generation, ExitClass.HANG, "stalled"))
                 else:
@@ -245,8 +310,11 @@ class World:
             case StopBackend(model, generation, reason):
                 cut = [t for t, key in self.running.items() if key == (model, generation)]
                 assert self.forced or not cut, f"I2: {model} stopped ({reason}) with leases {cut}"
+                page = self.core.pages[model]
+                assert reason not in ("evict", "idle") or not page.pinned, f"I7: {model} is pinned"
                 self.end(model, generation)
             case KillBackend(model, generation):
+                self.excused.add(model)
                 self.end(model, generation)
             case Grant(ticket_id, model, generation, slot):
                 ticket = self.unqueue_granted(ticket_id)
@@ -283,16 +351,16 @@ class World:
 
     def end(self, model: str, generation: int) -> None:
         self.alive[(model, generation)] = True
-        self.at(
-            self.rng.choice([0.0, 0.5, 3.0]), BackendExited(model, generation, ExitClass.CLEAN)
-        )
+        self.at(self.rng.choice([0.0, 0.5, 3.0]), BackendExited(model, generation, ExitClass.CLEAN))
 
     # ------------------------------------------------------------ invariants after each step
 
     def check(self) -> None:
         core = self.core
         committed, budget = core.ledger.committed, core.ledger.budget
-        assert committed.get(POOL, 0) <= budget[POOL], f"I1: {committed} of {budget}"
+        over = committed.get(POOL, 0) > budget[POOL]
+        assert self.lowered or not over, f"I1: {committed} of {budget}"
+        self.lowered = over
         charged = sum(
             page.variant.need[POOL]
             for page in core.pages.values()
@@ -318,7 +386,9 @@ class World:
             key = claimant.age_key(core.policy)
             assert all(key <= p.age_key(core.policy) for p in others), "I4: not the oldest claims"
         draining = [
-            p for p in core.pages.values() if p.state is State.DRAINING and p.drain_reason == "evict"
+            p
+            for p in core.pages.values()
+            if p.state is State.DRAINING and p.drain_reason == "evict"
         ]
         assert core.claim is not None or not draining, "I10: drains for nobody"
         if self.waiting and not self.agenda:
