@@ -1,0 +1,1 @@
+"""What the machine says: pools of memory, budgets of them, and what processes take."""

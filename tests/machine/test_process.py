@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon.core.units import GIB, MIB
+from daemon.machine import process
+from daemon.machine.process import (
+    descendants,
+    footprint,
+    footprints,
+    linux_footprint,
+    mac_footprint,
+    parse_rollup,
+    parse_status,
+)
+from tests.machine.samples import ROLLUP, STATUS
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+
+def test_status_and_rollup() -> None:
+    assert parse_status(STATUS) == 1077248 * 1024
+    assert parse_rollup(ROLLUP) == 539648 * 1024
+    assert parse_status("Name:\tx\nState:\tZ (zombie)\n") is None
+    assert parse_rollup("") is None
+
+
+@given(st.text())
+def test_any_text_is_a_number_or_nothing(text: str) -> None:
+    assert (parse_status(text) or 0) >= 0
+    assert (parse_rollup(text) or 0) >= 0
+
+
+def proc(folder: Path, status: str, rollup: str | None = None) -> Path:
+    (folder / "status").write_text(status)
+    if rollup is not None:
+        (folder / "smaps_rollup").write_text(rollup)
+    return folder
+
+
+def test_shared_pages_count_in_parts(tmp_path: Path) -> None:
+    assert linux_footprint(proc(tmp_path, STATUS, ROLLUP)) == 539648 * 1024
+
+
+def test_without_a_rollup_the_resident_size_must_do(tmp_path: Path) -> None:
+    assert linux_footprint(proc(tmp_path, STATUS)) == 1077248 * 1024
+    assert linux_footprint(proc(tmp_path, STATUS, "")) == 1077248 * 1024
+
+
+def test_the_page_tables_of_large_processes_are_not_walked(tmp_path: Path) -> None:
+    large = f"VmRSS:\t{20 * GIB // 1024} kB\n"
+    assert linux_footprint(proc(tmp_path, large, ROLLUP)) == 20 * GIB
+
+
+def test_a_process_that_is_gone(tmp_path: Path) -> None:
+    assert linux_footprint(tmp_path / "gone") is None
+    assert linux_footprint(proc(tmp_path, "State:\tZ (zombie)\n")) is None
+
+
+TREE = """
+import subprocess, sys
+held = bytearray(int(sys.argv[1]))
+for at in range(0, len(held), 4096):
+    held[at] = 1
+if len(sys.argv) > 2:
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[3]], stdin=0)
+else:
+    child = None
+    print("ready", flush=True)
+sys.stdin.read()
+if child is not None:
+    child.wait()
+"""
+
+
+@pytest.fixture
+def tree() -> Iterator[int]:
+    """A process with one child; together they hold 96 MiB."""
+    argv = [sys.executable, "-c", TREE, str(32 * MIB), TREE, str(64 * MIB)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        yield parent.pid
+        parent.stdin.close()
+        assert parent.wait(20) == 0
+
+
+def test_a_process_counts_with_its_children(tree: int) -> None:
+    children = descendants(tree)
+    assert len(children) == 1
+    both, small = footprint(tree), footprint(children[0])
+    assert both is not None
+    assert small is not None
+    assert 64 * MIB < small < both
+    assert 96 * MIB < both < 192 * MIB
+    pools = footprints(tree)
+    assert pools is not None
+    assert next(iter(pools)) == ("unified" if sys.platform == "darwin" else "ram")
+
+
+def test_descendants_are_found_without_the_kernels_lists(
+    tree: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = descendants(tree)
+    monkeypatch.setattr(process, "_linux_descendants", lambda pid: None)
+    assert descendants(tree) == expected
+
+
+def test_nothing_is_known_of_a_pid_that_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait(20)
+    assert footprint(child.pid) is None
+    assert footprints(child.pid) is None
+    assert descendants(child.pid) == []
+
+
+@linux
+def test_reading_is_cheap() -> None:
+    took = []
+    for _ in range(10):
+        began = time.perf_counter()
+        assert footprint(os.getpid())
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.02
+
+
+class FakeLibproc:
+    """Writes a footprint where the structure of macOS has it."""
+
+    def __init__(self, result: int) -> None:
+        self.result = result
+
+    def proc_pid_rusage(self, pid: int, flavor: int, buffer: object) -> int:
+        assert flavor == 0
+        pointer = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint64))  # type: ignore[arg-type]
+        # uuid (2 words), times (2), wake-ups (2), page-ins, wired, resident, footprint
+        pointer[9] = 18 * GIB
+        return self.result
+
+
+def test_the_physical_footprint_of_a_mac() -> None:
+    assert ctypes.sizeof(process._RusageInfoV0) == 96
+    assert mac_footprint(1, FakeLibproc(0)) == 18 * GIB
+    assert mac_footprint(1, FakeLibproc(-1)) is None
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="has libproc")
+def test_without_libproc_nothing_is_told() -> None:
+    assert mac_footprint(os.getpid()) is None
