@@ -1,0 +1,192 @@
+"""The catalog: every model that can be asked for, merged, and which one a name means. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from daemon.config.entry import ModelEntry
+from daemon.config.model import Fields, Model, merge
+from daemon.config.presets import FormName, Preset
+from daemon.config.settings import Settings
+
+__all__ = ["Catalog", "Fields", "Model", "matches"]
+
+_PROVIDERS: Final = frozenset(
+    {"anthropic", "ollama", "openai", "lmstudio", "lm_studio", "modelport", "ollama_chat"}
+)
+_MAX_NAME: Final = 256
+# What the clients call their small models: these calls may go to small_model.
+_SMALL_NAMES: Final = ("claude-*haiku*", "gpt-*-mini*", "gpt-*-nano*")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All models by name. ``models`` are those of the file; ``presets`` are the others.
+
+    Both can be asked for by name. Only the caller knows which presets have their weights on the
+    disk, so it decides which of ``presets`` are listed.
+    """
+
+    settings: Settings
+    models: Mapping[str, Model]
+    presets: Mapping[str, Model]
+    default_model: str | None = None
+    small_model: str | None = None
+    _names: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
+    _folded: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
+    _patterns: tuple[tuple[str, Model], ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def build(
+        cls, settings: Settings, presets: Mapping[str, Preset], *, form: FormName = "gguf"
+    ) -> Catalog:
+        """The catalog of valid settings.
+
+        ``form`` is what presets with both formats are taken in where no engine is named: ``mlx``
+        on Apple Silicon with an MLX engine, else ``gguf``.
+        """
+        models = {
+            name: merge(name, entry, presets.get(entry.preset or ""), settings, form)
+            for name, entry in settings.models.items()
+        }
+        others = {
+            name: merge(name, _entry_of(name, preset), preset, settings, form, listed=False)
+            for name, preset in presets.items()
+            if name not in models
+        }
+        names = dict(_all_names(models, others, presets))
+        folded: dict[str, Model] = {}
+        for name, model in names.items():
+            folded.setdefault(name.casefold(), model)
+        patterns = [
+            (alias.casefold(), model)
+            for model in models.values()
+            for alias in model.aliases
+            if "*" in alias
+        ]
+        patterns.sort(key=_specificity)
+        return cls(
+            settings=settings,
+            models=MappingProxyType(models),
+            presets=MappingProxyType(others),
+            default_model=settings.server.default_model,
+            small_model=settings.server.small_model,
+            _names=MappingProxyType(names),
+            _folded=MappingProxyType(folded),
+            _patterns=tuple(patterns),
+        )
+
+    def resolve(self, name: str) -> Model | None:
+        """The model that ``name`` means, or None.
+
+        In this order: a name or an alias as it is, without regard to case, without the provider
+        in front (``anthropic/``) or ``:latest`` behind; the most specific pattern; then
+        ``small_model`` for the names of clients' small models, and ``default_model``.
+        """
+        if len(name) > _MAX_NAME:
+            return None
+        forms = list(_forgiven(name))
+        for known in (self.find(form) for form in forms):
+            if known is not None:
+                return known
+        for form in forms:
+            for pattern, model in self._patterns:
+                if matches(pattern, form.casefold()):
+                    return model
+        small = any(matches(p, form.casefold()) for form in forms for p in _SMALL_NAMES)
+        return (self.small if small else None) or self.default
+
+    def find(self, name: str) -> Model | None:
+        """The model with exactly this name or alias, case aside; no patterns, no default."""
+        return self._names.get(name) or self._folded.get(name.casefold())
+
+    @property
+    def default(self) -> Model | None:
+        """What answers requests that name no model of ours."""
+        return self.find(self.default_model) if self.default_model else None
+
+    @property
+    def small(self) -> Model | None:
+        """What answers titles, tags, classifiers and autocompletion."""
+        return self.find(self.small_model) if self.small_model else None
+
+    def nearest(self, name: str) -> list[str]:
+        """Up to three names that ``name`` may have been meant to be, the likeliest first."""
+        known: dict[str, str] = {}
+        for other in (*self.models, *self._names):
+            known.setdefault(other.casefold(), other)
+        wanted = next(iter(reversed(list(_forgiven(name[:_MAX_NAME])))), "").casefold()
+        found = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
+        return [known[key] for key in found]
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` matches ``pattern``, in which ``*`` stands for any text. Linear in time."""
+    first, *middle = pattern.split("*")
+    if not middle:
+        return name == pattern
+    *middle, last = middle
+    if len(name) < len(first) + len(last):
+        return False
+    if not (name.startswith(first) and name.endswith(last)):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def _specificity(item: tuple[str, Model]) -> tuple[int, int]:
+    pattern, _ = item
+    return (-len(pattern.replace("*", "")), pattern.count("*"))
+
+
+def _forgiven(name: str) -> Iterator[str]:
+    """The name as asked for, then without what clients put around it."""
+    name = name.strip()
+    while True:
+        yield name
+        if name.casefold().endswith(":latest"):
+            yield name[: -len(":latest")]
+        provider, slash, rest = name.partition("/")
+        if not slash or provider.casefold() not in _PROVIDERS:
+            return
+        name = rest
+
+
+def _all_names(
+    models: Mapping[str, Model], others: Mapping[str, Model], presets: Mapping[str, Preset]
+) -> Iterable[tuple[str, Model]]:
+    """Every plain name and its model; the file's come before the presets'."""
+    names: dict[str, Model] = dict(models)
+    taken = {name.casefold() for name in names}
+
+    def add(alias: str, model: Model) -> None:
+        if "*" not in alias and alias.casefold() not in taken:
+            taken.add(alias.casefold())
+            names[alias] = model
+
+    for model in models.values():
+        for alias in model.aliases:
+            add(alias, model)
+    for name, other in others.items():
+        add(name, other)
+    for name, preset in presets.items():
+        # The other names of a preset follow its name, also where an entry has replaced it.
+        holder = names.get(name)
+        for alias in preset.aliases if holder is not None else ():
+            assert holder is not None
+            add(alias, holder)
+    return names.items()
+
+
+def _entry_of(name: str, preset: Preset) -> ModelEntry:
+    """What the file would say to have just this preset."""
+    return ModelEntry(preset=name, aliases=preset.aliases)

@@ -1,0 +1,189 @@
+"""Where everything of ours lies: configuration, state, logs, cache, sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+from daemon.core.problems import Code, Problem, ProblemError
+
+APP: Final = "modelport"
+MAX_SOCKET_PATH: Final = 100
+"""Bytes. A unix socket's address holds 104 (macOS) or 108 (Linux), with a NUL at the end."""
+
+_PLAIN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_HASHED_NAME: Final = re.compile(r".*-[0-9a-f]{10}")
+_DIR_MODE: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """All places, as absolute paths. Nothing is created or looked at before :meth:`ensure`."""
+
+    config_file: Path
+    state_dir: Path
+    log_dir: Path
+    cache_dir: Path
+    runtime_dir: Path
+    config_named: bool = False
+    """Whether a flag or ``MODELPORT_CONFIG`` named the file: then it has to exist."""
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str], *, config: Path | None = None) -> Paths:
+        """The places for this user and machine.
+
+        ``config`` (``--config``) goes before ``MODELPORT_CONFIG``; ``MODELPORT_STATE_DIR``,
+        ``_LOG_DIR``, ``_CACHE_DIR`` and ``_RUNTIME_DIR`` move the rest. Without them it is what
+        platformdirs says, except for sockets: those are in ``XDG_RUNTIME_DIR``, else below the
+        state directory, never in a folder of /tmp.
+        """
+        named = config if config is not None else _named(environ, "MODELPORT_CONFIG")
+        state = _named(environ, "MODELPORT_STATE_DIR") or platformdirs.user_state_path(APP, False)
+        runtime = _named(environ, "MODELPORT_RUNTIME_DIR")
+        if runtime is None:
+            session = environ.get("XDG_RUNTIME_DIR", "")
+            runtime = Path(session) / APP if session.startswith("/") else state / "run"
+        logs = _named(environ, "MODELPORT_LOG_DIR") or platformdirs.user_log_path(APP, False)
+        cache = _named(environ, "MODELPORT_CACHE_DIR") or platformdirs.user_cache_path(APP, False)
+        default = platformdirs.user_config_path(APP, False) / "config.toml"
+        return cls(
+            config_file=(named if named is not None else default).expanduser().absolute(),
+            state_dir=state.absolute(),
+            log_dir=logs.absolute(),
+            cache_dir=cache.absolute(),
+            runtime_dir=runtime.absolute(),
+            config_named=named is not None,
+        )
+
+    @property
+    def config_dir(self) -> Path:
+        """The folder of the configuration file."""
+        return self.config_file.parent
+
+    @property
+    def control_socket(self) -> Path:
+        """Where ``ctl`` talks to the daemon."""
+        return self.runtime_dir / "control.sock"
+
+    @property
+    def front_socket(self) -> Path:
+        """Where the front hands checked requests to the control API."""
+        return self.runtime_dir / "front.sock"
+
+    @property
+    def daemon_json(self) -> Path:
+        """Where the daemon writes the address of its socket, for a ``ctl`` without a session."""
+        return self.state_dir / "daemon.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one daemon that uses this runtime directory."""
+        return self.runtime_dir / "lock"
+
+    @property
+    def backends_dir(self) -> Path:
+        """Records and sockets of keepers. The name is short because sockets lie in it."""
+        return self.runtime_dir / "b"
+
+    @property
+    def daemon_log(self) -> Path:
+        """The daemon's own log."""
+        return self.log_dir / "modelportd.log"
+
+    @property
+    def model_logs_dir(self) -> Path:
+        """The logs of the backends."""
+        return self.log_dir / "models"
+
+    def model_log(self, name: str) -> Path:
+        """The log of the backend of model ``name``; any name gives a safe file of its own."""
+        return self.model_logs_dir / f"{safe_name(name)}.log"
+
+    def backend_stem(self, model: str, generation: int) -> Path:
+        """The path, without suffix, of the record and the socket of one backend.
+
+        Short whatever the model is called: add ``.json`` or ``.sock``.
+        """
+        return self.backends_dir / f"{_digest(model)}-{generation}"
+
+    def ensure(self) -> None:
+        """Create the directories, 0700, and see that nobody else can write there.
+
+        Raises ProblemError where one is not ours, is open to others, cannot be made, or is too
+        deep for a socket.
+        """
+        self.check_sockets()
+        for path in (
+            self.state_dir,
+            self.log_dir,
+            self.model_logs_dir,
+            self.cache_dir,
+            self.runtime_dir,
+            self.backends_dir,
+        ):
+            ensure_private(path)
+
+    def check_sockets(self) -> None:
+        """Raises ProblemError where a socket's path would be longer than the system allows."""
+        longest = self.backend_stem("", 10**9).with_suffix(".sock")
+        for path in (self.control_socket, self.front_socket, longest):
+            length = len(os.fsencode(path))
+            if length > MAX_SOCKET_PATH:
+                raise _problem(
+                    f"The socket path {path} has {length} bytes; a system allows about 104,"
+                    f" we use at most {MAX_SOCKET_PATH}.",
+                    "Set MODELPORT_RUNTIME_DIR to a shorter directory of your own.",
+                )
+
+
+def ensure_private(path: Path) -> None:
+    """Create ``path`` (0700) and its parents; refuse one that others can write to.
+
+    Raises ProblemError with what is wrong and how to mend it.
+    """
+    try:
+        path.mkdir(mode=_DIR_MODE, parents=True, exist_ok=True)
+        info = path.stat()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _problem(f"{path} cannot be used: {reason}.", "Free it, or name another.") from None
+    if info.st_uid != os.geteuid():
+        raise _problem(
+            f"{path} belongs to user {info.st_uid}, not to us ({os.geteuid()}).",
+            "Remove it or take it over with chown; modelport never shares its directories.",
+        )
+    if stat.S_IMODE(info.st_mode) & 0o022:
+        mode = f"{stat.S_IMODE(info.st_mode):04o}"
+        raise _problem(f"{path} can be written to by others (mode {mode}).", f"chmod 700 {path}")
+
+
+def safe_name(name: str) -> str:
+    """A file name for any text: the text itself where it is plain, else with a digest.
+
+    Different texts give different names, also where the file system ignores case.
+    """
+    if _PLAIN_NAME.fullmatch(name) and not _HASHED_NAME.fullmatch(name):
+        return name
+    plain = re.sub(r"[^a-z0-9._-]+", "_", name.lower()).strip("._-")[:60] or "model"
+    return f"{plain}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+
+
+def _named(environ: Mapping[str, str], name: str) -> Path | None:
+    value = environ.get(name, "")
+    return Path(os.path.expanduser(value)) if value else None  # noqa: PTH111 (never raises)
+
+
+def _problem(message: str, hint: str) -> ProblemError:
+    return ProblemError(Problem(Code.CONFIG_INVALID, message, hint))
