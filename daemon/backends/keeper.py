@@ -1,0 +1,804 @@
+"""Owns one engine process: its start, its output, its end. A program of its own, run as
+``python -I -S keeper.py``: it imports the standard library and nothing of ours, knows no engine,
+and lives on when the daemon dies, so that a new daemon can take the engine over.
+
+Start
+    One JSON line on stdin, the order (secrets come this way: never in argv or the environment);
+    ``ORDER`` below lists its fields. If stdin is a socket, it is the first connection as well, so
+    nobody waits for a path to appear. If stdout is a listening socket, it is the one for later
+    connections; else the keeper binds ``socket`` itself, mode 0600. Afterwards stdin is /dev/null.
+
+Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields are ignored.
+    keeper -> daemon
+    hello   first on each connection, and on request: protocol, backend, generation, facts (the
+            order's, as given), keeper_pid, pid (null: could not be run), start (kernel start time,
+            a token to compare), argv, log_bytes, log_dropped (bytes), lines (matching lines kept),
+            error {errno, text} (the engine could not be run: trying again will not help),
+            exit (as below, or null), gone (true or false)
+    lines   lines: output lines that match the pattern, as they come
+    exit    status (negative: killed by that signal), at (monotonic seconds), lines (all kept)
+    gone    the engine and everything that it started are dead and reaped: the memory is free
+    refused text: the line received was no message
+    daemon -> keeper
+    hello   say hello again
+    stop    grace: TERM to the engine, after grace TERM to all that is left, after grace again KILL
+    kill    KILL to all, again until nothing is left
+    detach  grace: I am leaving and another daemon will come; holds in any mode
+    bye     I know all I want: leave as soon as everything is gone
+
+Being alone
+    A connection is the daemon's sign of life. Without one, a foreground keeper stops the engine at
+    once; a service keeper after ``grace``, and an exit status is kept for that long too. On TERM or
+    INT the keeper stops the engine and leaves. It removes record, socket and files at the end.
+"""
+
+# pathlib, typing, subprocess and socket take 3 to 8 ms each to load: the start needs none of them
+# ruff: noqa: PTH101, PTH105, PTH108, PTH110, PTH116, PTH123, PTH208
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import select
+import signal
+import stat
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+PROTOCOL = 1
+LINE_CAP = 8192  # bytes of a line that are looked at and kept
+CHUNK = 65536  # bytes per read; a Linux pipe holds as much
+OUT_CAP = 1 << 20  # bytes unread by a peer above which it gets no more lines
+LINUX = sys.platform.startswith("linux")
+SUBREAPER = LINUX  # elsewhere orphans go to init, and must be found while their parent lives
+LONGEST = 7 * 86400.0  # seconds; poll takes no more than 2**31 ms
+KILL_AGAIN = 0.05  # seconds between two rounds of KILL
+LOOK = 5.0  # seconds between looks at the family, where orphans do not come to us
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+# field -> type, or (type, default); times in seconds, sizes in bytes
+ORDER: dict[str, Any] = {
+    "protocol": int,
+    "backend": str,
+    "generation": int,
+    "argv": list,
+    "env": dict,  # the engine's whole environment
+    "cwd": (str, None),
+    "socket": str,
+    "record": str,
+    "log": str,
+    "log_max_bytes": int,
+    "log_keep": int,
+    "pattern": (str, None),  # one regular expression; no \A or \Z (lines are searched together)
+    "pattern_keep": (int, 8192),
+    "mode": str,  # foreground | service
+    "grace": float,
+    "stop_grace": float,
+    "connect_grace": (float, 10.0),  # until the first connection
+    "lost_grace": (float, 2.0),  # from TERM to KILL when nobody is there to wait
+    "files": (list, []),  # {path, text}: written 0600 before the start, removed at the end
+    "facts": (dict, {}),  # anything that a later daemon must know: port, version, ...
+}
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def start_token(pid: int) -> str | None:
+    """When the kernel started ``pid``, as a token: equal tokens and pids are the same process.
+
+    None if there is no such process. Linux: boot id and field 22 of /proc/PID/stat; macOS:
+    pbi_start_tvsec and _tvusec of proc_pidinfo(PROC_PIDTBSDINFO).
+    """
+    if LINUX:
+        fields = _stat_fields(pid)
+        return f"{_boot_id()}:{fields[19]}" if fields else None
+    buffer = ctypes.create_string_buffer(136)  # struct proc_bsdinfo
+    if ctypes.CDLL(None).proc_pidinfo(pid, 3, ctypes.c_uint64(0), buffer, 136) != 136:
+        return None
+    seconds, micros = (int.from_bytes(buffer.raw[at : at + 8], sys.byteorder) for at in (120, 128))
+    return f"{seconds}.{micros:06d}"
+
+
+def descendants(root: int) -> set[int]:
+    """Pids of all living children of ``root``, their children, and so on."""
+    parents = _parents() if LINUX else None
+    found: set[int] = set()
+    front = [root]
+    while front:
+        parent = front.pop()
+        children = _mac_children(parent) if parents is None else parents.get(parent, [])
+        new = [pid for pid in children if pid not in found]
+        found.update(new)
+        front += new
+    return found
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from the third on: the second may hold any character."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().decode("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().decode("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _parents() -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (fields := _stat_fields(int(name))):
+            children.setdefault(int(fields[1]), []).append(int(name))
+    return children
+
+
+def _mac_children(parent: int) -> list[int]:
+    buffer = (ctypes.c_int * 4096)()
+    count = ctypes.CDLL(None).proc_listchildpids(parent, buffer, ctypes.sizeof(buffer))
+    return [pid for pid in buffer[: max(0, count)] if pid > 0]
+
+
+def _send(how: Callable[[int, int], None], target: int, number: int) -> bool:
+    """Send a signal; False if nobody was there, or only the dead (macOS says EPERM for those)."""
+    try:
+        how(target, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+class Family:
+    """The engine and everything that it started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.status: int | None = None
+        self.ended_at: float | None = None
+        self.group = True  # the process group is still certainly ours
+        self.known: dict[int, str | None] = {}
+
+    def reap(self) -> bool:
+        """Collect the dead. True once neither the engine nor anything that it started is left."""
+        while True:
+            try:
+                pid, raw = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                return False
+            if pid == self.pid:
+                self.status = os.waitstatus_to_exitcode(raw)
+                self.ended_at = time.monotonic()
+                self.group = not SUBREAPER  # its number may be free again; its members are ours
+        # an empty group's number may be used again: once empty, never ask it anything more
+        self.group = self.group and _send(os.killpg, self.pid, 0)
+        return not self.group and (SUBREAPER or not self._strays())
+
+    def look(self) -> None:
+        """Remember who belongs to the family, for when their parent is dead."""
+        for pid in descendants(self.pid) - self.known.keys():
+            self.known[pid] = start_token(pid)
+
+    def signal_engine(self, number: int) -> None:
+        if self.status is None:
+            _send(os.kill, self.pid, number)
+
+    def signal_all(self, number: int) -> None:
+        """Once to each: a second TERM means something else than the first."""
+        members = descendants(os.getpid()) if SUBREAPER else self._strays()
+        if self.group and _send(os.killpg, self.pid, number):
+            members = {pid for pid in members if _group_of(pid) != self.pid}
+        for pid in members:
+            _send(os.kill, pid, number)
+
+    def _strays(self) -> set[int]:
+        if self.status is None:
+            self.look()
+        self.known = {p: s for p, s in self.known.items() if s and start_token(p) == s}
+        return set(self.known)
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return -1
+
+
+def spawn(argv: list[str], env: dict[str, str], cwd: str | None, output: int, umask: int) -> int:
+    """Start the engine in a session of its own, its output into ``output``; return its pid.
+
+    OSError with a text for people if it could not be run.
+    """
+    report, report_child = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_engine(argv, env, cwd, output, umask, report_child, parent)
+    os.close(report_child)
+    try:
+        said = os.read(report, 256).decode()
+    finally:
+        os.close(report)
+    if not said:
+        return pid
+    os.waitpid(pid, 0)
+    step, _, number = said.partition(":")
+    what = {"cwd": f"cannot enter the folder {cwd}", "exec": f"cannot run {argv[0]}"}
+    reason = os.strerror(int(number))
+    if int(number) == errno.ENOENT and step == "exec" and os.path.exists(argv[0]):
+        reason = "the interpreter in its first line, or its loader, does not exist"
+    raise OSError(int(number), f"{what.get(step, f'cannot start {argv[0]} ({step})')}: {reason}")
+
+
+def _become_engine(
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str | None,
+    output: int,
+    umask: int,
+    report: int,
+    parent: int,
+) -> NoReturn:
+    """The child's side of :func:`spawn`: never returns."""
+    step = "session"
+    try:
+        os.setsid()
+        if LINUX:  # our own kill -9 must not leave an engine that nobody owns
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(127)
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():  # what is ignored stays ignored through exec
+            if signal.getsignal(number) not in (signal.SIG_DFL, None):
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(umask)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        if cwd is not None:
+            step = "cwd"
+            os.chdir(cwd)
+        step = "exec"
+        os.execvpe(argv[0], argv, env)  # noqa: S606
+    except (OSError, ValueError, TypeError) as error:  # the latter two: NUL in a string, no string
+        os.write(report, f"{step}:{getattr(error, 'errno', errno.EINVAL)}".encode())
+    finally:
+        os._exit(127)
+
+
+# --- output --------------------------------------------------------------------------------------
+
+
+class Log:
+    """A file of raw bytes, rotated at the start and by size. Never raises: losses are counted."""
+
+    def __init__(self, path: str, max_bytes: int, keep: int) -> None:
+        self.path, self.max_bytes, self.keep = path, max_bytes, keep
+        self.bytes = 0
+        self.dropped = 0
+        self._size = 0
+        self._fd = -1
+        self._ended = True
+        self._rotate()
+        self.write(b"")  # the file is there from the start, for those who follow it
+
+    def write(self, data: bytes) -> None:
+        done = 0
+        try:
+            if self._size and self._size + len(data) > self.max_bytes:
+                self._rotate()
+            if self._fd < 0:
+                self._open()
+            while done < len(data):
+                done += os.write(self._fd, memoryview(data)[done:])
+        except OSError:
+            self.dropped += len(data) - done
+        self.bytes += done
+        self._size += done
+        self._ended = data[done - 1 : done] == b"\n" if done else self._ended
+
+    def finish(self) -> None:
+        """End the last line: the next life must not go on in it."""
+        if not self._ended:
+            self.write(b"\n")
+        self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size = -1, 0
+
+    def _rotate(self) -> None:
+        self.close()
+        try:
+            if stat.S_ISREG((found := os.lstat(self.path)).st_mode) and found.st_size == 0:
+                return
+            for number in range(self.keep, 0, -1):
+                newer = f"{self.path}.{number - 1}" if number > 1 else self.path
+                if os.path.lexists(newer):
+                    os.replace(newer, f"{self.path}.{number}")
+            if self.keep < 1:
+                os.unlink(self.path)
+        except OSError:
+            pass
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        self._fd = os.open(self.path, flags, 0o600)
+        self._size = os.fstat(self._fd).st_size
+        if self._size >= self.max_bytes:  # it could not be moved away: better lost than endless
+            self.close()
+            raise OSError(errno.EFBIG, "the log cannot be rotated")
+
+
+class Matcher:
+    """Finds the lines that matter in a stream of chunks, and keeps the last of them."""
+
+    def __init__(self, pattern: str | None, keep: int) -> None:
+        source = None if pattern is None else pattern.encode("utf-8", "surrogateescape")
+        self._pattern = None if source is None else re.compile(source, re.MULTILINE)
+        self._keep = keep
+        self._partial = b""
+        self.kept: list[str] = []
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """New matching lines. A carriage return ends a line too: progress bars use it alone."""
+        if self._pattern is None:
+            return []
+        chunk = chunk.replace(b"\r", b"\n")
+        head, newline, rest = chunk.partition(b"\n")
+        self._partial += head[: LINE_CAP - len(self._partial)]
+        if not newline:
+            return []
+        body, newline, tail = rest.rpartition(b"\n")
+        lines = [self._partial]
+        # one search over all lines first: most chunks hold nothing, and a flood must be cheap
+        if newline and self._pattern.search(body):
+            lines += body.split(b"\n")
+        self._partial = tail[:LINE_CAP]
+        return self._take(lines)
+
+    def flush(self) -> list[str]:
+        """The last line, which nobody ended."""
+        partial, self._partial = self._partial, b""
+        return self._take([partial]) if self._pattern is not None else []
+
+    def _take(self, lines: list[bytes]) -> list[str]:
+        assert self._pattern is not None
+        capped = (line[:LINE_CAP] for line in lines if line)
+        found = [c.decode("utf-8", "replace") for c in capped if self._pattern.search(c)]
+        self.kept = self._last(self.kept + found) if found else self.kept
+        return self._last(found)
+
+    def _last(self, lines: list[str]) -> list[str]:
+        room, first = self._keep, len(lines)
+        while first and room >= len(lines[first - 1]):
+            first -= 1
+            room -= len(lines[first]) + 1
+        return lines[first:]
+
+
+# --- the keeper ----------------------------------------------------------------------------------
+
+
+class Peer:
+    """One connection: bytes in, bytes out, neither ever blocking."""
+
+    def __init__(self, fd: int, received: bytes = b"") -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.received = received
+        self.unsent = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.unsent += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def flush(self) -> bool:
+        """Write what goes; False if the other side is gone."""
+        try:
+            while self.unsent:
+                self.unsent = self.unsent[os.write(self.fd, self.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[bytes] | None:
+        """Whole lines that have come; None if the other side is gone or sends without end."""
+        try:
+            data = os.read(self.fd, CHUNK)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        self.received += data
+        return self.lines() if data and len(self.received) <= OUT_CAP else None
+
+    def lines(self) -> list[bytes]:
+        """Whole lines among what was received."""
+        *lines, self.received = self.received.split(b"\n")
+        return lines
+
+
+class Keeper:
+    """One order, from start to end: a single loop over output, signals and connections."""
+
+    def __init__(self, order: dict[str, Any], umask: int) -> None:
+        self.order, self.umask = order, umask
+        self.foreground = order["mode"] == "foreground"
+        self.log = Log(order["log"], order["log_max_bytes"], order["log_keep"])
+        self.matcher = Matcher(order["pattern"], order["pattern_keep"])
+        self.family: Family | None = None
+        self.record: dict[str, Any] = {}
+        self.error: dict[str, Any] | None = None
+        self.exit: dict[str, Any] | None = None
+        self.gone = False
+        self.leaving = False  # told to: by bye, or by a signal
+        self.detached: float | None = None  # grace that the last daemon asked for
+        self.plan: list[tuple[Callable[[int], None], int, float]] = []  # what, signal, then wait
+        self.plan_at = 0.0
+        self.peers: dict[int, Peer] = {}
+        self.listener = self.output = -1
+        self.owned: list[tuple[str, int]] = []  # path, inode: what to remove at the end
+        self.alone_until: float | None = None
+        self._be_alone(order["connect_grace"])
+        self.poll = select.poll()
+        self.wake, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        # handlers, not SIG_IGN: what is ignored stays ignored through exec
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda _number, _frame: None)
+        self.poll.register(self.wake, select.POLLIN)
+
+    def run(self, first: Peer | None, listener: int) -> None:
+        """Start the engine, serve connections, return when all is over."""
+        self._listen(listener)
+        self._start()
+        if first is not None:
+            self._greet(first)
+        # loaded now: an upgrade may take the standard library from under us while we run
+        import socket  # noqa: F401
+
+        while not self._tick(time.monotonic()):
+            timeout = self._wait(time.monotonic())
+            for fd, mask in self.poll.poll(None if timeout is None else timeout * 1000 + 1):
+                self._handle(fd, mask)
+        self._leave()
+
+    def _listen(self, listener: int) -> None:
+        path = self.order["socket"]
+        if listener < 0:
+            import socket
+
+            server = socket.socket(socket.AF_UNIX)
+            server.bind(path)  # umask 077: nobody else can connect, not even at first
+            os.chmod(path, 0o600)
+            server.listen(8)
+            listener = server.detach()
+        self.listener = listener
+        self.owned.append((path, os.stat(path).st_ino))
+        os.set_blocking(listener, False)
+        self.poll.register(listener, select.POLLIN)
+
+    def _start(self) -> None:
+        order = self.order
+        if SUBREAPER:
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.output, output = os.pipe()
+        os.set_blocking(self.output, False)
+        self.poll.register(self.output, select.POLLIN)
+        try:
+            for file in order["files"]:
+                self._own(file["path"], file["text"])
+            pid = spawn(order["argv"], order["env"], order["cwd"], output, self.umask)
+            self.family = Family(pid)
+        except OSError as error:
+            text = str(error) if error.filename else error.strerror
+            self.error = {"errno": error.errno, "text": text}
+            self.gone = True
+        os.close(output)
+        names = ("backend", "generation", "argv", "socket", "log", "mode", "facts")
+        self.record = {
+            "protocol": PROTOCOL,
+            "pid": self.family.pid if self.family else None,
+            "start": start_token(self.family.pid) if self.family else None,
+            "keeper_pid": os.getpid(),
+            "keeper_start": start_token(os.getpid()),
+            **{name: order[name] for name in names},
+        }
+        if self.family is not None:
+            try:
+                self._own(order["record"], json.dumps(self.record))
+            except OSError as error:  # a full disk must not stop the engine
+                print(f"cannot write the record: {error}", file=sys.stderr)
+
+    def _own(self, path: str, text: str) -> None:
+        """Write a private file whole or not at all, and remember to remove it."""
+        temporary = f"{path}.{os.getpid()}.tmp"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fsync(fd)
+            os.replace(temporary, path)
+            self.owned.append((path, os.fstat(fd).st_ino))
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(fd)
+
+    # connections
+
+    def _greet(self, peer: Peer) -> None:
+        self.peers[peer.fd] = peer
+        self.poll.register(peer.fd, select.POLLIN)
+        self.alone_until = self.detached = None
+        peer.send(self._hello())
+        self._serve(peer, peer.lines())
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "type": "hello",
+            **self.record,
+            "log_bytes": self.log.bytes,
+            "log_dropped": self.log.dropped,
+            "lines": self.matcher.kept,
+            "error": self.error,
+            "exit": self.exit,
+            "gone": self.gone,
+        }
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for peer in list(self.peers.values()):
+            if message["type"] != "lines" or len(peer.unsent) < OUT_CAP:
+                peer.send(message)
+                self._serve(peer, [])
+
+    def _serve(self, peer: Peer, lines: list[bytes] | None) -> None:
+        for line in lines or []:
+            self._obey(peer, line)
+        if lines is not None and peer.flush():
+            self.poll.modify(peer.fd, select.POLLIN | (select.POLLOUT if peer.unsent else 0))
+            return
+        self.poll.unregister(peer.fd)
+        os.close(peer.fd)
+        del self.peers[peer.fd]
+        if not self.peers:
+            self._be_alone(0.0)
+
+    def _be_alone(self, wait: float) -> None:
+        grace = 0.0 if self.foreground else self.order["grace"]
+        grace = grace if self.detached is None else self.detached
+        self.alone_until = time.monotonic() + wait + grace
+
+    def _obey(self, peer: Peer, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+            kind = message.get("type")
+            usual = self.order["grace" if kind == "detach" else "stop_grace"]
+            grace = min(max(0.0, float(message.get("grace", usual))), LONGEST)  # NaN becomes 0
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            peer.send({"type": "refused", "text": f"not a message: {error}"})
+            return
+        if kind == "hello":
+            peer.send(self._hello())
+        elif kind == "stop":
+            self._stop(grace)
+        elif kind == "kill" and self.family is not None and not self.gone:
+            self.plan = [(self.family.signal_all, signal.SIGKILL, KILL_AGAIN)]
+            self.plan_at = time.monotonic()
+        elif kind == "detach":
+            self.detached = grace
+        elif kind == "bye":
+            self.leaving = True
+
+    # the engine's output and end
+
+    def _pump(self) -> bool:
+        """One read of output; False if there is nothing more now."""
+        try:
+            data = os.read(self.output, CHUNK) if self.output >= 0 else None
+        except BlockingIOError:
+            return False
+        if data:
+            self.log.write(data)
+            self._say(self.matcher.feed(data))
+        elif data is not None:
+            self.poll.unregister(self.output)
+            os.close(self.output)
+            self.output = -1
+        return bool(data)
+
+    def _drain(self) -> None:
+        """What was written before the end: no more than a pipe holds, orphans may write on."""
+        for _ in range(OUT_CAP // CHUNK):
+            if not self._pump():
+                break
+        self._say(self.matcher.flush())
+
+    def _say(self, lines: list[str]) -> None:
+        if lines:
+            self._tell({"type": "lines", "lines": lines})
+
+    def _stop(self, grace: float, *, twice: bool = True) -> None:
+        """TERM, again after ``grace``, then KILL. A later, shorter grace hastens what is left."""
+        family, now = self.family, time.monotonic()
+        if family is None or self.gone:
+            return
+        if self.plan:
+            self.plan = [(what, number, min(wait, grace)) for what, number, wait in self.plan]
+            self.plan_at = min(self.plan_at, now + grace)
+            return
+        first = family.signal_engine if family.status is None else family.signal_all
+        again = [(family.signal_all, signal.SIGTERM, grace)] if twice else []
+        last = (family.signal_all, signal.SIGKILL, KILL_AGAIN)
+        self.plan = [(first, signal.SIGTERM, grace), *again, last]
+        self.plan_at = now
+
+    def _reap(self) -> None:
+        family = self.family
+        if family is None or self.gone:
+            return
+        everything = family.reap()
+        if family.status is not None and self.exit is None:
+            self._drain()
+            end = {"status": family.status, "at": family.ended_at, "lines": self.matcher.kept}
+            self.exit = {"type": "exit", **end}
+            self._tell(self.exit)
+            if not everything and self.plan:  # the orphans have had no TERM yet
+                family.signal_all(signal.SIGTERM)
+            elif not everything:
+                self._stop(self.order["lost_grace"], twice=False)
+        if everything:
+            self.gone, self.plan = True, []
+            self._drain()
+            self._tell({"type": "gone"})
+
+    # the loop
+
+    def _handle(self, fd: int, mask: int) -> None:
+        if fd == self.output:
+            self._pump()
+        elif fd == self.wake:
+            numbers = os.read(self.wake, CHUNK)
+            self._reap()
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                self.leaving = True
+                self._stop(self.order["stop_grace"])
+        elif fd == self.listener:
+            self._accept()
+        elif peer := self.peers.get(fd):  # it may have been dropped in this very round
+            self._serve(peer, peer.receive() if mask & ~select.POLLOUT else [])
+
+    def _accept(self) -> None:
+        import socket
+
+        with socket.socket(fileno=os.dup(self.listener)) as server:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+        self._greet(Peer(connection.detach()))
+
+    def _wait(self, now: float) -> float | None:
+        """Seconds until something is due; None if nothing is."""
+        due = [self.plan_at] if self.plan else []
+        if self.alone_until is not None and now < self.alone_until:
+            due.append(self.alone_until)
+        if not SUBREAPER and not self.gone:
+            due.append(now + (KILL_AGAIN if self.plan else LOOK))
+        return min(max(0.0, min(due) - now), LONGEST) if due else None
+
+    def _tick(self, now: float) -> bool:
+        """Do what is due; True if nothing remains to be done."""
+        alone = self.alone_until is not None and now >= self.alone_until
+        if alone and not self.plan:
+            grace = self.order["lost_grace" if self.foreground else "stop_grace"]
+            self._stop(grace, twice=not self.foreground)
+        if self.plan and now >= self.plan_at:
+            what, number, wait = self.plan[0]
+            what(number)
+            self.plan = self.plan[1:] or self.plan  # the last step, KILL, until nothing is left
+            self.plan_at = now + wait
+            self._reap()
+        elif not SUBREAPER and self.family is not None and not self.gone:
+            self._reap()
+            self.family.look()
+        return self.gone and (alone or self.leaving)
+
+    def _leave(self) -> None:
+        for peer in self.peers.values():
+            last = select.poll()
+            last.register(peer.fd, select.POLLOUT)
+            if peer.unsent and last.poll(500):
+                peer.flush()
+        self.log.finish()
+        for path, inode in self.owned:
+            try:
+                if os.lstat(path).st_ino == inode:  # not a successor's
+                    os.unlink(path)
+            except OSError:
+                pass
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def read_order(fd: int) -> tuple[dict[str, Any], bytes]:
+    """The order, checked, and whatever came after its line. ValueError says what is wrong."""
+    data = b""
+    while b"\n" not in data:
+        more = os.read(fd, CHUNK)
+        if not more:
+            raise ValueError("stdin ended before the order did: one line of JSON is expected")
+        data += more
+    line, _, rest = data.partition(b"\n")
+    order = json.loads(line)
+    if not isinstance(order, dict):
+        raise ValueError("the order must be a JSON object")
+    for name, want in ORDER.items():
+        kind, *default = want if isinstance(want, tuple) else (want,)
+        if default and order.get(name) is None:
+            order[name] = default[0]
+        elif name not in order:
+            raise ValueError(f"the order lacks {name!r}")
+        elif kind is float and type(order[name]) is int:
+            order[name] = float(order[name])
+        elif type(order[name]) is not kind:
+            raise ValueError(f"{name}: {kind.__name__} is expected, not {order[name]!r:.80}")
+    if order["protocol"] != PROTOCOL:
+        raise ValueError(f"protocol {order['protocol']}: this keeper speaks {PROTOCOL}")
+    if not order["argv"]:
+        raise ValueError("argv: at least the program is needed")
+    if order["mode"] not in ("foreground", "service"):
+        raise ValueError(f"mode: foreground or service is expected, not {order['mode']!r}")
+    return order, rest
+
+
+def main() -> int:
+    """Read the order from stdin, carry it out."""
+    os.closerange(3, 256)  # a port that the daemon inherited must not stay open through us
+    umask = os.umask(0o077)
+    try:
+        order, rest = read_order(0)
+        keeper = Keeper(order, umask)
+    except (ValueError, OSError, re.error) as error:
+        print(f"keeper: {error}", file=sys.stderr)
+        return 2
+    is_socket = [stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in (0, 1)]
+    first = Peer(os.dup(0), rest) if is_socket[0] else None
+    listener = os.dup(1) if is_socket[1] else -1
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    try:
+        keeper.run(first, listener)
+    except BaseException:
+        if keeper.family is not None:
+            keeper.family.signal_all(signal.SIGKILL)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""How engines end below their keepers, with a daemon and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from daemon.backends.keeping import (
+    Exited,
+    Gone,
+    Keeper,
+    KeeperError,
+    Lost,
+    Reaped,
+    reap,
+    records,
+)
+from tests.backends.keeper_house import (
+    CHILD,
+    DEADLINE,
+    DEAF_WAIT,
+    WAIT,
+    Events,
+    House,
+    begin,
+    gone,
+    is_up,
+    until,
+)
+from tests.backends.keeper_house import house as _house
+
+house = pytest.fixture(_house)
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+async def test_the_second_term_after_the_grace(house: House) -> None:
+    code = """
+import signal, sys
+count = 0
+def term(*_):
+    global count
+    count += 1
+    if count == 2: sys.exit(1)
+signal.signal(15, term); print("up", flush=True)
+while True: signal.pause()
+"""
+    keeper, events = await begin(house.order(house.engine(code)))
+    await until(lambda: is_up(house))
+    began = time.monotonic()
+    keeper.stop(grace=0.15)
+    await gone(keeper, events)
+    assert 0.15 <= time.monotonic() - began < 2.0
+    assert events[0].status == 1  # type: ignore[union-attr]
+
+
+async def test_who_ignores_term_is_killed_with_grandchildren_in_other_sessions(
+    house: House,
+) -> None:
+    keeper, events = await begin(house.order(house.engine(CHILD + "while True: signal.pause()")))
+    await until(lambda: is_up(house))
+    assert len(house.pids()) == 4
+    began = time.monotonic()
+    keeper.stop(grace=0.1)
+    await gone(keeper, events)
+    assert 0.2 <= time.monotonic() - began < 2.0
+    assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
+    await house.empty()
+
+
+async def test_kill_is_at_once(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(CHILD + "while True: signal.pause()")))
+    await until(lambda: is_up(house))
+    keeper.stop(grace=60.0)
+    keeper.kill()
+    await gone(keeper, events)
+    assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
+
+
+async def test_a_shorter_grace_hastens_a_stop(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(DEAF_WAIT)))
+    await until(lambda: is_up(house))
+    keeper.stop(grace=60.0)
+    keeper.stop(grace=0.05)
+    await gone(keeper, events)
+    assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
+
+
+async def test_an_exit_is_seen_though_a_grandchild_keeps_the_pipe(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(CHILD + "sys.exit(3)"), lost_grace=0.3))
+    await until(lambda: events.of(Exited))
+    assert events.of(Gone) == [], "the grandchild has its short grace"
+    assert events[0].status == 3  # type: ignore[union-attr]
+    await gone(keeper, events)
+    await house.empty()
+
+
+async def test_a_keeper_told_to_end_stops_its_engine(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(WAIT), mode="service", grace=60.0))
+    await until(lambda: is_up(house))
+    os.kill(keeper.hello.keeper_pid, signal.SIGHUP)
+    os.kill(keeper.hello.keeper_pid, signal.SIGTERM)
+    await gone(keeper, events)
+    assert events[0].status == -signal.SIGTERM  # type: ignore[union-attr]
+
+
+async def test_a_killed_keeper_takes_its_engine_along(house: House) -> None:
+    order = house.order(house.engine(DEAF_WAIT), mode="service", grace=60.0)
+    keeper, events = await begin(order)
+    await until(lambda: is_up(house))
+    os.kill(keeper.hello.keeper_pid, signal.SIGKILL)
+    assert not await keeper.wait_gone(DEADLINE)
+    assert events == [Lost()]
+    await house.empty()
+    assert await keeper.close()
+    with pytest.raises(KeeperError, match="not connected"):
+        await keeper.refresh()
+    [record] = records(order.record.parent)
+    assert not record.keeper_alive
+    assert reap(record) is Reaped.ABSENT
+    assert records(order.record.parent) == []
+    assert not order.socket.exists()
+
+
+# --- nobody is there -----------------------------------------------------------------------------
+
+
+async def test_foreground_a_lost_daemon_ends_the_engine_at_once(house: House) -> None:
+    keeper, _ = await begin(house.order(house.engine(DEAF_WAIT), grace=60.0, stop_grace=60.0))
+    await until(lambda: is_up(house))
+    began = time.monotonic()
+    keeper._abort()
+    await house.empty()
+    assert 0.2 <= time.monotonic() - began < 2.0
+    assert await keeper.close()
+    assert list((house.root / "run").iterdir()) == []
+
+
+async def test_service_a_reconnect_within_the_grace_keeps_the_engine(house: House) -> None:
+    code = "import os; print('out of memory, almost', flush=True)\n" + DEAF_WAIT
+    order = house.order(house.engine(code), mode="service", grace=60.0, pattern="memory")
+    keeper, events = await begin(order)
+    await until(lambda: is_up(house))
+    first = keeper.hello
+    keeper._abort()
+    await until(lambda: events.of(Lost))
+
+    events = Events()
+    keeper = await Keeper.adopt(order.socket, on_event=events)
+    assert (keeper.pid, keeper.hello.start) == (first.pid, first.start)
+    assert events.lines == ["out of memory, almost"]
+    keeper.kill()
+    await gone(keeper, events)
+
+
+async def test_service_an_exit_while_nobody_is_there_is_kept_and_told(house: House) -> None:
+    code = "import os\nopen('go').read()\nprint('failed: x', flush=True)\nos.abort()"
+    os.mkfifo(house.root / "go")
+    order = house.order(
+        house.engine(code), mode="service", grace=60.0, pattern="failed", cwd=house.root
+    )
+    keeper, _ = await begin(order)
+    await keeper.detach(60.0)
+    (house.root / "go").write_text("x")
+    await until(lambda: keeper.pid not in house.pids())
+    told = []
+    for _ in range(2):  # told as often as it is asked
+        events = Events()
+        keeper = await Keeper.adopt(order.socket, on_event=events)
+        assert await keeper.wait_gone(DEADLINE)
+        [exited] = events.of(Exited)
+        told.append((exited.status, exited.lines, keeper.hello.gone))
+        await keeper.detach(60.0)
+    assert told == [(-signal.SIGABRT, ("failed: x",), True)] * 2
+    events = Events()
+    await gone(await Keeper.adopt(order.socket, on_event=events), events)
+    await house.empty()
+    assert list((house.root / "run").iterdir()) == []
+
+
+async def test_service_after_the_grace_the_engine_is_stopped(house: House) -> None:
+    order = house.order(house.engine(WAIT), mode="service", grace=0.3)
+    keeper, _ = await begin(order)
+    await until(lambda: is_up(house))
+    began = time.monotonic()
+    keeper._abort()
+    await house.empty()
+    assert 0.3 <= time.monotonic() - began < 3.0
+    assert list((house.root / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("grace", [60.0, 1e300])
+async def test_detaching_overrides_the_mode(house: House, grace: float) -> None:
+    order = house.order(house.engine(WAIT), mode="foreground")
+    keeper, _ = await begin(order)
+    await keeper.detach(grace)
+    events = Events()
+    keeper = await Keeper.adopt(order.socket, on_event=events)
+    assert keeper.hello.exit is None
+    keeper.stop(grace=DEADLINE)
+    await gone(keeper, events)
+
+
+async def test_one_of_two_connections_is_enough(house: House) -> None:
+    order = house.order(house.engine(WAIT))
+    keeper, events = await begin(order)
+    other = await Keeper.adopt(order.socket, on_event=Events())
+    keeper._abort()
+    await until(lambda: events.of(Lost))
+    assert (await other.refresh()).exit is None
+    other.kill()
+    assert await other.wait_gone(DEADLINE)
+    await other.close()
+    await house.empty()
+
+
+DAEMON = """
+import asyncio, json, sys
+from pathlib import Path
+from daemon.backends.keeping import Keeper, Order
+async def main():
+    fields = json.loads(sys.stdin.readline())
+    for name in ("socket", "record", "log"):
+        fields[name] = Path(fields[name])
+    await Keeper.start(Order(**{**fields, "argv": tuple(fields["argv"])}), on_event=print)
+    print("started", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def daemon_for(house: House, **changes: object) -> subprocess.Popen[str]:
+    """A daemon in a process of its own, its keeper up."""
+    order = house.order(house.engine(WAIT), **changes)
+    fields = json.loads(order.encode())
+    for name in ("protocol", "files", "cwd"):
+        del fields[name]
+    process = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, house.tag],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(fields) + "\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate(timeout=DEADLINE)
+
+
+async def test_foreground_kill_9_of_the_daemon_leaves_nothing(house: House) -> None:
+    process = daemon_for(house)
+    assert len(house.pids()) == 3
+    end(process)
+    await house.empty()
+    assert list((house.root / "run").iterdir()) == []
+
+
+async def test_service_kill_9_of_the_daemon_and_adoption(house: House) -> None:
+    end(daemon_for(house, mode="service", grace=60.0))
+    [record] = records(house.root / "run")
+    events = Events()
+    keeper = await Keeper.adopt(record.socket, on_event=events)
+    assert (keeper.pid, keeper.hello.start, keeper.hello.argv) == (
+        *(record.pid, record.start),
+        record.argv,
+    )
+    keeper.stop(grace=DEADLINE)
+    await gone(keeper, events)
+    await house.empty()
