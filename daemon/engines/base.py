@@ -34,6 +34,7 @@ class Running:
     ctx: int
     slots: int
     prompt_cache: int = 0  # bytes
+    checkpoints: int = 4  # kept per slot to go back in models with windows or recurrent layers
     ubatch: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
@@ -68,6 +69,7 @@ class Launch:
     headers: Mapping[str, str] = field(default_factory=dict)  # on each request to it
     upstream_model: str = ""  # what the body's ``model`` must say
     keep_query: bool = True
+    cwd: str | None = None  # None: the state directory
 
 
 @dataclass(frozen=True, slots=True)

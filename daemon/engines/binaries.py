@@ -1,0 +1,177 @@
+"""Finding programs, and asking each of them once what it can do.
+
+Asking costs a process (up to seconds for a Python one), so answers are kept per file, by its path,
+size and time of change, in memory and, where a cache file is named, across restarts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.engines.environment import child_environment
+
+ASK_SECONDS: Final = 30.0  # a Python engine's first import from a cold disk
+_MAX_OUTPUT: Final = 1 << 20
+
+# Where package managers put programs that a service's short PATH leaves out.
+USUAL: Final = ("/opt/homebrew/bin", "/usr/local/bin", "~/.local/bin")
+
+# The line that installs each engine.
+INSTALL: Final[Mapping[str, str]] = {
+    "llama-server": "brew install llama.cpp, or a release of llama.cpp on the PATH",
+    "xllamacpp": 'pip install "modelport[llama]"',
+    "mlx-lm": "uv tool install mlx-lm (or: pipx install mlx-lm)",
+    "vllm-mlx": "uv tool install vllm-mlx (or: pipx install vllm-mlx)",
+    "vllm": "uv tool install vllm (or: pipx install vllm)",
+}
+
+
+def missing(engine: str, why: str) -> ProblemError:
+    """ENGINE_MISSING with the line that installs the engine."""
+    how = f"Install it: {INSTALL[engine]}" if engine in INSTALL else "Install it"
+    hint = f"{how}, or set `path` in [engines.{engine}]."
+    return ProblemError(Problem(Code.ENGINE_MISSING, f"{engine}: {why}.", hint))
+
+
+def named_path(engine: str, settings: Mapping[str, object]) -> Path | None:
+    """``path`` of the engine's settings, made absolute; None where unset.
+
+    Raises ProblemError (ENGINE_MISSING) where it does not exist.
+    """
+    given = settings.get("path")
+    if not given:
+        return None
+    path = Path(str(given)).expanduser()
+    if not path.is_absolute() or not path.exists():
+        raise missing(
+            engine, f"there is no {path}" if path.is_absolute() else f"{path} is relative"
+        )
+    return path
+
+
+def look_up(program: str, environ: Mapping[str, str]) -> Path | None:
+    """The program on the PATH of ``environ``, or where package managers put programs."""
+    home = environ.get("HOME", "")
+    usual = [place.replace("~", home) for place in USUAL if home or not place.startswith("~")]
+    # An empty PATH would mean the current folder to `which`.
+    places = [*environ.get("PATH", "").split(os.pathsep), *usual]
+    found = shutil.which(program, path=os.pathsep.join(place for place in places if place))
+    return Path(found) if found else None
+
+
+def runnable(engine: str, path: Path) -> Path:
+    """``path`` if it is a program, or ProblemError (ENGINE_MISSING)."""
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise missing(engine, f"{path} is not a program")
+    return path
+
+
+def python_beside(script: Path) -> Path | None:
+    """The interpreter of the environment that a console script is installed in."""
+    for folder in (script.parent, script.resolve().parent):
+        python = folder / "python"
+        if python.is_file() and os.access(python, os.X_OK):
+            return python
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a program said of itself."""
+
+    version: str = ""
+    flags: tuple[str, ...] = ()
+    accelerators: tuple[str, ...] = ()
+
+
+def output(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """What a program prints, both streams together; None where it cannot be run or takes too long.
+
+    Its exit status does not matter: old programs answer ``--version`` with 1.
+    """
+    try:
+        done = subprocess.run(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False,
+            stderr=subprocess.STDOUT, timeout=ASK_SECONDS, env=child_environment(environ), cwd="/",
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout[:_MAX_OUTPUT].decode(errors="replace")
+
+
+class Inspector:
+    """Remembers what programs said. ``cache``: a file of ours to keep it in, or None.
+
+    A cache that cannot be read or written is not an error: programs are asked again.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+        self._known: dict[str, Facts] | None = None
+        self._mute: set[str] = set()  # a program that hangs must not cost its time at each look
+
+    def facts(self, file: Path, ask: Callable[[], Facts | None]) -> Facts | None:
+        """What ``ask`` says of ``file``, asked once per version of the file. None (it gave no
+        answer) is remembered as long as this object lives."""
+        known = self._load()
+        key = _identity(file)
+        if key in known or key in self._mute:
+            return known.get(key)
+        answer = ask()
+        if answer is None:
+            self._mute.add(key)
+        else:
+            # Only the newest version of each file is worth a place.
+            known = {old: facts for old, facts in known.items() if not old.startswith(f"{file}\0")}
+            self._known = {**known, key: answer}
+            self._save(self._known)
+        return answer
+
+    def _load(self) -> dict[str, Facts]:
+        if self._known is None:
+            self._known = {}
+            if self._cache is not None:
+                with contextlib.suppress(
+                    OSError, ValueError, TypeError, LookupError, AttributeError
+                ):
+                    stored = json.loads(self._cache.read_text(encoding="utf-8"))
+                    self._known = {str(key): _facts(value) for key, value in stored.items()}
+        return self._known
+
+    def _save(self, known: Mapping[str, Facts]) -> None:
+        if self._cache is None:
+            return
+        text = json.dumps({key: asdict(facts) for key, facts in known.items()})
+        with contextlib.suppress(OSError):
+            self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # mkstemp makes it 0600; the rename makes it whole or absent
+            descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(self._cache)
+
+
+def _identity(file: Path) -> str:
+    """Path, size and time of change of the real file (a link may come to point elsewhere)."""
+    status = file.stat()
+    return f"{file}\0{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+
+
+def _facts(value: dict[str, object]) -> Facts:
+    def texts(name: str) -> tuple[str, ...]:
+        found = value[name]
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise TypeError(name)
+        return tuple(found)
+
+    return Facts(str(value["version"]), texts("flags"), texts("accelerators"))

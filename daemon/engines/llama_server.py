@@ -1,0 +1,139 @@
+"""llama.cpp's own ``llama-server``, as found on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from daemon.engines import llama, signatures
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
+from daemon.engines.binaries import (
+    INSTALL,
+    Facts,
+    Inspector,
+    look_up,
+    missing,
+    named_path,
+    output,
+    runnable,
+)
+from daemon.engines.environment import Platform
+
+_VERSION: Final = re.compile(r"^version:?\s+(\S+(?: \([0-9a-f]+\))?)", re.MULTILINE)
+_NAME: Final = r"-{1,2}[A-Za-z][\w.-]*"
+# At the left edge: names with commas between, each perhaps with the word for its value.
+_ENTRY: Final = re.compile(rf"\s{{0,3}}{_NAME}(?: [^\s,]+)?(?:,\s+{_NAME}(?: [^\s,]+)?)*")
+_NAMES: Final = re.compile(rf"(?:^|,)\s*({_NAME})")
+_DEVICE: Final = re.compile(r"^\s+([A-Za-z]+)\d*:", re.MULTILINE)
+_ACCELERATORS: Final[Mapping[str, str]] = {"mtl": "metal", "metal": "metal"}
+_NOT_ACCELERATORS: Final = frozenset({"cpu", "blas", "rpc"})
+
+
+def parse_help(text: str) -> frozenset[str]:
+    """The flags that ``--help`` lists: each entry begins its line with its names."""
+    heads = (_ENTRY.match(line) for line in text.splitlines())
+    return frozenset(name for head in heads if head for name in _NAMES.findall(head[0]))
+
+
+def parse_version(text: str) -> str:
+    """``8123 (0c1e57098)`` of ``--version``; its first line where that has another form."""
+    found = _VERSION.search(text)
+    if found:
+        return found[1]
+    return next((line.strip()[:80] for line in text.splitlines() if line.strip()), "")
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """Kinds of accelerators that ``--list-devices`` names: ``cuda``, ``metal``, ``vulkan``, …"""
+    kinds = (kind.lower() for kind in _DEVICE.findall(text))
+    usable = (_ACCELERATORS.get(kind, kind) for kind in kinds if kind not in _NOT_ACCELERATORS)
+    return tuple(dict.fromkeys(usable))
+
+
+def gpu_warning(engine: str, accelerators: Sequence[str], platform: Platform) -> str:
+    """One line where the machine has a GPU that this engine cannot use, with what mends it."""
+    if accelerators or not (platform.gpus or platform.apple_silicon):
+        return ""
+    gpu = {"nvidia": "NVIDIA", "amd": "AMD"}.get(next(iter(platform.gpus), ""), "Apple")
+    return (
+        f"{engine} cannot use the {gpu} GPU of this machine: models run on the CPU. "
+        f"Mend it: put a llama-server built for it on the PATH ({INSTALL['llama-server']})"
+    )
+
+
+class LlamaServer:
+    """Finds ``llama-server``, and passes it only flags that its ``--help`` lists."""
+
+    name = "llama-server"
+    weights = "gguf"
+
+    def __init__(
+        self,
+        inspector: Inspector | None = None,
+        environ: Mapping[str, str] = os.environ,
+        platform: Platform | None = None,
+    ) -> None:
+        self._inspector = inspector or Inspector()
+        self._environ = environ
+        self._platform = platform or Platform.here()
+
+    def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
+        """Locate it: ``path`` of the settings, else the PATH.
+
+        Raises ProblemError (ENGINE_MISSING): not there, or it does not answer ``--help``.
+        """
+        path = named_path(self.name, settings) or look_up("llama-server", environ)
+        if path is None:
+            raise missing(self.name, "it is not on the PATH")
+        program = runnable(self.name, path)
+        facts = self._inspector.facts(program, lambda: _ask(program, environ))
+        if facts is None:
+            raise missing(self.name, f"{program} does not run (it does not answer --help)")
+        return Installed(
+            engine=self.name,
+            program=(str(program),),
+            version=facts.version,
+            flags=frozenset(facts.flags),
+            accelerators=facts.accelerators,
+            warning=gpu_warning(self.name, facts.accelerators, self._platform),
+        )
+
+    def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
+        """See ``Engine.launch``."""
+        return Launch(
+            argv=(*installed.program, *llama.arguments(plan, installed)),
+            env=llama.environment(self._environ, plan),
+            files={str(plan.secret_file): f"{plan.secret}\n"},
+            headers=llama.headers(plan),
+            upstream_model=plan.model,
+        )
+
+    def probe(self, plan: LaunchPlan) -> Probe:
+        return llama.probe(plan)
+
+    def routes(self, kind: str) -> frozenset[str]:
+        return llama.routes(kind)
+
+    @property
+    def pattern(self) -> str:
+        return signatures.PATTERN
+
+    def classify(
+        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+    ) -> Verdict:
+        return signatures.classify(status, lines, ready=ready, asked=asked)
+
+
+def _ask(program: Path, environ: Mapping[str, str]) -> Facts | None:
+    text = output((str(program), "--help"), environ)
+    flags = parse_help(text or "")
+    if not {"-m", "--port"} <= flags:
+        return None
+    version = output((str(program), "--version"), environ) or ""
+    devices = ""
+    if "--list-devices" in flags:
+        devices = output((str(program), "--list-devices"), environ) or ""
+    return Facts(parse_version(version), tuple(sorted(flags)), parse_devices(devices))

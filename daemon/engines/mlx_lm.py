@@ -1,0 +1,216 @@
+"""``mlx_lm.server``: Apple's MLX (and, slowly, any Linux).
+
+What it lacks is ours to make up for: it checks no key, limits no context, answers 404 to any query
+string and to every failed generation, and loads whatever other model a request names: the body's
+``model`` must be the path that it was started with.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from daemon.engines import llama, signatures
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Running, Verdict
+from daemon.engines.binaries import (
+    Facts,
+    Inspector,
+    look_up,
+    missing,
+    named_path,
+    output,
+    python_beside,
+    runnable,
+)
+from daemon.engines.environment import Platform, child_environment
+
+# mlx-lm's own limit for an answer whose request names none is 512 tokens: agents need whole files.
+MAX_ANSWER: Final = 32768
+# Its CORS default is every web page, and it has no key. This origin is nobody's.
+NO_ORIGIN: Final = "http://modelport.invalid"
+
+KV_BITS: Final[Mapping[str, str]] = {"q8_0": "8", "q4_0": "4"}  # llama.cpp's names -> --kv-bits
+
+RESERVED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("--host", "--port"), "modelport chooses it"),
+    "--model": "set `path` or `hf` of the model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a Python engine lives: the interpreter of its environment, or, where that cannot be
+    told (a wrapper), only its console script."""
+
+    python: Path | None
+    script: Path | None
+    version: str
+
+
+def locate(
+    engine: str, script: str, settings: Mapping[str, object],
+    environ: Mapping[str, str], inspector: Inspector,
+) -> Place:  # fmt: skip
+    """Find a Python engine: ``path`` of the settings (a Python, the console script, or the folder
+    of the environment), else the script on the PATH, else our own environment.
+
+    Raises ProblemError (ENGINE_MISSING).
+    """
+    named = named_path(engine, settings)
+    if named is not None and named.is_dir():
+        named = named / "bin" / "python"
+    found = named or look_up(script, environ)
+    if found is None:
+        if importlib.util.find_spec(engine.replace("-", "_")) is None:
+            raise missing(engine, "it is neither on the PATH nor in modelport's own environment")
+        found = Path(sys.executable)
+    runnable(engine, found)
+    if found.name.startswith("python"):
+        # What an environment holds changes without its python changing: ask each time.
+        version = _version(engine, found, environ)
+        if version is None:
+            raise missing(engine, f"{found} has no {engine}")
+        return Place(found, None, version.version)
+    python = python_beside(found)
+    if python is None:
+        return Place(None, found, "")
+    facts = inspector.facts(found, lambda: _version(engine, python, environ))
+    return Place(python, found, facts.version) if facts else Place(None, found, "")
+
+
+def _version(package: str, python: Path, environ: Mapping[str, str]) -> Facts | None:
+    """From metadata: importing an engine would take seconds."""
+    question = f"import importlib.metadata as m; print(m.version({package!r}))"
+    text = (output((str(python), "-P", "-c", question), environ) or "").strip()
+    return Facts(text) if re.fullmatch(r"\d[\w.+!-]*", text) else None
+
+
+def check_args(plan: LaunchPlan, reserved: Mapping[str, str]) -> None:
+    """Refuse ``args`` that take a decision of ours. Raises ProblemError (MODEL_UNAVAILABLE)."""
+    for arg in plan.args:
+        name = arg.partition("=")[0]
+        if name in reserved:
+            raise llama.refuse(f"{plan.model}: {name} cannot be in args: {reserved[name]}.")
+
+
+def folder_of(plan: LaunchPlan) -> str:
+    """The model's folder. Raises ProblemError (MODEL_UNAVAILABLE) where it has none."""
+    if plan.path is None:
+        raise llama.refuse(f"{plan.model} is not on the disk.", f"Pull it: ctl pull {plan.model}")
+    return str(plan.path)
+
+
+def kv_bits(plan: LaunchPlan) -> tuple[str, ...]:
+    """``--kv-bits`` for the way to run. Raises ProblemError for types that MLX does not have."""
+    types = {plan.running.type_k, plan.running.type_v}
+    if types <= {"f16"}:
+        return ()
+    kind = next(iter(types))
+    if len(types) > 1 or kind not in KV_BITS:
+        hint = f"Both must be the same, one of f16, {', '.join(KV_BITS)}."
+        raise llama.refuse(f"{plan.model}: MLX cannot keep its context in that type.", hint)
+    return ("--kv-bits", KV_BITS[kind])
+
+
+class MlxLm:
+    """mlx-lm in an environment of its own, on the PATH, or in ours."""
+
+    name = "mlx-lm"
+    weights = "safetensors"
+
+    def __init__(
+        self,
+        inspector: Inspector | None = None,
+        environ: Mapping[str, str] = os.environ,
+        platform: Platform | None = None,
+    ) -> None:
+        self._inspector = inspector or Inspector()
+        self._environ = environ
+        self._platform = platform or Platform.here()
+
+    def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
+        """See ``Engine.find`` and :func:`locate`."""
+        place = locate(self.name, "mlx_lm.server", settings, environ, self._inspector)
+        return Installed(
+            engine=self.name,
+            program=(
+                (str(place.python), "-P", "-m", "mlx_lm", "server")
+                if place.python
+                else (str(place.script),)
+            ),
+            version=place.version,
+            accelerators=("metal",) if self._platform.apple_silicon else (),
+        )
+
+    def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
+        """See ``Engine.launch``."""
+        if plan.kind not in ("chat", "completion"):
+            hint = "Use a GGUF of it with llama-server."
+            raise llama.refuse(f"{plan.model}: mlx-lm serves no {plan.kind} models.", hint)
+        if plan.mmproj is not None:
+            raise llama.refuse(f"{plan.model}: mlx-lm takes no mmproj.", "Leave `mmproj` out.")
+        check_args(plan, RESERVED)
+        path = folder_of(plan)
+        argv = [
+            *installed.program,
+            *("--model", path, "--host", "127.0.0.1", "--port", str(plan.port)),
+            *("--allowed-origins", NO_ORIGIN),
+            *("--max-tokens", str(min(plan.running.ctx, MAX_ANSWER))),
+            *("--decode-concurrency", str(plan.running.slots)),
+            *("--prompt-concurrency", str(plan.running.slots)),
+            *_prompt_cache(plan.running),
+            *kv_bits(plan),
+        ]
+        if plan.draft is not None:
+            argv += ["--draft-model", str(plan.draft)]
+        if plan.template is not None:
+            argv += ["--chat-template", _template(plan, plan.template)]
+        return Launch(
+            argv=(*argv, *plan.args),
+            env=child_environment(self._environ, {"PYTHONUNBUFFERED": "1"}, plan.env),
+            upstream_model=path,
+            keep_query=False,
+        )
+
+    def probe(self, plan: LaunchPlan) -> Probe:
+        """``/health`` answers before the load: the real request is what waits for it."""
+        return Probe("/health", *llama.real_request(plan.kind, folder_of(plan)))
+
+    def routes(self, kind: str) -> frozenset[str]:
+        return frozenset(
+            {
+                "chat": {"chat", "completions", "upstream"},
+                "completion": {"completions", "upstream"},
+            }.get(kind, ())
+        )
+
+    @property
+    def pattern(self) -> str:
+        return signatures.PATTERN
+
+    def classify(
+        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+    ) -> Verdict:
+        return signatures.classify(status, lines, ready=ready, asked=asked)
+
+
+def _prompt_cache(running: Running) -> tuple[str, ...]:
+    """MLX keeps a conversation's context nowhere else: without a budget of its own, as many are
+    kept as there are slots, which is what the slots' contexts were priced at."""
+    if running.prompt_cache:
+        return ("--prompt-cache-bytes", str(running.prompt_cache))
+    return ("--prompt-cache-size", str(running.slots))
+
+
+def _template(plan: LaunchPlan, file: Path) -> str:
+    """The template's text: this flag takes no file."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise llama.refuse(f"{plan.model}: its template cannot be read: {error}.") from None

@@ -1,0 +1,149 @@
+"""``vllm serve``: NVIDIA and AMD servers. Its key comes by environment, never by argument.
+
+Not run by this project's own tests: the flags are those of its documentation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from daemon.engines import llama, mlx_lm, signatures
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
+from daemon.engines.binaries import (
+    Facts,
+    Inspector,
+    look_up,
+    missing,
+    named_path,
+    output,
+    python_beside,
+    runnable,
+)
+from daemon.engines.environment import Platform, child_environment
+
+_VERSION: Final = re.compile(r"\b(\d+\.\d+\S*)")
+
+RESERVED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("--host", "--port", "--uds", "--root-path"), "modelport chooses it"),
+    "--model": "set `path` or `hf` of the model",
+    "--served-model-name": "modelport tells it the model's name",
+    "--api-key": "a backend's key is made anew at each start",
+}
+
+KV_TYPES: Final[Mapping[str, str]] = {"q8_0": "fp8"}  # the nearest that vLLM has
+
+
+class Vllm:
+    """vLLM as the program ``vllm``."""
+
+    name = "vllm"
+    weights = "safetensors"
+
+    def __init__(
+        self,
+        inspector: Inspector | None = None,
+        environ: Mapping[str, str] = os.environ,
+        platform: Platform | None = None,
+    ) -> None:
+        self._inspector = inspector or Inspector()
+        self._environ = environ
+        self._platform = platform or Platform.here()
+
+    def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
+        """See ``Engine.find``: ``path`` (the program, or the folder of its environment), or PATH.
+
+        The version comes from its environment's metadata, since ``vllm --version`` takes seconds.
+        """
+        path = named_path(self.name, settings)
+        if path is not None and path.is_dir():
+            path = path / "bin" / "vllm"
+        path = path or look_up("vllm", environ)
+        if path is None:
+            raise missing(self.name, "it is not on the PATH")
+        program = runnable(self.name, path)
+        facts = self._inspector.facts(program, lambda: _ask(program, environ))
+        version = facts.version if facts else "unknown"
+        gpus = {"nvidia": "cuda", "amd": "rocm"}
+        return Installed(
+            engine=self.name,
+            program=(str(program),),
+            version=version,
+            accelerators=tuple(gpus[gpu] for gpu in self._platform.gpus),
+        )
+
+    def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
+        """See ``Engine.launch``. vLLM takes nine tenths of a GPU unless told otherwise: the option
+        ``gpu_memory_utilization`` (a share, 0 to 1) is what the budget allows it."""
+        for what, file in (("mmproj", plan.mmproj), ("draft", plan.draft)):
+            if file is not None:
+                raise llama.refuse(f"{plan.model}: vllm takes no {what}.", f"Leave `{what}` out.")
+        mlx_lm.check_args(plan, RESERVED)
+        running = plan.running
+        argv = [
+            *installed.program,
+            *("serve", mlx_lm.folder_of(plan), "--host", "127.0.0.1", "--port", str(plan.port)),
+            *("--served-model-name", plan.model),
+            *("--max-model-len", str(running.ctx)),
+            *("--max-num-seqs", str(running.slots)),
+            *_kv(plan),
+        ]
+        if plan.kind in ("embedding", "rerank"):
+            argv += ["--runner", "pooling"]
+        if plan.template is not None:
+            argv += ["--chat-template", str(plan.template)]
+        if "gpu_memory_utilization" in plan.options:
+            argv += ["--gpu-memory-utilization", str(plan.options["gpu_memory_utilization"])]
+        own = {"PYTHONUNBUFFERED": "1"}
+        return Launch(
+            argv=(*argv, *plan.args),
+            env=child_environment(self._environ, own, plan.env, {"VLLM_API_KEY": plan.secret}),
+            headers=llama.headers(plan),
+            upstream_model=plan.model,
+        )
+
+    def probe(self, plan: LaunchPlan) -> Probe:
+        return Probe("/health", *llama.real_request(plan.kind, plan.model))
+
+    def routes(self, kind: str) -> frozenset[str]:
+        spoken = {"chat", "completions", "messages", "count_tokens", "responses", "upstream"}
+        return frozenset(
+            {
+                "chat": spoken,
+                "completion": {"completions", "upstream"},
+                "embedding": {"embeddings", "upstream"},
+                "rerank": {"rerank", "upstream"},
+                "audio": {"audio", "upstream"},
+            }.get(kind, {"upstream"})
+        )
+
+    @property
+    def pattern(self) -> str:
+        return signatures.PATTERN
+
+    def classify(
+        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+    ) -> Verdict:
+        return signatures.classify(status, lines, ready=ready, asked=asked)
+
+
+def _kv(plan: LaunchPlan) -> tuple[str, ...]:
+    types = {plan.running.type_k, plan.running.type_v}
+    if types <= {"f16"}:
+        return ()
+    kind = next(iter(types))
+    if len(types) > 1 or kind not in KV_TYPES:
+        hint = f"Both must be the same, one of f16, {', '.join(KV_TYPES)}."
+        raise llama.refuse(f"{plan.model}: vllm cannot keep its context in that type.", hint)
+    return ("--kv-cache-dtype", KV_TYPES[kind])
+
+
+def _ask(program: Path, environ: Mapping[str, str]) -> Facts | None:
+    question = "import importlib.metadata as m; print(m.version('vllm'))"
+    python = python_beside(program)
+    argv = (str(python), "-P", "-c", question) if python else (str(program), "--version")
+    found = _VERSION.search(output(argv, environ) or "")
+    return Facts(found[1]) if found else None

@@ -1,0 +1,112 @@
+"""The embedded engine: llama.cpp's server from the ``xllamacpp`` wheel, run by our runner."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from daemon.engines import llama, signatures, xllamacpp_flags
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
+from daemon.engines.binaries import Facts, Inspector, missing, named_path, output, runnable
+from daemon.engines.environment import Platform
+from daemon.engines.llama_server import gpu_warning
+
+RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
+
+# Asked in a process of its own: the wheel starts GPU drivers and must never live in ours.
+_QUESTION: Final = """
+import json, xllamacpp
+kinds = [device["name"].rstrip("0123456789").lower() for device in xllamacpp.get_device_info()]
+print("\\n" + json.dumps([xllamacpp.__version__, kinds]))
+"""
+_NAMES: Final[Mapping[str, str]] = {"mtl": "metal"}
+
+
+class Xllamacpp:
+    """The wheel in our own environment, or in that of the Python which ``path`` names."""
+
+    name = "xllamacpp"
+    weights = "gguf"
+
+    def __init__(
+        self,
+        inspector: Inspector | None = None,
+        environ: Mapping[str, str] = os.environ,
+        platform: Platform | None = None,
+    ) -> None:
+        self._inspector = inspector or Inspector()
+        self._environ = environ
+        self._platform = platform or Platform.here()
+
+    def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
+        """Locate the wheel.
+
+        Raises ProblemError (ENGINE_MISSING): not installed, or it cannot be imported.
+        """
+        python = named_path(self.name, settings)
+        if python is not None:
+            python = runnable(self.name, python)
+            # What another environment holds can change without its python changing: ask each time.
+            facts = _ask(python, environ)
+        else:
+            python = Path(sys.executable)
+            spec = importlib.util.find_spec("xllamacpp")
+            if spec is None or spec.origin is None:
+                raise missing(self.name, "it is not installed")
+            # The folder changes with each install of the wheel.
+            facts = self._inspector.facts(Path(spec.origin).parent, lambda: _ask(python, environ))
+        if facts is None:
+            raise missing(self.name, f"{python} cannot import it")
+        return Installed(
+            engine=self.name,
+            # -P: or the module beside the runner would hide the wheel of the same name
+            program=(str(python), "-P", str(RUNNER)),
+            version=facts.version,
+            flags=xllamacpp_flags.known_flags(),
+            accelerators=facts.accelerators,
+            warning=gpu_warning(self.name, facts.accelerators, self._platform),
+        )
+
+    def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
+        """See ``Engine.launch``."""
+        for name in plan.env:
+            if name.startswith("LLAMA_ARG_"):
+                hint = 'Write it as a flag in args, or use llama-server (engine = "llama-server").'
+                raise llama.refuse(f"{plan.model}: the embedded engine cannot obey {name}.", hint)
+        return Launch(
+            argv=(*installed.program, *llama.arguments(plan, installed)),
+            env=llama.environment(self._environ, plan),
+            files={str(plan.secret_file): f"{plan.secret}\n"},
+            headers=llama.headers(plan),
+            upstream_model=plan.model,
+        )
+
+    def probe(self, plan: LaunchPlan) -> Probe:
+        return llama.probe(plan)
+
+    def routes(self, kind: str) -> frozenset[str]:
+        return llama.routes(kind)
+
+    @property
+    def pattern(self) -> str:
+        return signatures.PATTERN
+
+    def classify(
+        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+    ) -> Verdict:
+        return signatures.classify(status, lines, ready=ready, asked=asked)
+
+
+def _ask(python: Path, environ: Mapping[str, str]) -> Facts | None:
+    text = output((str(python), "-P", "-c", _QUESTION), environ)
+    try:
+        version, kinds = json.loads((text or "").rstrip().rpartition("\n")[2])
+        names = [_NAMES.get(kind, kind) for kind in kinds if kind not in ("cpu", "blas")]
+    except (ValueError, TypeError):
+        return None
+    return Facts(str(version), (), tuple(dict.fromkeys(names)))
