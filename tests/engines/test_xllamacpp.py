@@ -87,7 +87,8 @@ def test_a_launch(tmp_path: Path) -> None:
     assert launch.argv == (
         sys.executable, "-P", str(RUNNER), "-m", "/models/qwen.gguf", "-a", "qwen",
         "--host", "127.0.0.1", "--port", "40001", "--api-key-file", "/run/key", "-c", "512",
-        "-np", "1", "-no-kvu", "--cache-ram", "0", "-ctxcp", "4", "--jinja", "-fit", "off", "-lv", "4",
+        "-np", "1", "-no-kvu", "--cache-ram", "0", "-ctxcp", "4", "--jinja", "-fit", "off",
+        "-lv", "4",
         "--no-webui", "--offline", "-t", "1",
     )  # fmt: skip
     assert launch.files == {"/run/key": "canary\n"}

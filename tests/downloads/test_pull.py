@@ -1,0 +1,226 @@
+"""Pulls from a stand-in for the hub, through the real child process and the real client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import pytest
+
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.downloads.locate import locate
+from daemon.downloads.pull import (
+    Patience,
+    PulledFiles,
+    PullProgress,
+    PullRequest,
+    pull,
+)
+from tests.downloads.hub import Hub, Repo
+
+QUICK = Patience(stall=20.0, retry=0.01, retry_max=0.02, attempts=3)
+WEIGHTS = bytes(range(256)) * 8192  # 2 MiB, eight reports
+REQUEST = PullRequest("owner/name", "Q4_K_M")
+
+
+class Pull(Protocol):
+    def __call__(
+        self,
+        request: PullRequest,
+        *,
+        patience: Patience = QUICK,
+        reserve: int = 0,
+        env: dict[str, str] | None = None,
+        on_progress: Callable[[PullProgress], None] | None = None,
+    ) -> Awaitable[PulledFiles]: ...
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def seen() -> list[PullProgress]:
+    return []
+
+
+@pytest.fixture
+def fetch(hub: Hub, cache: Path, tmp_path: Path, seen: list[PullProgress]) -> Pull:
+    """``pull`` from the stand-in, without the token and settings of whoever runs the tests."""
+
+    def call(
+        request: PullRequest,
+        *,
+        patience: Patience = QUICK,
+        reserve: int = 0,
+        env: dict[str, str] | None = None,
+        on_progress: Callable[[PullProgress], None] | None = None,
+    ) -> Awaitable[PulledFiles]:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
+        settings |= {"HF_HUB_OFFLINE": "", "HF_HUB_DOWNLOAD_TIMEOUT": "10", **(env or {})}
+        return pull(
+            request,
+            on_progress or seen.append,
+            cache_dir=cache,
+            patience=patience,
+            reserve=reserve,
+            env=settings,
+        )
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left_behind() -> object:
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = [p for p in psutil.Process().children(recursive=True) if p not in before]
+    assert not left, f"left behind: {left}"
+
+
+async def refused(answer: Awaitable[PulledFiles]) -> Problem:
+    with pytest.raises(ProblemError) as caught:
+        await answer
+    return caught.value.problem
+
+
+async def test_one_file_with_progress(
+    hub: Hub, fetch: Pull, cache: Path, seen: list[PullProgress]
+) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS, "m-Q8_0.gguf": b"no", "x.py": b"no"})
+    files = await fetch(REQUEST)
+    assert files.path.read_bytes() == WEIGHTS
+    assert files == PulledFiles(
+        files.path, (files.path,), hub.repos["owner/name"].commit, len(WEIGHTS)
+    )
+    assert {
+        path for _, path, _ in hub.requests if "resolve" in path and "m-Q4_K_M" not in path
+    } == set()
+    assert locate("owner/name", "Q4_K_M", cache_dir=cache) == files.path
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1] == PullProgress(len(WEIGHTS), len(WEIGHTS), len(WEIGHTS), "m-Q4_K_M.gguf")
+
+
+async def test_the_environment_reaches_the_child(hub: Hub, fetch: Pull) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": b"w"}, gate=403)
+    problem = await refused(fetch(REQUEST))
+    assert problem.code is Code.PULL_FAILED
+    assert "HF_TOKEN" in problem.hint
+    assert (await fetch(REQUEST, env={"HF_TOKEN": "secret"})).size == 1
+    problem = await refused(fetch(PullRequest("no/such"), env={"HF_HUB_OFFLINE": "1"}))
+    assert problem.code is Code.NOT_PULLED
+
+
+async def test_a_name_that_cannot_be_is_refused_without_asking(hub: Hub, fetch: Pull) -> None:
+    problem = await refused(fetch(PullRequest("../../etc")))
+    assert "'../../etc' is no repository of the hub" in problem.message
+    assert hub.requests == []
+
+
+# ---------------------------------------------------------------- breaks
+
+
+async def test_a_standstill_is_noticed_and_goes_on_where_it_was(
+    hub: Hub, fetch: Pull, seen: list[PullProgress]
+) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.stall_after["m-Q4_K_M.gguf"] = 1_000_000
+    patience = Patience(stall=1.5, retry=0.01, attempts=3)
+    files = await fetch(REQUEST, patience=patience)
+    assert files.path.read_bytes() == WEIGHTS
+    assert next(p.note for p in seen if p.note) == "no byte for 2 s; going on in 0 s"
+    assert hub.asked("GET", ".gguf")[1].startswith("bytes=")
+    assert [f.name for f in (files.path.resolve().parent).iterdir()] == [files.path.resolve().name]
+
+
+async def test_when_nothing_ever_comes_it_is_given_up_at_once(hub: Hub, fetch: Pull) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.stall_after["m-Q4_K_M.gguf"] = 0
+    problem = await refused(fetch(REQUEST, patience=Patience(stall=1.5, retry=0.01)))
+    assert problem.code is Code.PULL_FAILED
+    assert "stands still: no byte for 2 s" in problem.message
+
+
+async def test_after_some_tries_in_vain_it_is_given_up(
+    hub: Hub, fetch: Pull, seen: list[PullProgress]
+) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.stall_after["m-Q4_K_M.gguf"] = 1_000_000
+
+    def watch(progress: PullProgress) -> None:
+        seen.append(progress)
+        if progress.note:
+            hub.down = 503
+
+    patience = Patience(stall=1.5, retry=0.01, retry_max=0.02, attempts=2)
+    problem = await refused(fetch(REQUEST, patience=patience, on_progress=watch))
+    assert problem.code is Code.NOT_PULLED
+    assert len([p for p in seen if p.note]) == 1
+
+
+def wait_for_some_of_it(cache: Path) -> None:
+    """Until bytes of an unfinished file have reached the disk."""
+    deadline = time.monotonic() + 20.0
+    while not any(part.stat().st_size for part in cache.rglob("*.modelport.incomplete")):
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.01)
+
+
+async def test_cancelling_ends_the_child_and_keeps_what_came(
+    hub: Hub, fetch: Pull, cache: Path
+) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.stall_after["m-Q4_K_M.gguf"] = 1_000_000
+    task = asyncio.ensure_future(fetch(REQUEST))
+    await asyncio.to_thread(wait_for_some_of_it, cache)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    files = await fetch(REQUEST)
+    assert files.path.read_bytes() == WEIGHTS
+    assert hub.asked("GET", ".gguf")[1].startswith("bytes=")
+
+
+async def test_a_child_that_dies_is_told(hub: Hub, fetch: Pull) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.stall_after["m-Q4_K_M.gguf"] = 1_000_000
+    task = asyncio.ensure_future(fetch(REQUEST))
+    assert await asyncio.to_thread(hub.stalled.wait, 20)
+    (child,) = psutil.Process().children()
+    os.kill(child.pid, signal.SIGTERM)
+    problem = await refused(task)
+    assert problem.code is Code.PULL_FAILED
+    assert problem.message == "The download process of owner/name ended early: without a word."
+
+
+async def test_a_broken_start_of_the_child_tells_its_last_words(fetch: Pull) -> None:
+    problem = await refused(
+        fetch(REQUEST, env={"HF_HUB_DOWNLOAD_TIMEOUT": "x", "PYTHONHOME": "/no"})
+    )
+    assert problem.code is Code.PULL_FAILED
+    assert "ended early: " in problem.message
+    assert problem.facts["output"]
+
+
+async def test_a_child_that_talks_nonsense_is_told(fetch: Pull, tmp_path: Path) -> None:
+    await asyncio.to_thread((tmp_path / "sitecustomize.py").write_text, "print('nonsense')")
+    problem = await refused(fetch(REQUEST, env={"PYTHONPATH": str(tmp_path)}))
+    assert problem.code is Code.PULL_FAILED
+    assert "b'nonsense" in problem.message
+
+
+async def test_whoever_listens_badly_does_not_leave_a_child_behind(hub: Hub, fetch: Pull) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+
+    def raise_(_: PullProgress) -> None:
+        raise RuntimeError("my fault")
+
+    with pytest.raises(RuntimeError, match="my fault"):
+        await fetch(REQUEST, on_progress=raise_)
