@@ -1,0 +1,339 @@
+"""A small synchronous client of the control API over its unix socket.
+
+Standard library only, so that ``ctl`` starts fast. Answers are plain JSON values; :func:`view`
+turns one into a value of ``daemon.views`` where a command wants fields with types.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlencode
+
+from daemon.views import PoolView
+
+PREFIX: Final = "/control/v1"
+SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 30.0
+SLOW_SECONDS: Final = 3600.0
+"""For an unload, which waits for running requests, and a reload."""
+STREAM_SECONDS: Final = 60.0
+"""Streams have a heartbeat every 15 s; four missing ones mean that the daemon hangs."""
+NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
+
+_View = TypeVar("_View")
+
+
+class UnreachableError(Exception):
+    """No daemon answers. ``hint`` is the next step."""
+
+    def __init__(self, message: str, hint: str = NEXT_STEP) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class RefusedError(Exception):
+    """The daemon said no; the attributes are those of the error envelope."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        facts: Mapping[str, Any] | None = None,
+        status: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.facts = dict(facts or {})
+        self.status = status
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """The error as the API shows it."""
+        detail = {"code": self.code, "message": self.message}
+        return {"error": {**detail, "hint": self.hint, "facts": self.facts}}
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One server-sent event. ``id`` is None for a ``gap``."""
+
+    kind: str
+    id: int | None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the daemon keeps its state; the same rule as ``daemon.config.paths``."""
+    if given := environ.get("MODELPORT_STATE_DIR"):
+        return _absolute(given)
+    from platformdirs import user_state_path  # 10 ms, and only without the variable
+
+    return user_state_path("modelport", appauthor=False).absolute()
+
+
+def _absolute(text: str) -> Path:
+    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - never raises
+
+
+def daemon_facts(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What the running daemon wrote about itself (``<state>/daemon.json``); {} if there is none."""
+    try:
+        facts = json.loads((state_dir(environ) / "daemon.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The daemon's control socket: the environment, then its own record, then the usual places.
+
+    None if there is no socket in any of them. A socket that is named but does not exist is
+    returned as it is: the error should name it.
+    """
+    if given := environ.get(SOCKET_ENV):
+        return Path(given)
+    if recorded := daemon_facts(environ).get("socket"):
+        return Path(str(recorded))
+    places = [state_dir(environ) / "run"]
+    session = environ.get("XDG_RUNTIME_DIR", "")
+    if session.startswith("/"):
+        places.insert(0, Path(session) / "modelport")
+    if given := environ.get("MODELPORT_RUNTIME_DIR"):
+        places.insert(0, _absolute(given))
+    return next((p / "control.sock" for p in places if is_socket(p / "control.sock")), None)
+
+
+def is_socket(path: Path) -> bool:
+    """Whether a unix socket is there (somebody may listen on it or not)."""
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP/1.1 over a unix socket."""
+
+    def __init__(self, path: Path, answer_seconds: float) -> None:
+        super().__init__("localhost", timeout=answer_seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_SECONDS)
+            sock.connect(str(self._path))
+            sock.settimeout(self.timeout)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+class Client:
+    """One client of one daemon. Every call opens its own connection and closes it.
+
+    All methods raise :class:`UnreachableError` and :class:`RefusedError`.
+    """
+
+    def __init__(self, path: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        """The socket. Raises ``UnreachableError`` if there is none to be found."""
+        self._path = self._path or find_socket(self._environ)
+        if self._path is None:
+            raise UnreachableError("The daemon is not running.")
+        return self._path
+
+    def get(self, path: str, *, seconds: float = ANSWER_SECONDS, **query: Any) -> Any:
+        """The JSON answer to a GET."""
+        return self._call("GET", path, query, None, seconds)
+
+    def post(self, path: str, *, seconds: float = ANSWER_SECONDS, **body: Any) -> Any:
+        """The JSON answer to a POST of ``body``."""
+        return self._call("POST", path, {}, body, seconds)
+
+    def progress(self, path: str, **body: Any) -> Iterator[dict[str, Any]]:
+        """The steps of a load or a pull, until ready; a failure is raised as ``RefusedError``."""
+        for raw in self._lines("POST", path, {}, {**body, "wait": True}):
+            if not raw.strip():
+                continue
+            line = _json(raw)
+            if line.get("error"):
+                raise _refused(line, 0)
+            yield line
+            if line.get("step") == "failed":
+                raise RefusedError("model_unavailable", str(line.get("text", "It failed.")))
+
+    def events(self, *, since: int | None = None, follow: bool = True) -> Iterator[SseEvent]:
+        """Events until the daemon ends the stream. ``since``: after this id, else only new ones."""
+        query: dict[str, Any] = {} if since is None else {"since": since}
+        kind, event_id, data = "message", None, ""
+        for raw in self._lines("GET", "/events", {**query, "follow": follow}, None):
+            line = raw.decode("utf-8", "replace").rstrip("\r\n")
+            if not line:
+                if data:
+                    yield SseEvent(kind, event_id, _json(data.encode()))
+                kind, event_id, data = "message", None, ""
+                continue
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "event":
+                kind = value
+            elif name == "id" and value.isdecimal():
+                event_id = int(value)
+            elif name == "data":
+                data += value
+
+    def log_lines(self, name: str, *, lines: int, follow: bool) -> Iterator[str]:
+        """Lines of a backend's log or (``daemon``) of the daemon's."""
+        query = {"lines": lines, "follow": follow}
+        # a log may be silent for hours; a daemon that dies closes the connection
+        for raw in self._lines("GET", f"/logs/{segment(name)}", query, None, None):
+            yield raw.decode("utf-8", "replace").rstrip("\n")
+
+    def _call(
+        self, method: str, path: str, query: dict[str, Any], body: Any, seconds: float
+    ) -> Any:
+        connection, response = self._send(method, path, query, body, seconds)
+        try:
+            return _json(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise _broken(self.path, error) from error
+        finally:
+            connection.close()
+
+    def _lines(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, Any],
+        body: Any,
+        seconds: float | None = STREAM_SECONDS,
+    ) -> Iterator[bytes]:
+        connection, response = self._send(method, path, query, body, seconds)
+        try:
+            while line := response.readline():
+                yield line
+            if not _complete(response):
+                raise http.client.IncompleteRead(b"")
+        except (OSError, http.client.HTTPException) as error:
+            raise _broken(self.path, error) from error
+        finally:
+            response.close()
+            connection.close()
+
+    def _send(
+        self, method: str, path: str, query: dict[str, Any], body: Any, seconds: float | None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        given = {k: int(v) if isinstance(v, bool) else v for k, v in query.items() if v is not None}
+        target = PREFIX + path + ("?" + urlencode(given) if given else "")
+        headers, data = {"Accept": "*/*"}, None
+        if method != "GET":
+            wanted = {k: v for k, v in (body or {}).items() if v is not None}
+            headers["Content-Type"], data = "application/json", json.dumps(wanted).encode()
+        connection = _UnixConnection(self.path, seconds)  # type: ignore[arg-type]
+        try:
+            connection.request(method, target, data, headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _refused(_json(response.read()), response.status)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise _broken(self.path, error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection, response
+
+
+def _complete(response: http.client.HTTPResponse) -> bool:
+    """Whether a body that was read by ``readline`` came to its end: readline hides if not."""
+    if getattr(response, "chunked", False):
+        return getattr(response, "chunk_left", None) is None  # None: the last chunk has come
+    return not response.length
+
+
+def segment(name: str) -> str:
+    """A model's name as one segment of a path (`/` becomes `%2F`)."""
+    return quote(name, safe="")
+
+
+def view(kind: type[_View], data: Mapping[str, Any]) -> _View:
+    """A value of ``daemon.views`` from JSON. Fields that we do not know are left out: the daemon
+    may be newer than this program. Raises ``RefusedError`` if it is too old to have them all."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    known = {name: data[name] for name in names if name in data}
+    if "pools" in known:
+        known["pools"] = [view(PoolView, pool) for pool in known["pools"]]
+    try:
+        return kind(**known)
+    except TypeError as error:
+        raise RefusedError(
+            "internal_error",
+            "The running daemon is another version than this program.",
+            "Restart the daemon: `ctl shutdown`, then `ctl serve`.",
+        ) from error
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError as error:
+        raise UnreachableError(
+            "What answers on the control socket is not the daemon.",
+            f"Look at {SOCKET_ENV} and at <state>/daemon.json.",
+        ) from error
+
+
+def _refused(body: Any, status: int) -> RefusedError:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        error = {"code": "internal_error", "message": f"The daemon answered {status}."}
+    facts = error.get("facts")
+    return RefusedError(
+        str(error.get("code", "")),
+        str(error.get("message", "")),
+        str(error.get("hint", "")),
+        facts if isinstance(facts, dict) else {},
+        status,
+    )
+
+
+def _broken(path: Path, error: Exception) -> UnreachableError:
+    if isinstance(error, FileNotFoundError):
+        return UnreachableError(f"The daemon is not running (no socket at {path}).")
+    if isinstance(error, ConnectionRefusedError):
+        return UnreachableError(f"The daemon is not running (nobody listens at {path}).")
+    if isinstance(error, PermissionError):
+        return UnreachableError(
+            f"The daemon's socket {path} belongs to another user.",
+            "Use the daemon's address with a key, or run your own daemon with `ctl serve`.",
+        )
+    if isinstance(error, TimeoutError):
+        return UnreachableError(
+            f"The daemon at {path} does not answer.", "`ctl doctor` looks at what is wrong."
+        )
+    if isinstance(
+        error, (http.client.IncompleteRead, ConnectionError, http.client.RemoteDisconnected)
+    ):
+        return UnreachableError(
+            "The daemon closed the connection: it was stopped, or it crashed.",
+            "`ctl logs daemon` shows its last words; " + NEXT_STEP[0].lower() + NEXT_STEP[1:],
+        )
+    return UnreachableError(f"The daemon at {path} cannot be asked: {error}.")

@@ -1,0 +1,185 @@
+"""``status``, ``version``, ``reload``, ``shutdown``: the daemon itself."""
+
+from __future__ import annotations
+
+import platform
+import time
+from argparse import ArgumentParser, Namespace
+from typing import Any, Final
+
+from control_api.client import SLOW_SECONDS, Client, RefusedError, UnreachableError, view
+from control_api.commands.command import Command
+from control_api.commands.output import Out, duration, size
+from control_api.version import version
+from daemon.views import PoolView, ReloadView, StatusView
+
+STOP_SECONDS: Final = 60.0
+POLL_SECONDS: Final = 0.05
+
+
+def show_status(args: Namespace, out: Out) -> int:
+    data = Client().get("/status")
+    if out.json:
+        out.value(data)
+        return 0
+    status = view(StatusView, data)
+    state = out.paint("stopping", "yellow") if status.draining else out.paint("running", "green")
+    out.facts(
+        [
+            ("daemon", f"{state}, {status.mode}, pid {status.pid}, {status.version}"),
+            ("address", status.url),
+            ("uptime", duration(max(0.0, time.time() - status.started_at))),
+            ("config", status.config),
+            ("log", status.log),
+            ("models", f"{status.backends} loaded, {status.leases} leases, {status.queue} queued"),
+            ("claim", status.claim or ""),
+            *((f"memory {pool.name}", _pool(pool)) for pool in status.pools),
+            ("counters", ", ".join(f"{k} {v}" for k, v in status.counters.items())),
+        ]
+    )
+    if status.config_problem:
+        out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
+    return 0
+
+
+def _pool(pool: PoolView) -> str:
+    parts = [f"{size(pool.committed)} of {size(pool.budget)}"]
+    if pool.settling:
+        parts.append(f"{size(pool.settling)} settling")
+    if pool.free is not None:
+        parts.append(f"{size(pool.free)} free on the machine")
+    return ", ".join(parts) + f" ({pool.source})"
+
+
+def show_version(args: Namespace, out: Out) -> int:
+    mine = version()
+    try:
+        daemon: dict[str, Any] | None = Client().get("/version", seconds=2.0)
+    except (UnreachableError, RefusedError):
+        daemon = None
+    if out.json:
+        out.value({"version": mine, "python": platform.python_version(), "daemon": daemon})
+        return 0
+    out.line(f"modelport {mine} (Python {platform.python_version()})")
+    if daemon is None:
+        out.line("daemon: not running")
+        return 0
+    out.line(f"daemon {daemon.get('version')}, pid {daemon.get('pid')}")
+    if daemon.get("version") != mine:
+        out.line("! The daemon is another version: restart it to use the new one.")
+    return 0
+
+
+def reload(args: Namespace, out: Out) -> int:
+    data = Client().post("/reload", seconds=SLOW_SECONDS)
+    if out.json:
+        out.value(data)
+        return 0
+    print_reload(view(ReloadView, data), out)
+    return 0
+
+
+def print_reload(done: ReloadView, out: Out) -> None:
+    """What a reload changed."""
+    pairs = [
+        ("added", done.added),
+        ("removed", done.removed),
+        ("changed", done.changed),
+        ("relabelled", done.relabelled),
+        ("settings", done.settings),
+    ]
+    out.line("reloaded" if any(names for _, names in pairs) else "reloaded; nothing has changed")
+    out.facts([(f"  {name}", ", ".join(names)) for name, names in pairs])
+    if done.needs_restart:
+        out.line(f"! In force only after a restart: {', '.join(done.needs_restart)}.")
+
+
+def shutdown(args: Namespace, out: Out) -> int:
+    client = Client()
+    started = time.monotonic()
+    pid = int(client.get("/version")["pid"])
+    client.post("/shutdown")
+    if not args.no_wait:
+        _wait_gone(client, pid, args.timeout)
+    took = time.monotonic() - started
+    if out.json:
+        out.value({"ok": True, "pid": pid, "stopped": not args.no_wait, "seconds": round(took, 3)})
+    else:
+        out.line("stopping" if args.no_wait else f"stopped  {duration(took)}")
+    return 0
+
+
+def _wait_gone(client: Client, pid: int, seconds: float) -> None:
+    """Until the process is gone. The daemon is not asked while it stops: a connection that comes
+    in just then would only hold it up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not process_alive(pid) and not _answers(client, pid):
+            return
+        time.sleep(POLL_SECONDS)
+    raise RefusedError(
+        "shutting_down",
+        f"The daemon is still stopping after {seconds:g} s.",
+        "It lets running requests finish; `ctl ps` shows them.",
+    )
+
+
+def process_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not collected yet does not."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def _answers(client: Client, pid: int) -> bool:
+    """Whether that daemon answers all the same (from another container, its pid says nothing)."""
+    try:
+        return bool(client.get("/version", seconds=2.0).get("pid") == pid)
+    except (UnreachableError, RefusedError):
+        return False
+
+
+def _shutdown_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until it is gone")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=STOP_SECONDS,
+        metavar="S",
+        help="seconds to wait (default %(default)g)",
+    )
+
+
+COMMANDS: Final = {
+    "status": Command(
+        summary="show the daemon's address, memory and load",
+        examples=(("ctl status", ""), ("ctl status --json | jq -r .url", "the address alone")),
+        run=show_status,
+    ),
+    "version": Command(
+        summary="show the versions of this program and of the daemon",
+        examples=(("ctl version", ""), ("ctl version --json", "")),
+        run=show_version,
+    ),
+    "reload": Command(
+        summary="let the daemon read its configuration again",
+        text="A configuration with mistakes changes nothing; they are shown.\n"
+        "Models that have not changed keep running.",
+        examples=(("ctl reload", ""),),
+        run=reload,
+    ),
+    "shutdown": Command(
+        summary="stop the daemon, and with it the models (unless it runs as a service)",
+        examples=(
+            ("ctl shutdown", "and wait until it is gone"),
+            ("ctl shutdown --no-wait", "only tell it"),
+        ),
+        run=shutdown,
+        arguments=_shutdown_arguments,
+    ),
+}

@@ -1,0 +1,207 @@
+"""Parse the command line, find the command, run it. Only the module of the verb is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final
+
+from control_api.commands.command import Command
+from control_api.commands.output import Out, paint
+
+OK, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
+
+EPILOG: Final = """\
+Every command has --help with examples, and --json.
+Exit codes: 0 ok, 1 refused, 2 usage, 3 daemon unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """Where a verb lives, and what the overview says of it."""
+
+    module: str  # below control_api.commands
+    group: str
+    summary: str
+
+
+VERBS: Final[dict[str, Verb]] = {
+    "serve": Verb("local.serve", "daemon", "start the daemon in this terminal"),
+    "status": Verb("daemon", "daemon", "address, memory, what is running"),
+    "reload": Verb("daemon", "daemon", "read the configuration again"),
+    "shutdown": Verb("daemon", "daemon", "stop the daemon"),
+    "doctor": Verb("local.doctor", "daemon", "look for what is wrong, with the remedy"),
+    "version": Verb("daemon", "daemon", "versions of this program and of the daemon"),
+    "ls": Verb("models", "models", "all models"),
+    "ps": Verb("models", "models", "running models"),
+    "show": Verb("models", "models", "one model in detail"),
+    "load": Verb("load", "models", "load a model and wait until it is ready"),
+    "unload": Verb("load", "models", "unload a model, or all"),
+    "pin": Verb("load", "models", "never evict a model"),
+    "unpin": Verb("load", "models", "let a model be evicted again"),
+    "reset": Verb("load", "models", "forget a model's crashes"),
+    "run": Verb("run", "models", "ask a model something"),
+    "add": Verb("local.catalog", "models", "add a model to the configuration"),
+    "set": Verb("local.catalog", "models", "change a model's settings"),
+    "rm": Verb("local.catalog", "models", "remove a model from the configuration"),
+    "pull": Verb("load", "models", "download a model"),
+    "estimate": Verb("local.estimate", "models", "the memory that a model will take"),
+    "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
+    "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
+    "events": Verb("events", "watching", "what happens, as it happens"),
+    "config": Verb("local.config", "settings", "path, show, check, edit, schema"),
+    "completion": Verb("completion", "settings", "completion for bash, zsh or fish"),
+}
+HIDDEN: Final = {"__complete": Verb("local.complete", "", "")}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line (without the program's name). Never raises; gives the exit code."""
+    try:
+        code = _run(list(argv))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our pipe has had enough; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except SystemExit as exit_:  # argparse: help or a usage error
+        return exit_.code if isinstance(exit_.code, int) else USAGE
+    return code
+
+
+def _run(argv: list[str]) -> int:
+    leading = [word for word in argv[:1] if word == "--json"]
+    argv = argv[len(leading) :]
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        if len(argv) > 1 and argv[0] == "help":
+            return _run([*argv[1:], "--help"])
+        print(overview())
+        return OK if argv else USAGE
+    if argv[0] in {"-V", "--version"}:
+        argv = ["version", *argv[1:]]
+    name, rest = argv[0], [*argv[1:], *leading]
+    command = find(name)
+    if command is None:
+        print(_unknown(name), file=sys.stderr)
+        return USAGE
+    if name in HIDDEN:  # its words are not ours to parse
+        assert command.run is not None
+        return command.run(Namespace(words=rest), Out())
+    args = parser(name, command).parse_args(rest)
+    return call(args.command, args, Out(as_json=args.json))
+
+
+def find(name: str) -> Command | None:
+    """The command of a verb; its module is imported now."""
+    verb = VERBS.get(name) or HIDDEN.get(name)
+    if verb is None:
+        return None
+    module = import_module(f"control_api.commands.{verb.module}")
+    commands: dict[str, Command] = module.COMMANDS
+    return commands[name]
+
+
+def call(command: Command, args: Namespace, out: Out) -> int:
+    """Run a parsed command; what it raises becomes a message and an exit code."""
+    from control_api.client import RefusedError, UnreachableError
+    from daemon.core.problems import ProblemError
+
+    assert command.run is not None
+    try:
+        return command.run(args, out)
+    except UnreachableError as error:
+        return _failed(out, "unreachable", str(error), error.hint, {}, UNREACHABLE)
+    except RefusedError as error:
+        return _failed(out, error.code, error.message, error.hint, error.facts, REFUSED)
+    except ProblemError as error:
+        found = error.problem
+        facts = dict(found.facts)
+        return _failed(out, found.code.value, found.message, found.hint, facts, REFUSED)
+
+
+def _failed(
+    out: Out, code: str, message: str, hint: str, facts: dict[str, Any], status: int
+) -> int:
+    if out.json:
+        out.value({"error": {"code": code, "message": message, "hint": hint, "facts": facts}})
+        return status
+    mistakes = _mistakes(facts)
+    if mistakes:  # all are shown now: no need to name the first, and where to see the others
+        message, hint = message.partition(" First: ")[0], ""
+    out.note(f"{paint('ctl:', 'red', out.err)} {message}")
+    for mistake in mistakes:
+        out.note(mistake)
+    if hint:
+        out.note(f"     {hint}")
+    return status
+
+
+def _mistakes(facts: dict[str, Any]) -> list[str]:
+    """The mistakes of a configuration, one or two lines each."""
+    lines = []
+    for item in facts.get("mistakes") or ():
+        if isinstance(item, dict):
+            place = ":".join(str(item[key]) for key in ("source", "line") if item.get(key))
+            where = "  ".join(filter(None, (place, str(item.get("where", "")))))
+            text = f"  {where}: found {item.get('found')}; allowed: {item.get('allowed')}"
+            lines += [text, *([f"      {item['hint']}"] if item.get("hint") else [])]
+    return lines
+
+
+def parser(name: str, command: Command) -> ArgumentParser:
+    """The parser of one verb; ``args.command`` is what to run."""
+    made = ArgumentParser(**_parser_texts(f"ctl {name}", command))
+    _fill(made, f"ctl {name}", command)
+    return made
+
+
+def _fill(made: ArgumentParser, prog: str, command: Command) -> None:
+    if not command.subcommands:
+        command.arguments(made)
+        made.add_argument("--json", action="store_true", help="JSON on stdout")
+        made.set_defaults(command=command)
+        return
+    group = made.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    for name, sub in command.subcommands.items():
+        texts = _parser_texts(f"{prog} {name}", sub)
+        _fill(group.add_parser(name, help=sub.summary, **texts), f"{prog} {name}", sub)
+
+
+def _parser_texts(prog: str, command: Command) -> dict[str, Any]:
+    wide = max((len(line) for line, _ in command.examples), default=0)
+    lines = [f"  {line.ljust(wide)}   {text}".rstrip() for line, text in command.examples]
+    summary = command.summary[0].upper() + command.summary[1:] + "."
+    return {
+        "prog": prog,
+        "description": f"{summary}\n\n{command.text}".strip(),
+        "epilog": "examples:\n" + "\n".join(lines),
+        "formatter_class": RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def overview() -> str:
+    """What ``ctl`` alone prints."""
+    wide = max(len(name) for name in VERBS)
+    lines = ["usage: ctl COMMAND [ARGUMENTS]", "", "One port for every language model here.", ""]
+    for group in dict.fromkeys(verb.group for verb in VERBS.values()):
+        lines.append(f"{group}:")
+        for name, verb in VERBS.items():
+            if verb.group == group:
+                lines.append(f"  {name.ljust(wide)}  {verb.summary}")
+        lines.append("")
+    return "\n".join([*lines, EPILOG])
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name, VERBS, n=1, cutoff=0.5)
+    meant = f" Did you mean `ctl {near[0]}`?" if near else ""
+    return f"ctl: there is no command {name[:40]!r}.{meant}\n     `ctl --help` shows all."

@@ -1,0 +1,208 @@
+"""``ls``, ``ps``, ``show``: what models there are and what runs."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from typing import Any, Final
+
+from control_api.client import Client, segment, view
+from control_api.commands.command import Command
+from control_api.commands.output import Out, duration, pools, size
+from daemon.views import BackendView, ModelView
+
+_PS_HEADERS: Final = (
+    "MODEL",
+    "ENGINE",
+    "WHERE",
+    "STATE",
+    "FOOTPRINT",
+    "LEASES",
+    "QUEUE",
+    "KEEP-ALIVE",
+    "UPTIME",
+)
+
+
+def list_models(args: Namespace, out: Out) -> int:
+    data = Client().get("/models", presets=args.presets or None)
+    if out.json:
+        out.value(data)
+        return 0
+    models = [view(ModelView, item) for item in data["models"]]
+    if not models:
+        out.line("There are no models yet. `ctl ls --presets` shows what can be added,")
+        out.line("`ctl add PATH` and `ctl add hf:REPO` add a file or a repository.")
+        return 0
+    rows = [
+        (
+            model.name + (" *" if model.pinned else ""),
+            out.state(model.state),
+            model.engine or "-",
+            size(model.size) or "-",
+            model.quantisation or "-",
+            str(model.context or "-"),
+            ", ".join(model.aliases) or "-",
+            model.source if model.pulled else f"{model.source} (not pulled)",
+        )
+        for model in models
+    ]
+    out.table(("MODEL", "STATE", "ENGINE", "SIZE", "QUANT", "CTX", "ALIASES", "SOURCE"), rows)
+    for model in models:
+        if model.problem:
+            out.line(f"{out.paint('!', 'yellow')} {model.name}: {model.problem}")
+    return 0
+
+
+def list_backends(args: Namespace, out: Out) -> int:
+    data = Client().get("/backends")
+    if out.json:
+        out.value(data)
+        return 0
+    backends = [view(BackendView, item) for item in data["backends"]]
+    if not backends:
+        out.line("No model is loaded. The first request loads one, or `ctl load MODEL`.")
+        return 0
+    now = time.time()
+    rows = [
+        (
+            backend.model,
+            backend.engine,
+            backend.where,
+            out.state(backend.state),
+            _footprint(backend),
+            str(backend.leases),
+            str(backend.queue),
+            _keep_alive(backend),
+            duration(max(0.0, now - (backend.ready_at or backend.started_at))),
+        )
+        for backend in backends
+    ]
+    headers = [
+        "MODEL",
+        "ENGINE",
+        "WHERE",
+        "STATE",
+        "FOOTPRINT",
+        "LEASES",
+        "QUEUE",
+        "KEEP-ALIVE",
+        "UPTIME",
+    ]
+    out.table(headers, rows)
+    for backend in backends:
+        if backend.warning:
+            out.line(f"{out.paint('!', 'yellow')} {backend.model}: {backend.warning}")
+    return 0
+
+
+def _footprint(backend: BackendView) -> str:
+    shown = pools(backend.footprint)
+    return f"~{shown}" if backend.footprint_source == "estimated" else shown
+
+
+def _keep_alive(backend: BackendView) -> str:
+    if backend.pinned:
+        return "pinned"
+    if backend.keep_alive_left is not None:
+        return duration(max(0.0, backend.keep_alive_left))
+    return "busy" if backend.leases else "never"
+
+
+def show(args: Namespace, out: Out) -> int:
+    client = Client()
+    data = client.get(f"/models/{segment(args.model)}")
+    backends = client.get("/backends")["backends"]
+    running = [item for item in backends if item.get("model") == data.get("name")]
+    if out.json:
+        out.value({**data, "backends": running})
+        return 0
+    model = view(ModelView, data)
+    out.facts(_model_facts(model, out))
+    for item in running:
+        out.line()
+        out.facts(_backend_facts(view(BackendView, item), out))
+    if model.problem:
+        out.line(f"{out.paint('!', 'yellow')} {model.problem}")
+    return 0
+
+
+def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
+    size_text = " ".join(filter(None, (size(model.size), model.quantisation)))
+    context = f"{model.context or '?'}" + (f" of {model.context_max}" if model.context_max else "")
+    parts = ", ".join(
+        f"{name.replace('_', ' ')} {size(count)}"
+        for name, count in model.breakdown.items()
+        if count
+    )
+    keep = "never unloaded" if model.keep_alive < 0 else duration(model.keep_alive)
+    return [
+        ("model", out.paint(model.name, "bold")),
+        ("aliases", ", ".join(model.aliases)),
+        ("state", out.state(model.state)),
+        ("kind", model.kind),
+        ("engine", model.engine or "none found"),
+        ("source", model.source if model.pulled else f"{model.source} (not pulled)"),
+        ("preset", model.preset or ""),
+        ("size", size_text),
+        ("context", f"{context} tokens, {model.slots} slots"),
+        ("memory", pools(model.estimate)),
+        ("of that", parts),
+        ("keep-alive", "pinned" if model.pinned else keep),
+        ("serves", ", ".join(model.routes)),
+        ("variants", ", ".join(model.variants)),
+        ("args", " ".join(model.args)),
+    ]
+
+
+def _backend_facts(backend: BackendView, out: Out) -> list[tuple[str, str]]:
+    ids: list[tuple[str, Any]] = [("pid", backend.pid), ("keeper", backend.keeper_pid)]
+    process = ", ".join(f"{name} {number}" for name, number in ids if number)
+    loaded = backend.ready_at - backend.started_at if backend.ready_at else None
+    measured = f", {size(backend.measured)} measured" if backend.measured else ""
+    return [
+        ("backend", f"{out.state(backend.state)}, {process}, start {backend.generation}"),
+        ("address", backend.address or ""),
+        ("where", backend.where),
+        ("variant", f"{backend.variant}, {backend.context} tokens, {backend.slots} slots"),
+        ("memory", f"{pools(backend.footprint)} {backend.footprint_source}{measured}"),
+        ("busy", f"{backend.leases} leases, {backend.queue} queued"),
+        ("keep-alive", _keep_alive(backend)),
+        ("load took", duration(loaded)),
+        ("log", backend.log),
+        ("warning", backend.warning),
+    ]
+
+
+def _list_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--presets", action="store_true", help="also the presets that could be added"
+    )
+
+
+def _show_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="name or alias")
+
+
+COMMANDS: Final = {
+    "ls": Command(
+        summary="list all models (* is pinned)",
+        examples=(("ctl ls", ""), ("ctl ls --presets", "what can be added by name")),
+        run=list_models,
+        arguments=_list_arguments,
+    ),
+    "ps": Command(
+        summary="list the running models (~ is an estimate)",
+        examples=(
+            ("ctl ps", ""),
+            ("ctl ps --json | jq '.backends[].model'", "their names alone"),
+        ),
+        run=list_backends,
+    ),
+    "show": Command(
+        summary="show one model: source, memory, what runs of it",
+        examples=(("ctl show qwen3-coder", ""),),
+        run=show,
+        arguments=_show_arguments,
+    ),
+}

@@ -1,0 +1,121 @@
+"""Showing the steps of a load: one moving line on a terminal, one line per step elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from control_api.commands.output import Out, clean, duration, size, width
+
+_FRAMES: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_PLAIN_FRAMES: Final = "|/-\\"
+_BEAT: Final = 0.1  # seconds between two frames
+_BAR: Final = 24  # columns
+
+
+class Steps:
+    """Shows steps on stderr, so that stdout has the result alone. Use it as a context manager."""
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._moving = out.err.isatty() and not out.json
+        self._quiet = out.json
+        self._started = self._step_started = time.monotonic()
+        self._step = self._text = ""
+        self._fraction: float | None = None
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        encoding = (getattr(out.err, "encoding", None) or "ascii").lower()
+        self._frames = _FRAMES if encoding.startswith("utf") else _PLAIN_FRAMES
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first step could have begun."""
+        return time.monotonic() - self._started
+
+    def __enter__(self) -> Steps:
+        if self._moving:
+            self._thread = threading.Thread(target=self._spin, name="spinner", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._write("\r\x1b[K")
+        self._finish_step()
+
+    def show(self, line: Mapping[str, Any]) -> None:
+        """Take one line of progress."""
+        step, text = str(line.get("step", "")), str(line.get("text", ""))
+        with self._lock:
+            if (step, text) != (self._step, self._text) and not self._same_transfer(step):
+                self._finish_step()
+                self._step_started = time.monotonic()
+            self._step, self._text = step, text
+            fraction = line.get("fraction")
+            self._fraction = float(fraction) if isinstance(fraction, (int, float)) else None
+
+    def _same_transfer(self, step: str) -> bool:
+        # a pull tells its text anew with every fraction: that is one step, not many
+        return step == self._step and self._fraction is not None
+
+    def _finish_step(self) -> None:
+        if self._quiet or self._step in {"", "ready", "done", "failed"}:
+            return
+        took = duration(time.monotonic() - self._step_started)
+        erase = "\r\x1b[K" if self._moving else ""
+        self._write(f"{erase}  {self._step.ljust(8)} {clean(self._text)}  {took}\n")
+        self._step = ""
+
+    def _spin(self) -> None:
+        turn = 0
+        while not self._end.wait(_BEAT):
+            turn += 1
+            with self._lock:
+                if self._step:
+                    self._write("\r\x1b[K" + self._frame(turn))
+
+    def _frame(self, turn: int) -> str:
+        frame = self._frames[turn % len(self._frames)]
+        done = ""
+        if self._fraction is not None:
+            filled = round(min(1.0, max(0.0, self._fraction)) * _BAR)
+            done = f" [{'#' * filled}{'.' * (_BAR - filled)}] {self._fraction:4.0%}"
+        took = duration(time.monotonic() - self._step_started)
+        line = f"{frame} {self._step.ljust(8)} {clean(self._text)}{done}  {took}"
+        return _fit(line, _columns())
+
+    def _write(self, text: str) -> None:
+        self._out.err.write(text)
+        self._out.err.flush()
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns - 1
+
+
+def _fit(text: str, columns: int) -> str:
+    while width(text) > columns:
+        text = text[:-1]
+    return text
+
+
+def footprint(facts: Mapping[str, Any]) -> str:
+    """The footprint in the facts of a ``ready`` step: bytes, or bytes per pool; "" if unknown."""
+    value = facts.get("footprint")
+    if isinstance(value, Mapping):
+        value = sum(count for count in value.values() if isinstance(count, int))
+    return size(value) if isinstance(value, int) and value > 0 else ""

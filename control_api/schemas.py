@@ -1,0 +1,118 @@
+"""The contract of the control API: what goes in, what comes out. The OpenAPI document is made from
+these types, so a field that is not here does not exist.
+
+The shapes of answers are the plain values of ``daemon.views``. What comes in is a ``Body``: unknown
+fields are refused, because a misspelt option that is ignored is a bug that nobody sees.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from daemon.views import BackendView, EventView, ModelView, ReloadView, StatusView
+
+__all__ = [
+    "BackendView",
+    "Backends",
+    "Body",
+    "Done",
+    "Empty",
+    "ErrorBody",
+    "ErrorDetail",
+    "EventView",
+    "LoadBody",
+    "ModelView",
+    "Models",
+    "ProgressLine",
+    "PullBody",
+    "ReloadView",
+    "StatusView",
+    "UnloadBody",
+    "Unloaded",
+    "Version",
+]
+
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
+"""What a name may look like: it is only a key of the catalog, never a path or a flag."""
+
+MIN_CTX, MAX_CTX = 256, 16_777_216
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The JSON object of a request that changes something."""
+
+
+class Empty(Body, frozen=True):
+    """No options: ``{}`` or no body at all."""
+
+
+class LoadBody(Body, frozen=True):
+    """``ctx``: context in tokens for this run only. ``wait``: stream the steps until ready."""
+
+    ctx: Annotated[int, msgspec.Meta(ge=MIN_CTX, le=MAX_CTX)] | None = None
+    wait: bool = False
+
+
+class PullBody(Body, frozen=True):
+    """``wait``: stream the steps until the files are there."""
+
+    wait: bool = False
+
+
+class UnloadBody(Body, frozen=True):
+    """``force``: cut running requests instead of letting them finish."""
+
+    force: bool = False
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True):
+    models: list[ModelView]
+
+
+class Backends(msgspec.Struct, frozen=True, kw_only=True):
+    backends: list[BackendView]
+
+
+class Unloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The models whose processes are gone."""
+
+    unloaded: list[str]
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """It was done, or (status 202) it was begun."""
+
+    ok: bool = True
+    model: str | None = None
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    version: str
+    api: str
+    pid: int
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """``code`` is for programs and never changes its meaning; ``hint`` is the next step."""
+
+    code: str
+    message: str
+    hint: str = ""
+    facts: dict[str, Any] = {}
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    error: ErrorDetail
+
+
+class ProgressLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a load or a pull. The last line has step ``ready`` (or ``done``), or ``failed``
+    and then ``error``."""
+
+    step: str
+    text: str = ""
+    fraction: float | None = None
+    facts: dict[str, Any] = {}
+    error: ErrorDetail | None = None

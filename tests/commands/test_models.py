@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from tests.commands.conftest import Ctl
+from tests.control_api.fake import GIB, FakeControl, FakeDaemon, backend_view, model_view
+
+
+def test_ps(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
+    fake.running = [
+        backend_view("a"),
+        backend_view("b", pinned=True, keep_alive_left=None, footprint_source="estimated"),
+        backend_view("c", leases=2, queue=3, keep_alive_left=None, state="draining"),
+        backend_view(
+            "d", keep_alive_left=None, footprint={"gpu0": GIB, "ram": GIB}, warning="slow start"
+        ),
+    ]
+    lines = ctl("ps").out.splitlines()
+    assert lines[0].split() == (
+        [
+            "MODEL",
+            "ENGINE",
+            "WHERE",
+            "STATE",
+            "FOOTPRINT",
+            "LEASES",
+            "QUEUE",
+            "KEEP-ALIVE",
+            "UPTIME",
+        ]
+    )
+    assert "10m 0s" in lines[1]
+    assert "~4.0 GiB" in lines[2]
+    assert "pinned" in lines[2]
+    assert "draining" in lines[3]
+    assert "busy" in lines[3]
+    assert "1.0 GiB gpu0 + 1.0 GiB ram" in lines[4]
+    assert "never" in lines[4]
+    assert lines[5] == "! d: slow start"
+    assert [b["model"] for b in ctl("ps", "--json").json["backends"]] == ["a", "b", "c", "d"]
+    fake.running = []
+    assert "No model is loaded." in ctl("ps").out
+
+
+def test_ls(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
+    fake.catalog["gemma"] = model_view("gemma", pinned=True, problem="The file is gone.")
+    result = ctl("ls")
+    assert "gemma *" in result.out
+    assert "! gemma: The file is gone." in result.out
+    assert "preset-one" not in result.out
+    assert "(not pulled)" in ctl("ls", "--presets").out
+    assert len(ctl("ls", "--json").json["models"]) == 3
+    fake.catalog.clear()
+    assert "ctl add" in ctl("ls").out
+
+
+def test_show(ctl: Ctl, daemon: FakeDaemon) -> None:
+    result = ctl("show", "g")
+    assert "32768 of 131072 tokens, 1 slots" in result.out
+    assert "ready, pid 4711, keeper 4710, start 4" in result.out
+    assert ctl("show", "org/repo:Q4").code == 0
+    assert ctl("show", "gemma", "--json").json["backends"][0]["pid"] == 4711
+    assert ctl("show", "qwen3-coder", "--json").json["backends"] == []

@@ -1,0 +1,322 @@
+"""A control port that keeps a small world in memory, and ways to serve it on a unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from control_api.app import make_app
+from control_api.auth import Auth, OwnerAuth
+from control_api.operation import Limits
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.ports import ControlPort, Progress
+from daemon.views import BackendView, EventView, ModelView, PoolView, ReloadView, StatusView
+
+GIB = 2**30
+READY = (
+    Progress("evict", "gemma leaves"),
+    Progress("start", "llama-server, 32768 tokens"),
+    Progress("ready", "ready", facts={"footprint": {"gpu0": 17 * GIB}, "model": "qwen3-coder"}),
+)
+
+
+def model_view(name: str, **changes: Any) -> ModelView:
+    values: dict[str, Any] = {
+        "name": name,
+        "aliases": [],
+        "state": "stopped",
+        "engine": "llama-server",
+        "source": f"/models/{name}.gguf",
+        "kind": "chat",
+        "size": 3 * GIB,
+        "quantisation": "Q4_K_M",
+        "context": 32768,
+        "context_max": 131072,
+        "slots": 1,
+        "pinned": False,
+        "keep_alive": 900.0,
+        "routes": ["chat", "messages"],
+        "estimate": {"gpu0": 4 * GIB},
+        "breakdown": {"weights": 3 * GIB, "cache": GIB},
+        "variants": ["32768x1"],
+    }
+    return ModelView(**{**values, **changes})
+
+
+def backend_view(model: str, **changes: Any) -> BackendView:
+    values: dict[str, Any] = {
+        "model": model,
+        "engine": "llama-server",
+        "generation": 4,
+        "state": "ready",
+        "pid": 4711,
+        "keeper_pid": 4710,
+        "address": "127.0.0.1:40001",
+        "where": "100% gpu0",
+        "variant": "32768x1",
+        "context": 32768,
+        "slots": 1,
+        "leases": 0,
+        "queue": 0,
+        "footprint": {"gpu0": 4 * GIB},
+        "footprint_source": "measured",
+        "measured": 4 * GIB,
+        "keep_alive_left": 600.0,
+        "pinned": False,
+        "started_at": time.time() - 100,
+        "ready_at": time.time() - 90,
+        "log": "/logs/gemma.log",
+    }
+    return BackendView(**{**values, **changes})
+
+
+class FakeControl:
+    """Implements ``ControlPort``. ``calls`` are the changes that were asked for."""
+
+    def __init__(self) -> None:
+        self.catalog: dict[str, ModelView] = {
+            "gemma": model_view("gemma", aliases=["g"], state="ready"),
+            "qwen3-coder": model_view("qwen3-coder"),
+            "org/repo:Q4": model_view("org/repo:Q4"),
+        }
+        self.running: list[BackendView] = [backend_view("gemma")]
+        self.calls: list[tuple[Any, ...]] = []
+        self.steps: tuple[Progress | ProblemError | BaseException | asyncio.Event, ...] = READY
+        self.ended: list[str] = []  # loads and pulls that came to their end
+        self.logs: dict[str | None, str] = {}
+        self.reload_view = ReloadView(
+            ok=True,
+            added=["new"],
+            removed=[],
+            changed=["gemma"],
+            relabelled=[],
+            settings=[],
+            needs_restart=["server.port"],
+        )
+        self.kept: list[EventView] = []
+        self.subscribers: list[Callable[[EventView], None]] = []
+        self.subscribed = 0  # how often, in all
+        self.url = "http://127.0.0.1:8123"
+        self.config = "/etc/modelport/config.toml"
+        self.version = "0.1.0"
+        self.log_paths_asked = 0
+        self.on_shutdown: Callable[[], None] = lambda: None
+        self.broken: BaseException | None = None
+        self._ids = itertools.count(1)
+
+    def state(self) -> Any:
+        """All that a request could have changed."""
+        return copy.deepcopy((self.catalog, self.running, self.calls))
+
+    def emit(self, kind: str, model: str = "gemma", text: str = "", **facts: Any) -> EventView:
+        event = EventView(
+            id=next(self._ids), at=1e9, kind=kind, model=model, text=text, facts=facts
+        )
+        self.kept.append(event)
+        for subscriber in list(self.subscribers):
+            subscriber(event)
+        return event
+
+    def status(self) -> StatusView:
+        if self.broken:
+            raise self.broken
+        pool = PoolView(
+            name="gpu0", budget=24 * GIB, committed=4 * GIB, settling=0, free=None, source="nvml"
+        )
+        return StatusView(
+            version=self.version,
+            pid=4242,
+            mode="foreground",
+            url=self.url,
+            started_at=time.time() - 60,
+            config=self.config,
+            config_problem="",
+            log="/logs/daemon.log",
+            pools=[pool],
+            backends=len(self.running),
+            leases=0,
+            queue=0,
+            claim=None,
+            draining=False,
+            counters={"loads": 3},
+        )
+
+    def models(self, *, presets: bool = False) -> list[ModelView]:
+        extra = [model_view("preset-one", preset="preset-one", pulled=False)] if presets else []
+        return [*self.catalog.values(), *extra]
+
+    def model(self, name: str) -> ModelView:
+        for model in self.catalog.values():
+            if name == model.name or name in model.aliases:
+                return model
+        raise ProblemError(
+            Problem(Code.MODEL_NOT_FOUND, f"There is no model {name!r}.", "`ctl ls` shows all.")
+        )
+
+    def backends(self) -> list[BackendView]:
+        return list(self.running)
+
+    async def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
+        self.calls.append(("load", name, ctx))
+        async for step in self._play(f"load {name}"):
+            yield step
+
+    async def pull(self, name: str) -> AsyncIterator[Progress]:
+        self.calls.append(("pull", name))
+        async for step in self._play(f"pull {name}"):
+            yield step
+
+    async def _play(self, name: str) -> AsyncIterator[Progress]:
+        for step in self.steps:
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+            elif isinstance(step, Progress):
+                yield step
+            else:
+                raise step
+        self.ended.append(name)
+
+    async def unload(self, name: str | None, *, force: bool = False) -> list[str]:
+        wanted = None if name is None else self.model(name).name
+        self.calls.append(("unload", wanted, force))
+        gone = [b.model for b in self.running if wanted in (None, b.model)]
+        self.running = [b for b in self.running if b.model not in gone]
+        return gone
+
+    def pin(self, name: str, pinned: bool) -> None:
+        self.calls.append(("pin", self.model(name).name, pinned))
+
+    def reset(self, name: str) -> None:
+        self.calls.append(("reset", self.model(name).name))
+
+    async def reload(self) -> ReloadView:
+        self.calls.append(("reload",))
+        return self.reload_view
+
+    def log_path(self, name: str | None) -> str:
+        self.log_paths_asked += 1
+        if name is not None:
+            name = self.model(name).name
+        return self.logs.get(name, "/nonexistent/modelport.log")
+
+    def history(self, after: int) -> list[EventView]:
+        return [event for event in self.kept if event.id > after]
+
+    def subscribe(self, callback: Callable[[EventView], None]) -> Callable[[], None]:
+        self.subscribers.append(callback)
+        self.subscribed += 1
+        return lambda: self.subscribers.remove(callback)
+
+    def shutdown(self) -> None:
+        self.calls.append(("shutdown",))
+        self.on_shutdown()
+
+
+def as_port(fake: FakeControl) -> ControlPort:
+    """Checked by mypy: the fake has the shape of the port."""
+    return fake
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what another task brings about; fails when ``seconds`` are over."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name (104 bytes on macOS)."""
+    folder = Path(tempfile.mkdtemp(prefix="mp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def served(
+    fake: FakeControl,
+    path: Path,
+    *,
+    auth: Auth | None = None,
+    limits: Limits | None = None,
+    cancel: bool = True,
+) -> AsyncIterator[web.AppRunner]:
+    """The control API on a unix socket."""
+    app = make_app(as_port(fake), auth=auth or OwnerAuth(), limits=limits)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancel, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(path)).start()
+        yield runner
+    finally:
+        await runner.cleanup()
+
+
+class FakeDaemon:
+    """The control API in a thread of its own, for the command line. ``do`` reaches its loop."""
+
+    def __init__(self, fake: FakeControl, path: Path, limits: Limits | None = None) -> None:
+        self.fake = fake
+        self.path = path
+        self._limits = limits
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fake-daemon")
+
+    def __enter__(self) -> FakeDaemon:
+        self._thread.start()
+        assert self._up.wait(10), "the fake daemon did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.do(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the fake daemon did not stop"
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def do(self, what: Callable[[], object]) -> None:
+        """Run it on the daemon's loop."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(what)
+
+    def when(self, condition: Callable[[], object], action: Callable[[], object]) -> None:
+        """Do it on the daemon's loop as soon as the condition holds."""
+
+        async def wait() -> None:
+            await until(lambda: bool(condition()))
+            action()
+
+        self.do(lambda: self._tasks.add(self._loop.create_task(wait())))
+
+    def stop(self) -> None:
+        """As the daemon stops itself: the socket goes away."""
+        self.do(self._stop.set)
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.run_until_complete(asyncio.sleep(0))  # transports close in the next turn
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        async with served(self.fake, self.path, limits=self._limits):
+            self._up.set()
+            await self._stop.wait()
+        await asyncio.gather(*self._tasks)
