@@ -1,0 +1,43 @@
+# `make` shows what there is. Recipes are one line each: the work is in scripts/, which run without
+# make too.
+
+.DEFAULT_GOAL := help
+.PHONY: help run env test test-long check bench llama-server lock clean
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## start modelport with models to try (makes .venv at the first run)
+	@sh scripts/env.sh run
+	@sh scripts/run.sh $(ARGS)
+
+env: ## make .venv and .venv-mlx for working on modelport
+	@sh scripts/env.sh run test check mlx
+
+test: ## run the whole test suite (ARGS="-k name -x" go to pytest)
+	@sh scripts/test.sh $(ARGS)
+
+test-long: ## the suite with full counts: more seeds, more faults, longer soaks
+	@HYPOTHESIS_PROFILE=nightly sh scripts/test.sh -m "" $(ARGS)
+
+check: ## format, lint, types, import directions, fast tests
+	@sh scripts/check.sh
+
+bench: ## measure the data path (after make env)
+	@sh scripts/env.sh run test
+	@for file in tests/bench/bench_*.py; do name=$$(basename "$$file" .py); \
+	    echo "== $$name"; .venv/bin/python -P -m "tests.bench.$$name" $(ARGS) || exit 1; done
+
+llama-server: ## compile a true llama-server for the tests (needs cmake and ninja)
+	@sh scripts/llama_server.sh
+
+lock: ## compile locks/ anew from pyproject.toml (ARGS=--upgrade for newer versions)
+	@sh scripts/env.sh run
+	@sh scripts/lock.sh $(ARGS)
+
+clean: ## remove environments, caches and what was built
+	rm -rf .venv .venv-mlx .demo .llama-server build dist htmlcov .coverage* .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

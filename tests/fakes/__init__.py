@@ -1,0 +1,1 @@
+"""Programs that stand in for inference servers and fail on demand.."""
