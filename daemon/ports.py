@@ -56,6 +56,16 @@ class Target:
     uds: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How to reach a backend: what every lease on it carries."""
+
+    target: Target
+    upstream_model: str
+    headers: Mapping[str, str]
+    keep_query: bool
+
+
 class Lease(Protocol):
     """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`."""
 

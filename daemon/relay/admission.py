@@ -1,0 +1,119 @@
+"""From a head to a decision, and from a body to a model's name. Pure but for asking names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from daemon.access.principals import Principal
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.errors import Dialect
+from daemon.ports import LeasePort, ModelCard, Route
+from daemon.relay import body as bodies
+from daemon.relay import forms, routes, wire
+from daemon.relay.body import Body
+from daemon.relay.guard import Guard, Peer, check_content_type
+from daemon.relay.heads import Head
+from daemon.relay.limits import Limits
+from daemon.relay.routes import BodyKind, Place, Refused
+
+_CONVERSATION_FIELDS = (b"x-claude-code-session-id", b"session-id", b"x-session-id")
+_CLIENT_LIMIT = 160  # characters
+_ASKED_HEADERS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]{1,2048}")
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A head that may go on. ``client`` is whoever is queued fairly."""
+
+    place: Place
+    dialect: Dialect
+    principal: Principal
+    client: str
+    cors: bytes
+    upstream_path: str
+
+
+@dataclass(slots=True)
+class Answered:
+    """A head that is answered now: with a problem, or (OPTIONS, problem None) with ``allow``."""
+
+    problem: Problem | None
+    dialect: Dialect
+    allow: str = ""
+    cors: bytes = b""
+    lines: bytes = b""
+
+
+def admit(head: Head, peer: Peer, guard: Guard, limits: Limits) -> Admitted | Answered:
+    """Guard first, on every path; then the route; then what the head says of the body."""
+    verdict = guard.decide(head, peer)
+    if isinstance(verdict, Problem):
+        return Answered(verdict, routes.dialect_of(head.path))
+    origin = head.first.get(b"origin")
+    cors = wire.cors_lines(origin) if origin is not None and guard.allows_origin(origin) else b""
+    if head.method == "OPTIONS" and (allow := routes.allowed(head.path)):
+        asked = head.first.get(b"access-control-request-headers", b"content-type")
+        lines = wire.preflight_lines(asked) if cors and _ASKED_HEADERS.fullmatch(asked) else b""
+        return Answered(None, Dialect.OPENAI, allow, cors, lines)
+    place = routes.resolve(head.method, head.path)
+    if isinstance(place, Refused):
+        return Answered(place.problem, place.dialect, place.allow, cors)
+    problem = check_content_type(head) if place.body is BodyKind.JSON else None
+    try:
+        bodies.check_body_head(head, limits)
+    except ProblemError as error:
+        problem = error.problem
+    if problem is not None:
+        return Answered(problem, place.dialect, cors=cors)
+    return Admitted(place, place.dialect, verdict, fairness_key(head, peer), cors, place.upstream)
+
+
+def fairness_key(head: Head, peer: Peer) -> str:
+    """Who is queued fairly: a conversation if the client names it, else address and program."""
+    first = head.first
+    for name in _CONVERSATION_FIELDS:
+        value = first.get(name)
+        if value:
+            return value.decode("latin-1")[:_CLIENT_LIMIT]
+    agent = first.get(b"user-agent", b"").decode("latin-1")
+    return f"{peer.address} {agent}"[:_CLIENT_LIMIT]
+
+
+def named(admitted: Admitted, head: Head, body: Body, leases: LeasePort) -> str:
+    """The model's name, as the client wrote it ("" where it may be left out, and is).
+
+    Raises ProblemError. For ``/upstream/`` it also settles the path on the backend.
+    """
+    place = admitted.place
+    if place.body is BodyKind.RAW:
+        return _named_in_path(admitted, head, leases)
+    content_type = head.first.get(b"content-type", b"")
+    if place.body is BodyKind.FORM and forms.is_form(content_type):
+        return forms.find_model(body, content_type).model
+    return bodies.peek(body, required=not place.bare).model
+
+
+def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
+    splits = routes.upstream_splits(admitted.place.rest)
+    model, path = next(
+        (split for split in splits if isinstance(leases.card(split[0]), ModelCard)), splits[0]
+    )
+    problem = routes.refuse_upstream(head.method, path)
+    if problem is None and (not model or not model.isprintable()):
+        problem = Problem(Code.MODEL_MISSING, "A model's name must follow /upstream/.")
+    if problem is not None:
+        raise ProblemError(problem)
+    admitted.upstream_path = path
+    return model
+
+
+def rewritten(admitted: Admitted, head: Head, body: Body, model: str) -> Body:
+    """``body`` with the name that the backend knows."""
+    place = admitted.place
+    if place.route is Route.UPSTREAM:
+        return body
+    content_type = head.first.get(b"content-type", b"")
+    if place.body is BodyKind.FORM and forms.is_form(content_type):
+        return forms.with_model(body, forms.find_model(body, content_type), model)
+    return bodies.with_model(body, model)

@@ -1,0 +1,100 @@
+"""The listener: the one port, and its life from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from daemon.ports import LeasePort, Target
+from daemon.relay.client import ClientConnection
+from daemon.relay.guard import Guard
+from daemon.relay.limits import Limits
+from daemon.relay.plane import Plane
+from daemon.relay.records import RequestRecord
+
+_BACKLOG = 1024
+
+
+class Front:
+    """Listens, and owns every client connection and every idle backend connection.
+
+    ``addresses`` are the pairs of address and port that it was bound to.
+    """
+
+    def __init__(self, plane: Plane, server: asyncio.Server) -> None:
+        self._plane = plane
+        self._server = server
+        names = [sock.getsockname() for sock in server.sockets]
+        self.addresses: list[tuple[str, int]] = [(name[0], name[1]) for name in names]
+
+    @classmethod
+    async def start(
+        cls,
+        host: str,
+        port: int,
+        *,
+        leases: LeasePort,
+        guard: Guard,
+        limits: Limits | None = None,
+        sock: socket.socket | None = None,
+        on_done: Callable[[RequestRecord], None] | None = None,
+    ) -> Front:
+        """Listen on ``host``:``port``, or on ``sock`` (socket activation). Raises OSError.
+
+        ``on_done`` is called once for each request that is over, in the event loop.
+        """
+        loop = asyncio.get_running_loop()
+        plane = Plane(loop, leases=leases, guard=guard, limits=limits or Limits(), on_done=on_done)
+
+        def factory() -> ClientConnection:
+            return ClientConnection(plane)
+
+        if sock is not None:
+            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
+        else:
+            server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
+        return cls(plane, server)
+
+    @property
+    def port(self) -> int:
+        return self.addresses[0][1]
+
+    @property
+    def connections(self) -> int:
+        """Open client connections."""
+        return len(self._plane.clients)
+
+    def forget(self, target: Target) -> None:
+        """Close idle connections to a backend that is about to be stopped."""
+        self._plane.pool.drop(target)
+
+    def set_guard(self, guard: Guard) -> None:
+        """New rules from the next request on, also on connections that are open."""
+        self._plane.guard = guard
+
+    def close_listeners(self) -> None:
+        """Take no new connections; those that are there go on."""
+        self._server.close()
+
+    async def drain(self, grace: float) -> bool:
+        """Stop in good order: idle connections go at once, answers in progress get ``grace``
+        seconds. True if all were done by then; what is left is for :meth:`abort`."""
+        self.close_listeners()
+        self._plane.stopping = True
+        for client in list(self._plane.clients):
+            client.drain()
+        try:
+            async with asyncio.timeout(grace):
+                await self._plane.empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """End everything now: listeners, clients, backend connections."""
+        self.close_listeners()
+        self._plane.stopping = True
+        for client in list(self._plane.clients):
+            client.abort()
+        self._plane.close()

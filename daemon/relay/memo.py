@@ -1,0 +1,54 @@
+"""The same head again: a client on one connection sends the same one over and over, but for its
+Content-Length. What was parsed and decided for the last one is then used again.
+
+Only for heads that are equal to the byte outside the digits of that one line, on the same
+connection and under the same guard, so nothing can differ that the decision rests on.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from daemon.relay.admission import Admitted
+from daemon.relay.guard import Guard
+from daemon.relay.heads import Head
+from daemon.relay.limits import Limits
+
+_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,18})\r\n", re.IGNORECASE)
+
+
+class Known(NamedTuple):
+    """An admitted head, and the bytes by which it is known again."""
+
+    key: bytes
+    guard: Guard
+    head: Head
+    admitted: Admitted
+
+
+def _key(raw: bytes) -> tuple[bytes, int] | None:
+    """``raw`` without the digits of its length, and these. A head that had none there before can
+    not be taken for one that lost them: it has no match."""
+    match = _LENGTH.search(raw)
+    if match is None:
+        return None
+    start, end = match.span(1)
+    return raw[:start] + raw[end:], int(match[1])
+
+
+def learn(raw: bytes, guard: Guard, head: Head, admitted: Admitted) -> Known | None:
+    """What to keep of an admitted head."""
+    found = _key(raw)
+    return Known(found[0], guard, head, admitted) if found is not None else None
+
+
+def again(known: Known, raw: bytes, guard: Guard, limits: Limits) -> bool:
+    """Is ``raw`` that head again? Then ``known.head`` has its length, and may be used."""
+    found = _key(raw)
+    if found is None or found[0] != known.key or known.guard is not guard:
+        return False
+    if found[1] > limits.body_bytes:
+        return False
+    known.head.length = found[1]
+    return True

@@ -1,0 +1,118 @@
+"""What all connections of one front share: ports, rules, limits, the pool, and who is there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from daemon.ports import LeasePort
+from daemon.relay.guard import Guard, Peer
+from daemon.relay.heads import Head
+from daemon.relay.limits import Limits
+from daemon.relay.pool import Pool
+from daemon.relay.records import RequestRecord
+
+if TYPE_CHECKING:
+    from daemon.relay.client import ClientConnection
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._:-]{1,128}")
+
+
+class Plane:
+    """The shared state of a front; its sweep is the one timer for every deadline."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        leases: LeasePort,
+        guard: Guard,
+        limits: Limits,
+        on_done: Callable[[RequestRecord], None] | None,
+    ) -> None:
+        self.loop = loop
+        self.leases = leases
+        self.guard = guard
+        self.limits = limits
+        self.on_done = on_done
+        self.pool = Pool(loop, limits)
+        self.stopping = False
+        self.clients: set[ClientConnection] = set()
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._strangers: Counter[str] = Counter()
+        self._numbers = itertools.count(1)
+        self._start = os.urandom(4).hex()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Is the daemon stopping? Then no connection is kept."""
+        return self.stopping or self.leases.draining
+
+    def request_id(self, head: Head | None) -> str:
+        """The client's own id if it is a plain word, else a new one."""
+        given = head.first.get(b"x-request-id") if head is not None else None
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        return f"req_{self._start}{next(self._numbers):06x}"
+
+    def admit(self, client: ClientConnection, peer: Peer) -> bool:
+        """Count a new connection in; False: there are too many, and it is not counted."""
+        if len(self.clients) >= self.limits.connections:
+            return False
+        if not peer.loopback:
+            if self._strangers[peer.address] >= self.limits.connections_per_peer:
+                return False
+            self._strangers[peer.address] += 1
+        self.clients.add(client)
+        self.empty.clear()
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.limits.tick, self._sweep)
+        return True
+
+    def dismiss(self, client: ClientConnection, peer: Peer) -> None:
+        """A connection is gone."""
+        if client not in self.clients:
+            return
+        self.clients.discard(client)
+        if not self.clients:
+            self.empty.set()
+        if not peer.loopback:
+            self._strangers[peer.address] -= 1
+            if self._strangers[peer.address] <= 0:
+                del self._strangers[peer.address]
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        # Set first: whatever one connection does, the others keep their deadlines.
+        self._timer = None
+        if self.clients or len(self.pool):
+            self._timer = self.loop.call_later(self.limits.tick, self._sweep)
+        for client in list(self.clients):
+            client.sweep(now)
+        self.pool.sweep(now)
+
+    def close(self) -> None:
+        """Stop the sweep and let go of the pool."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.pool.close()
+
+    def told(self, record: RequestRecord) -> None:
+        """Tell of a finished request. A listener's bug must not cost a client its connection."""
+        if self.on_done is None:
+            return
+        try:
+            self.on_done(record)
+        except Exception:
+            log.exception("the access hook failed")
