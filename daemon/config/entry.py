@@ -28,11 +28,11 @@ from daemon.config.types import (
     Line,
     Name,
     Pool,
+    Ready,
     RepoFile,
     Switch,
     Tokens,
     Url,
-    UrlPath,
     Whole,
     matching,
     parse_switch,
@@ -56,7 +56,19 @@ ATTACHED: Final = frozenset({"ollama", "lmstudio", "remote"})
 """Engines that run elsewhere: their models need no weights of ours."""
 
 PLACEHOLDERS: Final = frozenset(
-    {"host", "port", "path", "name", "ctx", "slots", "mmproj", "draft", "template", "key_file"}
+    {
+        "host",
+        "port",
+        "path",
+        "name",
+        "model",
+        "ctx",
+        "slots",
+        "mmproj",
+        "draft",
+        "template",
+        "key_file",
+    }
 )
 """What may stand in braces in ``argv`` of a command engine."""
 
@@ -192,8 +204,9 @@ class CommandEntry(Part):
     cwd: Line | None = Field(
         default=None, description="Working directory; unset: the state directory."
     )
-    ready: UrlPath = Field(
-        default="/health", description="A path that answers 200 once the server is up."
+    ready: Ready = Field(
+        default="/health",
+        description='A path that answers 200 once it is up; "request": ask a real request only.',
     )
     kind: Kind = Field(default="chat", description="What it answers.")
     dialects: tuple[Dialect, ...] = Field(

@@ -341,7 +341,7 @@ if TYPE_CHECKING:
     Host = str
     Origin = str
     Url = str
-    UrlPath = str
+    Ready = str
 else:  # made by a function, which type checkers do not follow
     Pool = matching(POOL_PATTERN, "unified, ram, or gpu0, gpu1, …")
     EnvName = matching(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "the name of an environment variable")
@@ -354,4 +354,4 @@ else:  # made by a function, which type checkers do not follow
     Url = matching(
         r"https?://[^\s/?#@]{1,255}(?:/[^\s?#@]{0,1024})?", 'a URL such as "http://nas:11434"'
     )
-    UrlPath = matching(r"/[^\s?#]{0,1024}", 'a path such as "/health"')
+    Ready = matching(r"request|/[^\s?#]{0,1024}", 'a path such as "/health", or "request"')

@@ -1,0 +1,152 @@
+"""The daemon's command: ``modelportd``, or ``python -P -m daemon``.
+
+Reads the configuration, takes the lock and the port, and runs. Whatever is wrong is said in one
+message with the next step, and exit code 78 (EX_CONFIG) tells a service manager not to hurry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import faulthandler
+import logging
+import os
+import resource
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from control_api.version import version
+from daemon.config.load import load_with_sources
+from daemon.config.mistakes import ConfigError
+from daemon.config.paths import Paths
+from daemon.config.settings import Settings
+from daemon.core.problems import ProblemError
+from daemon.logs.files import open_log
+from daemon.service.lock import Lock
+from daemon.service.ports import bind, handed_over
+
+log = logging.getLogger("modelport")
+
+EX_CONFIG = 78
+DESCRIPTORS = 8192  # wanted soft limit; launchd starts with 256
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="modelportd",
+        description="Serve every model of this machine on one port, in the foreground.",
+        epilog="examples:\n  modelportd\n  modelportd --port 8200\n  modelportd --service",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--config", type=Path, metavar="FILE", help="another configuration file")
+    options.add_argument("--host", help="address to listen on (server.host)")
+    options.add_argument("--port", type=int, help="the fixed port (server.port)")
+    options.add_argument(
+        "--service",
+        action="store_true",
+        help="run by a service manager: backends outlive a restart of the daemon",
+    )
+    options.add_argument("-v", "--verbose", action="store_true", help="log more")
+    options.add_argument("--version", action="version", version=f"modelport {version()}")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until stopped; returns the exit code."""
+    options = parser().parse_args(argv)
+    os.umask(0o077)
+    mode: Literal["foreground", "service"] = "service" if options.service else "foreground"
+    flags = {
+        key: value
+        for key, value in (
+            ("server.host", options.host),
+            ("server.port", options.port),
+            ("logs.level", "debug" if options.verbose else None),
+        )
+        if value is not None
+    }
+    paths = Paths.find(os.environ, config=options.config)
+    lock = Lock(paths.lock)
+    try:
+        loaded = load_with_sources(
+            paths.config_file,
+            environ=os.environ,
+            flags=flags,
+            missing_ok=not paths.config_named,
+        )
+        settings = loaded.settings
+        paths.ensure()
+        lock.take()
+        start_logging(settings, paths, mode)
+        sock = handed_over(os.environ, os.getpid()) or bind(
+            settings.server.host, settings.server.port
+        )
+    except ConfigError as error:
+        print(error.report(), file=sys.stderr)
+        return EX_CONFIG
+    except ProblemError as error:
+        print(f"modelportd: {error.problem.text}", file=sys.stderr)
+        return EX_CONFIG
+    for doubt in loaded.warnings():
+        log.warning("configuration: %s: found %s. %s", doubt.where, doubt.found, doubt.hint)
+    raise_descriptor_limit()
+    faulthandler.enable()  # a watchdog's ABRT leaves a stack in the journal
+    from daemon.assembly import Daemon  # after the port is ours: it brings most imports
+
+    async def serve() -> None:
+        daemon = Daemon(
+            settings,
+            paths,
+            sock,
+            environ=dict(os.environ),
+            flags=flags,
+            mode=mode,
+            version=version(),
+        )
+        await daemon.run()
+
+    try:
+        run_loop(serve())
+    finally:
+        sock.close()
+        lock.release()
+    return 0
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """On uvloop where it is installed, else on plain asyncio."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
+    """Into our own rotated file, and for people (or the journal) onto the terminal."""
+    root = logging.getLogger()
+    root.setLevel(settings.logs.level.upper())
+    root.addHandler(open_log(paths.daemon_log, settings.logs.max_size, settings.logs.keep))
+    terminal = logging.StreamHandler(sys.stderr)
+    stamp = "" if mode == "service" else "%(asctime)s "
+    terminal.setFormatter(logging.Formatter(f"{stamp}%(levelname).1s %(message)s", "%H:%M:%S"))
+    root.addHandler(terminal)
+    for noisy in ("apscheduler", "asyncio", "aiohttp"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+def raise_descriptor_limit() -> None:
+    """As many files as we may have, up to a sensible number: each client and backend is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""The daemon put together: what is started in which order, and how it ends.
+
+With ``__main__`` the composition root: these two know every other part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from daemon.adoption import settle_leftovers
+from daemon.backends.backend import Backend
+from daemon.config.paths import Paths
+from daemon.config.settings import Settings
+from daemon.configured import Configured
+from daemon.control import Control
+from daemon.core.messages import Ask, OperatorAsked
+from daemon.core.scheduler import Scheduler
+from daemon.machine import observe
+from daemon.reading import Reader
+from daemon.relay.front import Front
+from daemon.relay.guard import Guard
+from daemon.relay.limits import Limits
+from daemon.service.notify import Notifier, watchdog_interval
+from daemon.supervisor import Supervisor
+from daemon.telemetry.bus import Bus
+from daemon.translate import policy
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from daemon.housekeeping import Housekeeper
+
+log = logging.getLogger("modelport")
+
+KILL_MARGIN = 15.0  # seconds beyond the ladder's own graces before we leave all the same
+
+
+class Daemon:
+    """One life of the daemon, from a bound socket to the last reaped process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        paths: Paths,
+        sock: socket.socket,
+        *,
+        environ: Mapping[str, str],
+        flags: Mapping[str, object],
+        mode: Literal["foreground", "service"],
+        version: str,
+    ) -> None:
+        self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
+        self.bus = Bus()
+        self.notifier = Notifier()
+        self.supervisor = Supervisor(
+            Scheduler({}, policy(settings)), self.bus, settings.server.queue_timeout
+        )
+        self.configured = Configured(
+            Reader(paths, environ, flags, mode), self.supervisor, self.bus, settings
+        )
+        self.control = Control(
+            self.supervisor, self.configured, self.bus, paths, mode, version, self.stop
+        )
+        self._stopping = asyncio.Event()
+        self._stops = 0
+        self._hurry = asyncio.Event()
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Serve until told to stop. Everything started here is ended here."""
+        self._signals()
+        front = await self._open_front()
+        runner = housekeeper = None
+        try:
+            # Only now what takes long to import: the port is served already.
+            housekeeper = self._housekeeper()
+            await self._open_models()
+            runner = await self._open_control()
+            self._write_facts(front)
+            housekeeper.start()
+            tidy_memory()
+            self.notifier.ready(f"serving on {self.control.url}")
+            self._feed_watchdog()
+            await self._stopping.wait()
+        finally:
+            await self._close(front, runner, housekeeper)
+
+    def _feed_watchdog(self) -> None:
+        interval = watchdog_interval(self.configured.reader.environ, os.getpid())
+        if interval is not None and not self._stopping.is_set():
+            self.notifier.alive()
+            asyncio.get_running_loop().call_later(interval, self._feed_watchdog)
+
+    async def _open_front(self) -> Front:
+        """Accept first: requests that come before the models are known wait for them."""
+        settings = self.settings
+        front = await Front.start(
+            settings.server.host,
+            settings.server.port,
+            leases=self.supervisor,
+            guard=guard_of(settings),
+            limits=relay_limits(settings),
+            sock=self.sock,
+        )
+        self.supervisor.close_connections = front.forget
+        self.configured.applied = lambda changed: front.set_guard(guard_of(changed))
+        host, port = front.addresses[0][:2]
+        self.control.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening on %s", self.control.url)
+        return front
+
+    def _housekeeper(self) -> Housekeeper:
+        from daemon.housekeeping import Housekeeper
+
+        timing = self.settings.timing
+        return Housekeeper(
+            self.supervisor,
+            observe.free,
+            self.paths.log_dir,
+            sample_every=timing.machine_sample,
+            settle_every=timing.settle_poll,
+            tidy_every=timing.housekeeping,
+            log_max_age=self.settings.logs.max_age,
+        )
+
+    async def _open_control(self) -> web.AppRunner:
+        """The private socket: file permissions are the password."""
+        from aiohttp import web
+
+        from control_api.app import make_app
+        from control_api.auth import OwnerAuth
+
+        path = self.paths.control_socket
+        path.unlink(missing_ok=True)
+        runner = web.AppRunner(
+            make_app(self.control, auth=OwnerAuth()),
+            access_log=None,
+            handler_cancellation=True,  # a watcher that left is noticed
+            shutdown_timeout=2.0,
+        )
+        await runner.setup()
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        finally:
+            os.umask(before)
+        return runner
+
+    async def _open_models(self) -> None:
+        """Read what is configured, see what an earlier daemon left, then serve."""
+        reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
+        self.configured.take(reading, frozenset())
+        await settle_leftovers(
+            self.paths.backends_dir,
+            self.mode,
+            reading.stock,
+            self.supervisor,
+            self.settings.timing.adopt_timeout,
+        )
+        self.supervisor.open()
+        names = ", ".join(sorted(reading.stock.prepared)) or "none yet (ctl add)"
+        log.info("models: %s", names)
+
+    # ------------------------------------------------------------ being told
+
+    def _signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
+
+    def stop(self) -> None:
+        """Stop in good order; the second time at once."""
+        self._stops += 1
+        self._stopping.set()
+        if self._stops > 1:
+            self._hurry.set()
+
+    def _hangup(self) -> None:
+        self._reload = asyncio.create_task(self._reload_notified(), name="reload")
+
+    async def _reload_notified(self) -> None:
+        self.notifier.reloading()
+        await self.configured.reload()
+        self.notifier.ready(f"serving on {self.control.url}")
+
+    # ------------------------------------------------------------ end
+
+    async def _close(
+        self, front: Front, runner: web.AppRunner | None, housekeeper: Housekeeper | None
+    ) -> None:
+        log.info("stopping")
+        self.notifier.stopping()
+        self.supervisor.draining = True
+        await self._unless_hurried(front.drain(self.settings.timing.drain_grace))
+        front.abort()
+        if housekeeper is not None:
+            housekeeper.stop()
+        await self.configured.pulls.close()
+        await self._end_backends()
+        if runner is not None:
+            await runner.cleanup()
+        with suppress(OSError):
+            self.paths.daemon_json.unlink()
+            self.paths.control_socket.unlink()
+        log.info("stopped")
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, bool]) -> None:
+        task = asyncio.create_task(work)
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({task, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        for other in (task, hurry):
+            other.cancel()
+        await asyncio.gather(task, hurry, return_exceptions=True)
+
+    async def _end_backends(self) -> None:
+        """In the foreground nothing outlives us; as a service the keepers wait for a successor."""
+        runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
+        if self.mode == "service":
+            await asyncio.gather(*(run.detach() for run in runs))
+            return
+        self.supervisor.tell(OperatorAsked(Ask.UNLOAD, force=True))
+        grace = 2 * self.settings.timing.stop_grace + KILL_MARGIN
+        await self._unless_hurried(self.supervisor.all_gone(grace))
+        if self.supervisor.backends:
+            for run in runs:
+                run.kill()
+            await self.supervisor.all_gone(KILL_MARGIN)
+        await asyncio.gather(*(run.closed() for run in runs), return_exceptions=True)
+
+    def _write_facts(self, front: Front) -> None:
+        """For a ``ctl`` that does not know our runtime directory (cron, su)."""
+        facts = {
+            "pid": os.getpid(),
+            "socket": str(self.paths.control_socket),
+            "url": self.control.url,
+            "port": front.port,
+            "mode": self.mode,
+            "started_at": time.time(),
+        }
+        write_private(self.paths.daemon_json, json.dumps(facts) + "\n")
+
+
+def tidy_memory() -> None:
+    """What was imported stays for good: no later collection looks at it, and what starting up
+    left free goes back to the system (glibc keeps it otherwise)."""
+    gc.collect()
+    gc.freeze()
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def write_private(path: Path, text: str) -> None:
+    """0600, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def guard_of(settings: Settings) -> Guard:
+    """Who is let in, as configured."""
+    return Guard(hosts=settings.server.hosts, cors_origins=settings.server.cors_origins)
+
+
+def relay_limits(settings: Settings) -> Limits:
+    """The data plane's limits as configured."""
+    timing = settings.timing
+    return Limits(
+        body_bytes=settings.server.body_limit,
+        head_timeout=timing.header_timeout,
+        idle_timeout=timing.client_idle,
+        body_silence=timing.body_stall,
+        write_stall=timing.write_stall,
+        connect_timeout=timing.connect_timeout,
+        pool_idle=timing.upstream_idle,
+        retry_after_drain=timing.shutdown_retry,
+    )

@@ -1,0 +1,340 @@
+"""One running engine process: started below its keeper, proven ready, stopped by the ladder.
+
+It reports facts to the scheduler's shell as core events and decides nothing: what an exit means is
+the engine's knowledge, what follows from it the core's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from daemon.backends import probing
+from daemon.backends.keeping import (
+    ExecFailed,
+    Exited,
+    Gone,
+    Keeper,
+    KeeperError,
+    KeeperEvent,
+    Lines,
+    Lost,
+    Order,
+    OrderFile,
+)
+from daemon.backends.leftovers import reap, records
+from daemon.core.messages import (
+    BackendExited,
+    BackendReady,
+    Event,
+    ExitClass,
+    StartFailed,
+    Variant,
+)
+from daemon.engines.base import Engine, Installed, Launch, LaunchPlan, Verdict
+from daemon.ports import Hold
+
+log = logging.getLogger("modelport.backends")
+
+KEPT_LINES = 200  # matching lines of one life that are kept in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The waits of a backend's life, in seconds (``[timing]``)."""
+
+    start_stall: float
+    ready_poll: float
+    health_timeout: float
+    stop_grace: float
+    keeper_grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files of one backend go."""
+
+    socket: Path
+    record: Path
+    log: Path
+    log_max_bytes: int
+    log_keep: int
+    cwd: Path
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When the steps of a start were done (monotonic seconds; 0: not yet)."""
+
+    ordered: float = 0.0
+    spawned: float = 0.0
+    healthy: float = 0.0
+    ready: float = 0.0
+
+
+@dataclass(slots=True)
+class Backend:
+    """See the module. ``tell`` takes facts; it is never called after ``BackendExited``."""
+
+    generation: int
+    variant: Variant
+    engine: Engine
+    installed: Installed
+    plan: LaunchPlan
+    launch: Launch
+    holding: Hold
+    places: Places
+    timing: Timing
+    mode: Literal["foreground", "service"]
+    tell: Callable[[Event], None]
+    keeper: Keeper | None = None
+    started_at: float = field(default_factory=time.time)
+    ready_at: float | None = None
+    asked: bool = False
+    died: bool = False  # the process ended, though not all that it started
+    measured: int | None = None
+    lines: list[str] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
+    _verdict: Verdict | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
+    _task: asyncio.Task[None] | None = None
+    _closing: asyncio.Task[None] | None = None
+    _over: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.plan.model
+
+    @property
+    def pid(self) -> int | None:
+        return self.keeper.hello.pid if self.keeper else None
+
+    # ------------------------------------------------------------ start
+
+    def begin(self) -> None:
+        """Start it; all further news comes through ``tell``."""
+        self.timeline.ordered = time.monotonic()
+        self._task = asyncio.create_task(self._run(), name=f"backend {self.model}")
+
+    async def _run(self) -> None:
+        try:
+            await self._start()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("starting %s failed", self.model)
+            self._finish(ExitClass.PERMANENT, f"could not be started: {error}")
+
+    async def _start(self) -> None:
+        try:
+            self.keeper = await Keeper.start(self._order(), on_event=self.on_event)
+        except KeeperError as error:
+            self._finish(ExitClass.CRASH, f"its keeper did not start: {error}")
+            return
+        self.timeline.spawned = time.monotonic()
+        if self._over:  # it ended before its keeper could be named
+            self._closing = asyncio.create_task(self._close(self.keeper))
+            return
+        if self.asked:  # told to stop while the keeper came up
+            self.keeper.stop(self.timing.stop_grace)
+            return
+        verdict = await self._until_ready()
+        if self.died or self.asked:
+            return
+        if verdict is not None:
+            self.tell(StartFailed(self.model, self.generation, verdict.exit_class, verdict.detail))
+            return
+        self.timeline.ready = time.monotonic()
+        self.ready_at = time.time()
+        self.tell(BackendReady(self.model, self.generation))
+
+    def _order(self) -> Order:
+        return Order(
+            backend=self.model,
+            generation=self.generation,
+            argv=self.launch.argv,
+            env=dict(self.launch.env),
+            cwd=Path(self.launch.cwd).expanduser() if self.launch.cwd else self.places.cwd,
+            socket=self.places.socket,
+            record=self.places.record,
+            log=self.places.log,
+            log_max_bytes=self.places.log_max_bytes,
+            log_keep=self.places.log_keep,
+            pattern=self.engine.pattern,
+            mode=self.mode,
+            grace=self.timing.keeper_grace,
+            stop_grace=self.timing.stop_grace,
+            files=tuple(OrderFile(Path(path), text) for path, text in self.launch.files.items()),
+            facts={
+                "model": self.model,
+                "engine": self.engine.name,
+                "version": self.installed.version,
+                "port": self.plan.port,
+                "secret": self.plan.secret,
+                "secret_file": str(self.plan.secret_file),
+                "variant": self.variant.id,
+                "need": dict(self.variant.need),
+                "started_at": self.started_at,
+            },
+        )
+
+    async def _until_ready(self) -> Verdict | None:
+        """None once it answered a real request; else why it will not."""
+        probe = asyncio.create_task(self._probe(), name=f"probe {self.model}")
+        news = asyncio.create_task(self._news.wait(), name=f"news of {self.model}")
+        seen, since = self._signs_of_life(), time.monotonic()
+        try:
+            while not (self.died or self.asked):
+                await asyncio.wait({probe, news}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                if probe.done():
+                    return probe.result()
+                now_seen, now = self._signs_of_life(), time.monotonic()
+                if now_seen != seen:
+                    seen, since = now_seen, now
+                elif now - since > self.timing.start_stall:
+                    text = f"no sign of progress for {self.timing.start_stall:.0f} s while loading"
+                    return Verdict(ExitClass.HANG, text)
+            return None
+        finally:
+            for task in (probe, news):
+                task.cancel()
+            await asyncio.gather(probe, news, return_exceptions=True)
+
+    async def _probe(self) -> Verdict | None:
+        probe = self.engine.probe(self.plan)
+        headers = self.launch.headers
+        port, poll = self.plan.port, self.timing.ready_poll
+        limit = self.timing.health_timeout
+        while not await probing.healthy(  # noqa: ASYNC110 (another process has no event for us)
+            port, probe, headers, deadline=limit
+        ):
+            await asyncio.sleep(poll)
+        self.timeline.healthy = time.monotonic()
+        while True:
+            # No deadline of its own: the progress rule above ends it, and mlx-lm loads only now.
+            answer = await probing.answers(port, probe, headers, deadline=24 * 3600.0)
+            if 200 <= answer.status < 300:
+                return None
+            if answer.status not in (0, 503):  # 503: still loading
+                said = answer.body[:300].decode("utf-8", "replace")
+                verdict = self.engine.classify(None, [*self.lines, said], ready=False, asked=False)
+                detail = f"its first answer was {answer.status}: {said.strip()}"
+                return Verdict(verdict.exit_class, verdict.detail or detail, verdict.advice)
+            await asyncio.sleep(poll)
+
+    async def answers_now(self, deadline: float) -> bool:
+        """One real request to a backend that is being adopted."""
+        probe = self.engine.probe(self.plan)
+        answer = await probing.answers(
+            self.plan.port, probe, self.launch.headers, deadline=deadline
+        )
+        return 200 <= answer.status < 300
+
+    def _signs_of_life(self) -> tuple[float, ...]:
+        """Bytes logged, CPU time used, memory taken: whatever moves while an engine loads."""
+        signs: list[float] = []
+        with contextlib.suppress(OSError):
+            signs.append(float(self.places.log.stat().st_size))
+        if self.pid is not None:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(self.pid)
+                times = process.cpu_times()
+                signs += [times.user + times.system, float(process.memory_info().rss)]
+        return tuple(signs)
+
+    # ------------------------------------------------------------ news of the keeper
+
+    def on_event(self, event: KeeperEvent) -> None:
+        """The keeper's news."""
+        match event:
+            case Lines(lines=lines):
+                self.lines = [*self.lines, *lines][-KEPT_LINES:]
+            case ExecFailed(text=text):
+                self._verdict = Verdict(ExitClass.PERMANENT, f"could not be run: {text}")
+            case Exited(status=status):
+                self._judge(status)
+            case Gone():
+                verdict = self._verdict or Verdict(ExitClass.CRASH, "it ended")
+                self._finish(verdict.exit_class, verdict.detail)
+            case Lost():
+                self._task = asyncio.create_task(self._lost(), name=f"reap {self.model}")
+
+    async def _lost(self) -> None:
+        """The keeper is gone without a word: what its record proves to be ours is ended."""
+        self.died = True
+        self._news.set()
+        try:
+            verdict = await asyncio.to_thread(reap_recorded, self.places.record)
+            log.warning("the keeper of %s was lost; its engine: %s", self.model, verdict)
+        finally:
+            self._finish(ExitClass.CRASH, "its keeper was lost")
+
+    def _judge(self, status: int) -> None:
+        self.died = True
+        self._news.set()
+        ready = self.ready_at is not None
+        self._verdict = self.engine.classify(status, self.lines, ready=ready, asked=self.asked)
+
+    def _finish(self, exit_class: ExitClass, detail: str) -> None:
+        """Everything of it is gone: said once."""
+        if self._over:
+            return
+        self._over = self.died = True
+        self._news.set()
+        if self.keeper is not None:
+            self._closing = asyncio.create_task(self._close(self.keeper))
+        self.tell(BackendExited(self.model, self.generation, exit_class, detail))
+
+    async def _close(self, keeper: Keeper) -> None:
+        if not await keeper.close():
+            log.warning("the keeper of %s did not leave in time", self.model)
+
+    async def closed(self) -> None:
+        """Wait until the keeper has been reaped as well (bounded by the keeper's own deadline)."""
+        if self._closing is not None:
+            await self._closing
+
+    # ------------------------------------------------------------ end
+
+    def stop(self) -> None:
+        """The ladder: TERM, a second TERM after the grace, KILL of all that is left."""
+        self.asked = True
+        self._news.set()
+        if self.keeper is not None:
+            self.keeper.stop(self.timing.stop_grace)
+
+    def kill(self) -> None:
+        """At once: what does not answer is not asked."""
+        self.asked = True
+        self._news.set()
+        if self.keeper is not None:
+            self.keeper.kill()
+
+    async def detach(self) -> None:
+        """The daemon leaves and its successor will come: the keeper waits for it."""
+        self._over = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.keeper is not None:
+            await self.keeper.detach(self.timing.keeper_grace)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What its end meant, once it ended."""
+        return self._verdict
+
+
+def reap_recorded(path: Path) -> str:
+    """End the engine that this record describes, by pid, start time and command line. Blocks."""
+    for record in records(path.parent):
+        if record.path == path:
+            return reap(record).value
+    return "no record"

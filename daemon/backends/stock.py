@@ -1,0 +1,263 @@
+"""What can be served: each model of the catalog with its engine, its weights and its price.
+
+Preparing reads files and asks programs, so it happens in a thread, off the event loop; the result
+is one immutable value that is swapped in as a whole. Starting a backend is then only writing out
+what is known.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from daemon.backends.backend import Backend, Places, Timing
+from daemon.backends.keeping import Keeper
+from daemon.backends.prepare import Prepared, Preparer
+from daemon.config.catalog import Catalog
+from daemon.config.paths import Paths
+from daemon.core.messages import Event, ModelSpec, Variant
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.engines.base import Launch, LaunchPlan
+from daemon.ports import Hold, ModelCard, Route, Target
+
+ROUTE_WORDS = {
+    Route.MESSAGES.value: "the Anthropic messages API",
+    Route.COUNT_TOKENS.value: "Anthropic's token counting",
+    Route.RESPONSES.value: "the OpenAI responses API",
+    Route.AUDIO.value: "audio",
+    Route.IMAGES.value: "images",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """See the module. ``prepared`` holds every model of the file, and presets that are present."""
+
+    catalog: Catalog
+    prepared: Mapping[str, Prepared]
+    preparer: Preparer
+    paths: Paths
+    timing: Timing
+    mode: Literal["foreground", "service"]
+    log_max_bytes: int
+    log_keep: int
+    created: int  # Unix seconds, for GET /v1/models
+    _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
+
+    def specs(self) -> dict[str, ModelSpec]:
+        """What the scheduler must know of each model."""
+        return {name: item.spec for name, item in self.prepared.items()}
+
+    # ------------------------------------------------------------ naming
+
+    def find(self, name: str) -> Prepared | Problem:
+        """The model that ``name`` (exact, alias, pattern, default) means; "" is none named."""
+        if not name and self.catalog.default is None:
+            hint = "Name one in `model`, or set server.default_model."
+            return Problem(Code.MODEL_MISSING, "The request names no model.", hint)
+        model = self.catalog.resolve(name)
+        item = self.prepared.get(model.name) if model is not None else None
+        if item is not None:
+            return item
+        if model is not None:  # a preset whose weights are not here
+            return Problem(
+                Code.NOT_PULLED,
+                f"The weights of {model.name} are not on this machine.",
+                f"Get them with: ctl pull {model.name}",
+            )
+        return self.unknown(name)
+
+    def unknown(self, name: str) -> Problem:
+        """No such model, with the nearest names."""
+        near = self.catalog.nearest(name)
+        have = sorted(self.prepared)
+        if not have and not near:
+            hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
+        elif near:
+            hint = f"Did you mean {', '.join(near)}?"
+        else:
+            hint = f"There are: {', '.join(have[:10])}{' …' if len(have) > 10 else ''}"
+        return Problem(
+            Code.MODEL_NOT_FOUND,
+            f"There is no model named {name[:200]!r}.",
+            hint,
+            facts={"nearest": near},
+        )
+
+    def resolve(self, name: str, route: str) -> str | Problem:
+        """See ``supervisor.Stock``."""
+        item = self.find(name)
+        if isinstance(item, Problem):
+            return item
+        if item.problem is not None:
+            return item.problem
+        if route != Route.UPSTREAM.value and route not in item.routes:
+            return self._unsupported(item, route)
+        return item.model.name
+
+    @staticmethod
+    def _unsupported(item: Prepared, route: str) -> Problem:
+        what = ROUTE_WORDS.get(route, route)
+        speaks = ", ".join(sorted(item.routes)) or "nothing"
+        return Problem(
+            Code.UNSUPPORTED_DIALECT,
+            f"{item.model.name} ({item.engine_name}, {item.kind}) does not serve {what}.",
+            f"It serves: {speaks}.",
+            facts={"routes": sorted(item.routes)},
+        )
+
+    # ------------------------------------------------------------ showing
+
+    def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
+        return [self._card(item, states) for _, item in sorted(self.prepared.items())]
+
+    def card(self, name: str, states: Mapping[str, str]) -> ModelCard | Problem:
+        item = self.find(name)
+        return item if isinstance(item, Problem) else self._card(item, states)
+
+    def _card(self, item: Prepared, states: Mapping[str, str]) -> ModelCard:
+        name = item.model.name
+        return ModelCard(
+            id=name,
+            aliases=tuple(a for a in item.model.aliases if "*" not in a),
+            created=self.created,
+            context=item.best.ctx if item.best else item.trained_context,
+            state=states.get(name, "stopped"),
+            engine=item.engine_name,
+            kind=item.kind,
+        )
+
+    # ------------------------------------------------------------ starting
+
+    def begin(
+        self, model: str, generation: int, variant: Variant, tell: Callable[[Event], None]
+    ) -> Backend:
+        """Start a backend; its news comes through ``tell``."""
+        item = self.prepared[model]
+        if item.engine is None or item.installed is None:
+            raise ProblemError(item.problem or self.unknown(model))
+        plan = self._plan(item, generation, variant)
+        launch = item.engine.launch(plan, item.installed)
+        backend = Backend(
+            generation=generation,
+            variant=variant,
+            engine=item.engine,
+            installed=item.installed,
+            plan=plan,
+            launch=launch,
+            holding=_hold(plan, launch),
+            places=self._places(model, generation),
+            timing=self.timing,
+            mode=self.mode,
+            tell=tell,
+        )
+        backend.begin()
+        return backend
+
+    def resume(self, keeper: Keeper, tell: Callable[[Event], None]) -> Backend | None:
+        """The backend behind an earlier daemon's keeper, if it is what would be started today:
+        same engine and version, same way to run it, same command line. Else None."""
+        hello, facts = keeper.hello, keeper.hello.facts
+        item = self.prepared.get(hello.backend)
+        if item is None or item.engine is None or item.installed is None:
+            return None
+        variant = next((v for v in item.spec.variants if v.id == facts.get("variant")), None)
+        same = (facts.get("engine"), facts.get("version")) == (
+            item.engine.name,
+            item.installed.version,
+        )
+        if variant is None or not same or hello.pid is None:
+            return None
+        try:
+            plan = replace(
+                self._plan(item, hello.generation, variant, port=int(facts["port"])),
+                secret=str(facts["secret"]),
+                secret_file=Path(facts["secret_file"]),
+            )
+            launch = item.engine.launch(plan, item.installed)
+        except (KeyError, TypeError, ValueError, ProblemError):
+            return None
+        if launch.argv != hello.argv:
+            return None
+        started = float(facts.get("started_at", 0.0))
+        return Backend(
+            generation=hello.generation,
+            variant=variant,
+            engine=item.engine,
+            installed=item.installed,
+            plan=plan,
+            launch=launch,
+            holding=_hold(plan, launch),
+            places=self._places(item.model.name, hello.generation),
+            timing=self.timing,
+            mode=self.mode,
+            tell=tell,
+            keeper=keeper,
+            started_at=started,
+            ready_at=started,
+        )
+
+    def _plan(self, item: Prepared, generation: int, variant: Variant, port: int = 0) -> LaunchPlan:
+        model = item.model
+        running = item.ways[variant.id]
+        stem = self.paths.backend_stem(model.name, generation)
+        return LaunchPlan(
+            model=model.name,
+            path=item.path,
+            running=running,
+            kind=item.kind,
+            port=port or free_port(self._taken),
+            secret=secrets.token_urlsafe(24),
+            secret_file=stem.with_suffix(".key"),
+            mmproj=item.mmproj,
+            draft=item.draft,
+            template=item.template,
+            args=item.engine_args,
+            env=item.engine_env,
+            options=item.options,
+        )
+
+    def _places(self, model: str, generation: int) -> Places:
+        stem = self.paths.backend_stem(model, generation)
+        return Places(
+            socket=stem.with_suffix(".sock"),
+            record=stem.with_suffix(".json"),
+            log=self.paths.model_log(model),
+            log_max_bytes=self.log_max_bytes,
+            log_keep=self.log_keep,
+            cwd=self.paths.state_dir,
+        )
+
+    # ------------------------------------------------------------ changing
+
+    def with_prepared(self, item: Prepared) -> Stock:
+        """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""
+        return replace(self, prepared={**self.prepared, item.model.name: item})
+
+
+def _hold(plan: LaunchPlan, launch: Launch) -> Hold:
+    return Hold(
+        Target("127.0.0.1", plan.port),
+        launch.upstream_model or plan.model,
+        dict(launch.headers),
+        launch.keep_query,
+    )
+
+
+def free_port(taken: set[int]) -> int:
+    """A free loopback port, not given out lately. The engine binds it; if another program is
+    faster, the engine's exit says so and the start is repeated on another one."""
+    for _ in range(100):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken:
+            if len(taken) > 64:
+                taken.clear()
+            taken.add(port)
+            return port
+    raise ProblemError(Problem(Code.INTERNAL, "No free loopback port was found."))

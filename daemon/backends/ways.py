@@ -1,0 +1,58 @@
+"""The ways to run a model, best first: contexts from wanted to smallest allowed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from daemon.core.messages import Variant
+from daemon.engines.base import Running
+
+EMBEDDING_CTX = 8192  # longer inputs are rare, and the batch buffers grow with it
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the configuration says of a model's context and slots (tokens of one slot).
+
+    ``ctx`` None: the largest that fits, up to ``limit``. ``shrink``: down to ``min_ctx``.
+    """
+
+    ctx: int | None
+    limit: int
+    min_ctx: int
+    slots: int
+    shrink: bool
+
+
+def contexts(asked: Asked, trained: int | None, kind: str) -> tuple[int, ...]:
+    """Contexts to try, largest first: powers of two and the points halfway between two."""
+    if asked.ctx is not None:
+        largest = asked.ctx
+    else:
+        largest = min(trained or asked.limit, asked.limit)
+        if kind in ("embedding", "rerank"):
+            largest = min(largest, EMBEDDING_CTX)
+    if not asked.shrink:
+        return (largest,)
+    floor = min(asked.min_ctx, largest)
+    grid: set[int] = {largest, floor}
+    power = 1
+    while power < largest:
+        grid.update({power, power + power // 2})
+        power *= 2
+    return tuple(sorted((c for c in grid if floor <= c <= largest), reverse=True))
+
+
+def ways(
+    asked: Asked, trained: int | None, kind: str, pool: str, price: Callable[[Running], int]
+) -> tuple[dict[str, Running], tuple[Variant, ...]]:
+    """Every way with what it costs (``price``: bytes), as the core and as the engine see it."""
+    runs: dict[str, Running] = {}
+    variants: list[Variant] = []
+    for ctx in contexts(asked, trained, kind):
+        slots = f" x {asked.slots} slots" if asked.slots > 1 else ""
+        running = Running(f"context {ctx}{slots}", ctx, asked.slots)
+        runs[running.id] = running
+        variants.append(Variant(running.id, {pool: price(running)}))
+    return runs, tuple(variants)

@@ -1,0 +1,290 @@
+"""What the control API and ``ctl`` may ask of the daemon: the ``ControlPort``.
+
+Answers come from the scheduler's book and the stock; wishes become events. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from daemon.backends.backend import Backend
+from daemon.backends.prepare import Prepared
+from daemon.config.paths import Paths
+from daemon.configured import Configured
+from daemon.core.lifecycle import State
+from daemon.core.messages import Ask, OperatorAsked
+from daemon.core.page import Page
+from daemon.core.problems import Problem, ProblemError
+from daemon.ports import Lease, Progress
+from daemon.supervisor import Supervisor
+from daemon.telemetry.bus import Bus
+from daemon.views import BackendView, EventView, ModelView, PoolView, ReloadView, StatusView
+
+LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
+
+
+@dataclass(slots=True)
+class Control:
+    """See ``daemon.ports.ControlPort``. ``stop`` ends the daemon."""
+
+    supervisor: Supervisor
+    configured: Configured
+    bus: Bus
+    paths: Paths
+    mode: Literal["foreground", "service"]
+    version: str
+    stop: Callable[[], None]
+    url: str = ""
+    started_at: float = field(default_factory=time.time)
+
+    # ------------------------------------------------------------ looking
+
+    def status(self) -> StatusView:
+        core = self.supervisor.scheduler
+        pages = core.pages.values()
+        return StatusView(
+            version=self.version,
+            pid=os.getpid(),
+            mode=self.mode,
+            url=self.url,
+            started_at=self.started_at,
+            config=str(self.configured.config_path),
+            config_problem=self.configured.problem,
+            log=str(self.paths.daemon_log),
+            pools=[self._pool(name) for name in sorted(core.ledger.budget)],
+            backends=len(self.supervisor.backends),
+            leases=sum(len(page.leases) for page in pages),
+            queue=sum(len(page.queue) for page in pages),
+            claim=core.claim,
+            draining=self.supervisor.draining,
+            counters=dict(self.supervisor.counters),
+        )
+
+    def _pool(self, name: str) -> PoolView:
+        ledger = self.supervisor.scheduler.ledger
+        settling = ledger.settling().get(name, 0)
+        return PoolView(
+            name=name,
+            budget=ledger.budget[name],
+            committed=ledger.committed.get(name, 0),
+            settling=settling,
+            free=ledger.free.get(name),
+            source=self.configured.budget_source,
+        )
+
+    def models(self, *, presets: bool = False) -> list[ModelView]:
+        items = dict(self.configured.stock.prepared)
+        if presets:
+            for name in self.configured.stock.catalog.presets:
+                if name not in items:
+                    items[name] = self.configured.bare(name)
+        return [self._model(item) for _, item in sorted(items.items())]
+
+    def model(self, name: str) -> ModelView:
+        return self._model(self._find(name))
+
+    def _find(self, name: str) -> Prepared:
+        item = self.configured.named(name)
+        if isinstance(item, Problem):
+            raise ProblemError(item)
+        return item
+
+    def _model(self, item: Prepared) -> ModelView:
+        model, weights, best = item.model, item.weights, item.best
+        page = self.supervisor.scheduler.pages.get(model.name)
+        price = item.prices.get(best.id) if best else None
+        problem = item.problem or (page.problem if page else None)
+        return ModelView(
+            name=model.name,
+            aliases=list(model.aliases),
+            state=page.state.label if page else "stopped",
+            engine=item.engine_name,
+            source=item.source,
+            kind=item.kind,
+            size=weights.disk_bytes if weights else model.size,
+            quantisation=weights.quantisation if weights else model.quant,
+            context=best.ctx if best else model.ctx,
+            context_max=item.trained_context,
+            slots=model.slots,
+            pinned=page.pinned if page else model.pin,
+            keep_alive=model.keep_alive,
+            routes=sorted(item.routes),
+            estimate=dict(item.spec.variants[0].need) if item.spec.variants else {},
+            breakdown=asdict(price) if price else {},
+            variants=[v.id for v in item.spec.variants],
+            problem=problem.text if problem else "",
+            preset=model.preset,
+            args=list(model.args),
+            pulled=item.pulled,
+        )
+
+    def backends(self) -> list[BackendView]:
+        pages = self.supervisor.scheduler.pages
+        return [
+            self._backend(pages[name], run)
+            for name, run in sorted(self.supervisor.backends.items())
+            if isinstance(run, Backend) and name in pages
+        ]
+
+    def _backend(self, page: Page, run: Backend) -> BackendView:
+        charged = dict(self.supervisor.scheduler.ledger.charged(page.name))
+        expires = page.expires_at()
+        left = None if expires is None else max(0.0, expires - self.supervisor.clock())
+        grown = charged != dict(run.variant.need)
+        return BackendView(
+            model=page.name,
+            engine=run.engine.name,
+            generation=run.generation,
+            state=page.state.label,
+            pid=run.pid,
+            keeper_pid=run.keeper.hello.keeper_pid if run.keeper else None,
+            address=f"{run.holding.target.host}:{run.holding.target.port}",
+            where=where(run, charged),
+            variant=run.variant.id,
+            context=run.plan.running.ctx,
+            slots=run.plan.running.slots,
+            leases=len(page.leases),
+            queue=len(page.queue),
+            footprint=charged,
+            footprint_source="measured" if grown else "estimated",
+            measured=run.measured,
+            keep_alive_left=left,
+            pinned=page.pinned,
+            started_at=run.started_at,
+            ready_at=run.ready_at,
+            log=str(run.places.log),
+            warning=run.installed.warning,
+        )
+
+    # ------------------------------------------------------------ loading
+
+    async def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
+        """See ``ControlPort``. The load goes on when the caller leaves."""
+        item = self._find(name)
+        yield Progress("resolve", f"{item.model.name} ({item.engine_name or 'no engine yet'})")
+        if not item.pulled:
+            async for step in self.pull(item.model.name):
+                yield step
+        item = await self.configured.ensure(item.model.name, ctx)
+        if item.problem is not None:
+            raise ProblemError(item.problem)
+        async for step in self._ready(item.model.name):
+            yield step
+
+    async def _ready(self, name: str) -> AsyncIterator[Progress]:
+        began = time.monotonic()
+        steps: asyncio.Queue[Progress | Lease | Problem] = asyncio.Queue()
+        end = self.bus.subscribe(lambda event: _tell_step(event, name, steps))
+        try:
+            self.supervisor.load(name, steps.put_nowait, LOAD_PATIENCE)
+            page = self.supervisor.scheduler.pages.get(name)
+            if page is not None and page.state is State.STOPPED and page.loads:
+                claim = self.supervisor.scheduler.claim
+                yield Progress("wait", f"waits for memory (first in turn: {claim or name})")
+            while True:
+                step = await steps.get()
+                if isinstance(step, Problem):
+                    raise ProblemError(step)
+                if not isinstance(step, Progress):
+                    break
+                yield step
+        finally:
+            end()
+        yield self._done(name, time.monotonic() - began)
+
+    def _done(self, name: str, seconds: float) -> Progress:
+        ledger = self.supervisor.scheduler.ledger
+        run = self.supervisor.backends.get(name)
+        facts: dict[str, object] = {
+            "seconds": round(seconds, 3),
+            "footprint": dict(ledger.charged(name)),
+        }
+        if isinstance(run, Backend):
+            facts |= {"variant": run.variant.id, "warning": run.installed.warning}
+        return Progress("ready", f"{name} is ready", 1.0, facts)
+
+    def pull(self, name: str) -> AsyncIterator[Progress]:
+        """See ``ControlPort``."""
+        return self.configured.pull(self._find(name).model.name)
+
+    async def unload(self, name: str | None, *, force: bool = False) -> list[str]:
+        """See ``ControlPort``. Waits until running requests have ended (unless forced)."""
+        wanted = [self._find(name).model.name] if name is not None else None
+        going = [n for n in self.supervisor.backends if wanted is None or n in wanted]
+        runs = {n: self.supervisor.backends[n] for n in going}
+        self.supervisor.tell(OperatorAsked(Ask.UNLOAD, wanted[0] if wanted else None, force))
+        news = asyncio.Event()
+        end = self.bus.subscribe(lambda event: news.set())
+        try:
+            while any(self.supervisor.backends.get(n) is run for n, run in runs.items()):
+                news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), 1.0)
+        finally:
+            end()
+        return going
+
+    # ------------------------------------------------------------ the rest
+
+    def pin(self, name: str, pinned: bool) -> None:
+        model = self._find(name).model.name
+        self.supervisor.tell(OperatorAsked(Ask.PIN if pinned else Ask.UNPIN, model))
+        self.bus.publish("pin" if pinned else "unpin", model, _pinned(model, pinned))
+
+    def reset(self, name: str) -> None:
+        self.supervisor.tell(OperatorAsked(Ask.RESET, self._find(name).model.name))
+
+    async def reload(self) -> ReloadView:
+        return await self.configured.reload()
+
+    def log_path(self, name: str | None) -> str:
+        if name is None:
+            return str(self.paths.daemon_log)
+        item = self.configured.stock.find(name)
+        if isinstance(item, Prepared):
+            return str(self.paths.model_log(item.model.name))
+        path = Path(self.paths.model_log(name))  # a model that is gone may have left its log
+        if path.exists():
+            return str(path)
+        raise ProblemError(item)
+
+    def history(self, after: int) -> list[EventView]:
+        return self.bus.history(after)
+
+    def subscribe(self, callback: Callable[[EventView], None]) -> Callable[[], None]:
+        return self.bus.subscribe(callback)
+
+    def shutdown(self) -> None:
+        self.stop()
+
+
+def where(run: Backend, charged: dict[str, int]) -> str:
+    """``100% gpu0``, ``60% cpu``: the share of each memory; main memory is the CPU's."""
+    total = sum(charged.values()) or 1
+    shares = [(pool, round(100 * n / total)) for pool, n in sorted(charged.items()) if n]
+    names = {"ram": "cpu", "unified": "gpu" if run.installed.accelerators else "cpu"}
+    return " ".join(f"{share}% {names.get(pool, pool)}" for pool, share in shares)
+
+
+def _pinned(model: str, pinned: bool) -> str:
+    return f"{model} is pinned: never evicted" if pinned else f"{model} may be evicted again"
+
+
+_STEPS = {"start": "start", "evict": "evict", "backoff": "wait", "exited": "wait", "stop": "evict"}
+
+
+def _tell_step(
+    event: EventView, name: str, steps: asyncio.Queue[Progress | Lease | Problem]
+) -> None:
+    """An event as a step of this load: the model's own, and whoever makes room for it."""
+    concerns = event.model == name or event.facts.get("claim") == name
+    made_room = event.kind in ("stop", "exited") and event.facts.get("reason") == "evict"
+    if (concerns or made_room) and event.kind in _STEPS:
+        steps.put_nowait(Progress(_STEPS[event.kind], event.text, None, event.facts))

@@ -1,0 +1,140 @@
+"""Reading what is configured: from settings, files and the machine to one consistent value.
+
+Reads files and asks programs, so it runs in a thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from daemon.backends.prepare import Located, Preparer
+from daemon.backends.stock import Stock
+from daemon.config.catalog import Catalog
+from daemon.config.load import load
+from daemon.config.model import Model
+from daemon.config.paths import Paths
+from daemon.config.presets import load_presets
+from daemon.config.settings import Settings
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.downloads.locate import locate, locate_file
+from daemon.engines.registry import Registry
+from daemon.machine import observe
+from daemon.machine.base import MachineFacts
+from daemon.machine.budget import budget
+from daemon.translate import backend_timing, budget_text
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One consistent reading of file, environment and machine."""
+
+    settings: Settings
+    stock: Stock
+    budget: Mapping[str, int]
+    budget_source: str
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads, again and again; what the machine has is looked up once."""
+
+    paths: Paths
+    environ: Mapping[str, str]
+    flags: Mapping[str, object]
+    mode: Literal["foreground", "service"]
+    _facts: MachineFacts | None = None
+
+    def again(self) -> Reading:
+        """Read the file anew. Raises ConfigError with all mistakes, ProblemError."""
+        return self.read(
+            load(
+                self.paths.config_file,
+                environ=self.environ,
+                flags=self.flags,
+                missing_ok=not self.paths.config_named,
+            )
+        )
+
+    def read(self, settings: Settings) -> Reading:
+        """Everything that follows from settings. Reads files and asks programs: for a thread."""
+        if self._facts is None:
+            self._facts = observe.facts()
+        facts = self._facts
+        amounts = budget(budget_text(settings), settings.memory.tier, facts)
+        catalog = Catalog.build(settings, load_presets())
+        registry = Registry(settings, self.environ, self.paths.cache_dir / "engines.json")
+        preparer = Preparer(
+            registry, settings, [p.name for p in facts.pools], self.environ, self._locate
+        )
+        prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
+        for name, model in catalog.presets.items():
+            if self.present(model):
+                prepared[name] = preparer.prepare(model)
+        stock = Stock(
+            catalog=catalog,
+            prepared=prepared,
+            preparer=preparer,
+            paths=self.paths,
+            timing=backend_timing(settings),
+            mode=self.mode,
+            log_max_bytes=settings.logs.max_size,
+            log_keep=settings.logs.keep,
+            created=int(time.time()),
+        )
+        source = "memory.budget" if settings.memory.budget is not None else "the machine"
+        return Reading(settings, stock, amounts, source)
+
+    def _locate(self, model: Model) -> Located:
+        """The files of a model on this disk; raises ProblemError where they are not."""
+        if model.path is not None:
+            if not model.path.exists():
+                raise ProblemError(
+                    Problem(
+                        Code.MODEL_UNAVAILABLE,
+                        f"{model.name}: there is no {model.path}.",
+                        "Correct its path in the configuration: ctl config edit",
+                    )
+                )
+            return Located(model.path, *self._companions(model, model.path.parent))
+        found = self._cached(model)
+        if found is None:
+            how = model.install or f"ctl pull {model.name}"
+            text = f"The weights of {model.name} are not on this machine."
+            raise ProblemError(Problem(Code.NOT_PULLED, text, f"Get them with: {how}"))
+        return Located(found, *self._companions(model, found.parent))
+
+    def _cached(self, model: Model) -> Path | None:
+        if model.repo is None:
+            return None
+        return locate(model.repo, model.quant, model.file)
+
+    def _companions(
+        self, model: Model, folder: Path
+    ) -> tuple[Path | None, Path | None, Path | None]:
+        """Projector, draft model and template: a path, ``hf:REPO/FILE``, or beside the weights."""
+
+        def find(value: str | None) -> Path | None:
+            if value is None or value == "embedded":
+                return None
+            if value.startswith("hf:"):
+                owner, name, file = value.removeprefix("hf:").split("/", 2)
+                path = locate_file(f"{owner}/{name}", file)
+            else:
+                given = Path(value).expanduser()
+                path = given if given.is_absolute() else folder / given
+            if path is None or not path.exists():
+                text = f"{model.name} needs {value}, which is not on this machine."
+                hint = f"Get it with: ctl pull {model.name}"
+                raise ProblemError(Problem(Code.NOT_PULLED, text, hint))
+            return path
+
+        return find(model.mmproj), find(model.draft), find(model.template)
+
+    def present(self, model: Model) -> bool:
+        if model.path is not None:
+            return model.path.exists()
+        return self._cached(model) is not None

@@ -1,0 +1,1 @@
+"""Being a service: one daemon per directory, and what the service manager is told."""

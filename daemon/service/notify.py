@@ -1,0 +1,46 @@
+"""What systemd is told, where it listens (``NOTIFY_SOCKET``); nothing happens elsewhere.
+
+STATUS is made ASCII here: the sdnotify package loses other characters.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+import sdnotify
+
+
+def watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
+    """Seconds between two signs of life that systemd wants (``WatchdogSec``), half of its limit;
+    None: it wants none."""
+    usec = environ.get("WATCHDOG_USEC", "")
+    for_us = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
+    return int(usec) / 2_000_000 if usec.isdecimal() and int(usec) > 0 and for_us else None
+
+
+class Notifier:
+    """READY, STATUS, RELOADING and STOPPING for ``Type=notify`` units (sd_notify(3))."""
+
+    def __init__(self) -> None:
+        self._socket = sdnotify.SystemdNotifier()
+
+    def ready(self, status: str) -> None:
+        self._socket.notify(f"READY=1\nSTATUS={ascii_text(status)}")
+
+    def reloading(self) -> None:
+        self._socket.notify("RELOADING=1")
+
+    def alive(self) -> None:
+        """The watchdog's food: sent by the event loop itself, so a stalled loop starves it."""
+        self._socket.notify("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        self._socket.notify("STOPPING=1\nSTATUS=draining")
+
+
+def ascii_text(text: str) -> str:
+    """One line of plain ASCII: accents are dropped, other characters become ``?``."""
+    plain = unicodedata.normalize("NFKD", text)
+    kept = "".join(c for c in plain if not unicodedata.combining(c))
+    return " ".join(kept.encode("ascii", "replace").decode("ascii").split())

@@ -1,0 +1,94 @@
+"""Taking the fixed port, and saying who has it when it is taken."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+import psutil
+
+from daemon.core.problems import Code, Problem, ProblemError
+
+BACKLOG = 1024
+FIRST_HANDED_OVER = 3  # SD_LISTEN_FDS_START
+TRIES = 100  # ports after the fixed one that are looked at for an offer
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket on the fixed address. Raises ProblemError: taken, or not ours.
+
+    It listens at once: whoever connects while the rest is being imported waits and is served.
+    Never another port than the one asked for: the fixed URL is the promise.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ProblemError(_why(error, host, port)) from None
+    return sock
+
+
+def handed_over(environ: Mapping[str, str], pid: int) -> socket.socket | None:
+    """The listening socket that systemd holds for us (sd_listen_fds(3)), if there is one.
+
+    Then a restart of the daemon refuses nobody: the kernel keeps who connects meanwhile.
+    """
+    mine = environ.get("LISTEN_PID") == str(pid)
+    if not mine or not environ.get("LISTEN_FDS", "").isdecimal() or environ["LISTEN_FDS"] == "0":
+        return None
+    sock = socket.socket(fileno=FIRST_HANDED_OVER)
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _why(error: OSError, host: str, port: int) -> Problem:
+    if error.errno == errno.EADDRINUSE:
+        offer = offered(host, port)
+        hint = f"Port {offer} is free: ctl serve --port {offer}" if offer else "Free it first."
+        hint += ", or set server.port in the configuration for good." if offer else ""
+        return Problem(
+            Code.CONFIG_INVALID,
+            f"Port {port} on {host} is taken by {holder(port)}.",
+            hint,
+            facts={"port": port, "offer": offer},
+        )
+    reason = error.strerror or str(error)
+    return Problem(
+        Code.CONFIG_INVALID,
+        f"The address {host}:{port} cannot be used: {reason}.",
+        "Set server.host and server.port to an address of this machine.",
+        facts={"port": port},
+    )
+
+
+def holder(port: int) -> str:
+    """Who listens on ``port``, as far as this user may see."""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            at = getattr(connection.laddr, "port", None)
+            if connection.status == psutil.CONN_LISTEN and at == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"{process.name()} (pid {process.pid})"
+    return "another program (not one of this user's)"
+
+
+def offered(host: str, port: int) -> int | None:
+    """The next free port after ``port``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port + 1, min(port + TRIES, 65536)):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind((host, candidate))
+                return candidate
+    return None

@@ -1,0 +1,389 @@
+"""The shell around the scheduler: facts in, orders carried out. One writer, one loop.
+
+Everything here runs in the event loop's thread. ``tell`` is the only way to the core; a fact told
+while orders are being carried out waits its turn, so decisions never nest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Protocol
+
+from daemon.core.messages import (
+    BackendExited,
+    CancelRequest,
+    CatalogChanged,
+    Command,
+    Event,
+    ExitClass,
+    Grant,
+    KillBackend,
+    ModelSpec,
+    Outcome,
+    Publish,
+    Reject,
+    RequestArrived,
+    RequestCancelled,
+    RequestEnded,
+    StartBackend,
+    StopBackend,
+    Ticket,
+    TimeAdvanced,
+    Variant,
+)
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.core.scheduler import Scheduler
+from daemon.ports import Hold, Lease, ModelCard, Target, Waiting, Wish
+from daemon.telemetry.bus import Bus
+from daemon.telemetry.phrases import phrase
+
+log = logging.getLogger("modelport.supervisor")
+
+RETRY_HOLD = 0.5  # longest wait, seconds, for the keeper's word on a backend that was lost
+
+
+class Runs(Protocol):
+    """What the supervisor needs of one running backend."""
+
+    generation: int
+
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+    @property
+    def holding(self) -> Hold: ...
+
+
+class Stock(Protocol):
+    """What can be served, as prepared from the configuration (``daemon.backends.stock``)."""
+
+    def resolve(self, name: str, route: str) -> str | Problem:
+        """The model's own name, or why this route of it cannot be served."""
+        ...
+
+    def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...
+    def card(self, name: str, states: Mapping[str, str]) -> ModelCard | Problem: ...
+    def begin(
+        self, model: str, generation: int, variant: Variant, tell: Callable[[Event], None]
+    ) -> Runs:
+        """Start a backend; raises ProblemError where it cannot even be tried."""
+        ...
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease: the relay's side of a grant."""
+
+    ticket: Ticket
+    hold: Hold
+    generation: int
+    slot: int
+    _supervisor: Supervisor
+    on_cancel: Callable[[Problem], None] | None = None
+    _over: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.ticket.model
+
+    @property
+    def upstream_model(self) -> str:
+        return self.hold.upstream_model
+
+    @property
+    def target(self) -> Target:
+        return self.hold.target
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.hold.headers
+
+    @property
+    def keep_query(self) -> bool:
+        return self.hold.keep_query
+
+    @property
+    def arrived(self) -> float:
+        return self.ticket.arrived
+
+    def end(self, outcome: Outcome) -> None:
+        if not self._over:
+            self._over = True
+            self.on_cancel = None
+            self._supervisor.ended(self, outcome)
+
+
+@dataclass(slots=True)
+class Queued:
+    """A wish that waits for its grant."""
+
+    ticket: Ticket
+    done: Callable[[Lease | Problem], None]
+    _supervisor: Supervisor
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        self._supervisor.cancelled(self)
+
+
+@dataclass(slots=True)
+class Early:
+    """A wish that came before the models were known."""
+
+    wish: Wish
+    done: Callable[[Lease | Problem], None]
+    _supervisor: Supervisor
+    inner: Waiting | None = None
+
+    def cancel(self) -> None:
+        if self.inner is not None:
+            self.inner.cancel()
+        else:
+            self._supervisor.forget_early(self)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Carries out what the scheduler decides; the relay's ``LeasePort``."""
+
+    scheduler: Scheduler
+    bus: Bus
+    queue_timeout: float
+    stock: Stock | None = None  # until the configuration has been read
+    clock: Callable[[], float] = time.monotonic
+    draining: bool = False
+    backends: dict[str, Runs] = field(default_factory=dict)
+    close_connections: Callable[[Target], None] = lambda _: None
+    wake_sampler: Callable[[], None] = lambda: None
+    counters: dict[str, int] = field(default_factory=lambda: {"starts": 0, "requests": 0})
+    _ids: count[int] = field(default_factory=lambda: count(1))
+    _waiting: dict[int, Queued] = field(default_factory=dict)
+    _leases: dict[int, Held] = field(default_factory=dict)
+    _early: list[Early] = field(default_factory=list)
+    _opened: bool = False
+    _held_back: dict[str, list[Queued]] = field(default_factory=dict)
+    _inbox: deque[Event] = field(default_factory=deque)
+    _busy: bool = False
+    _timer: asyncio.TimerHandle | None = None
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    # ------------------------------------------------------------ the core
+
+    def tell(self, event: Event) -> None:
+        """Tell the scheduler one fact and carry out what it orders."""
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._before(self._inbox[0])
+                fact = self._inbox.popleft()
+                for command in self.scheduler.handle(fact, self.clock()):
+                    self._obey(command)
+        finally:
+            self._busy = False
+        self._arm()
+        if not self.backends:
+            self._idle.set()
+
+    def _before(self, event: Event) -> None:
+        if isinstance(event, BackendExited):
+            self._gone(event)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.scheduler.next_deadline()
+        if deadline is not None:
+            delay = max(0.0, deadline - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.tell, TimeAdvanced())
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case StartBackend():
+                self._start(command)
+            case StopBackend(model, generation):
+                if (run := self._current(model, generation)) is not None:
+                    self.close_connections(run.holding.target)
+                    run.stop()
+            case KillBackend(model, generation):
+                if (run := self._current(model, generation)) is not None:
+                    self.close_connections(run.holding.target)
+                    run.kill()
+            case Grant():
+                self._granted(command)
+            case Reject(ticket_id, problem):
+                if (queued := self._waiting.pop(ticket_id, None)) is not None:
+                    queued.done(problem)
+            case CancelRequest(ticket_id, problem):
+                lease = self._leases.get(ticket_id)
+                if lease is not None and lease.on_cancel is not None:
+                    lease.on_cancel(problem)
+            case Publish(kind, model, facts):
+                self.bus.publish(kind, model, phrase(kind, model, facts), facts)
+
+    def _current(self, model: str, generation: int) -> Runs | None:
+        run = self.backends.get(model)
+        return run if run is not None and run.generation == generation else None
+
+    # ------------------------------------------------------------ backends
+
+    def _start(self, order: StartBackend) -> None:
+        self.counters["starts"] += 1
+        self._idle.clear()
+        assert self.stock is not None, "a start before anything is configured"
+        try:
+            run = self.stock.begin(order.model, order.generation, order.variant, self.tell)
+        except ProblemError as error:
+            self._cannot_start(order, ExitClass.PERMANENT, error.problem.text)
+        except OSError as error:
+            self._cannot_start(order, ExitClass.CRASH, str(error))
+        else:
+            self.backends[order.model] = run
+            self.wake_sampler()
+
+    def _cannot_start(self, order: StartBackend, exit_class: ExitClass, detail: str) -> None:
+        self._inbox.append(BackendExited(order.model, order.generation, exit_class, detail))
+
+    def _gone(self, event: BackendExited) -> None:
+        run = self._current(event.model, event.generation)
+        if run is not None:
+            self.close_connections(run.holding.target)
+            del self.backends[event.model]
+            self.wake_sampler()
+        asyncio.get_running_loop().call_soon(self._release_held_back, event.model)
+
+    def adopt(self, model: str, run: Runs) -> None:
+        """Put a backend that outlived the previous daemon in its place."""
+        self._idle.clear()
+        self.backends[model] = run
+        self.wake_sampler()
+
+    async def all_gone(self, deadline: float) -> bool:
+        """Wait until no backend is left; False if ``deadline`` seconds were not enough."""
+        if not self.backends:
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), deadline)
+        except TimeoutError:
+            return False
+        return True
+
+    # ------------------------------------------------------------ requests
+
+    def open(self) -> None:
+        """The models are known: serve, those first who came before."""
+        self._opened = True
+        early, self._early = self._early, []
+        for one in early:
+            one.inner = self.acquire(one.wish, one.done)
+
+    def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
+        """See ``LeasePort``."""
+        if self.draining:
+            done(Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0))
+            return None
+        if self.stock is None or not self._opened:
+            self._early.append(Early(wish, done, self))
+            return self._early[-1]
+        name = self.stock.resolve(wish.model, wish.route.value)
+        if isinstance(name, Problem):
+            done(name)
+            return None
+        self.counters["requests"] += 1
+        now = self.clock()
+        arrived = now if wish.arrived is None else wish.arrived
+        ticket = Ticket(
+            next(self._ids),
+            name,
+            wish.client,
+            wish.principal.name,
+            arrived,
+            arrived + self.queue_timeout,
+            wish.body_bytes,
+            wish.attempt,
+        )
+        queued = Queued(ticket, done, self)
+        if wish.attempt > 1 and name in self.backends:
+            self._hold_back(queued)
+        else:
+            self._enqueue(queued)
+        return queued
+
+    def load(self, model: str, done: Callable[[Lease | Problem], None], patience: float) -> Queued:
+        """An operator's wish: ``done`` gets a lease that needs no end once the model is ready."""
+        now = self.clock()
+        ticket = Ticket(next(self._ids), model, "operator", "owner", now, now + patience, load=True)
+        queued = Queued(ticket, done, self)
+        self._enqueue(queued)
+        return queued
+
+    def _enqueue(self, queued: Queued) -> None:
+        self._waiting[queued.ticket.id] = queued
+        self.tell(RequestArrived(queued.ticket))
+
+    def _hold_back(self, queued: Queued) -> None:
+        """A second attempt waits for the keeper's word on the first one's backend: the connection
+        breaks a moment before the exit is known, and the same dead process would be granted."""
+        loop = asyncio.get_running_loop()
+        model = queued.ticket.model
+        self._held_back.setdefault(model, []).append(queued)
+        queued.timer = loop.call_later(RETRY_HOLD, self._release_held_back, model)
+
+    def _release_held_back(self, model: str) -> None:
+        for queued in self._held_back.pop(model, []):
+            if queued.timer is not None:
+                queued.timer.cancel()
+            self._enqueue(queued)
+
+    def forget_early(self, early: Early) -> None:
+        if early in self._early:
+            self._early.remove(early)
+
+    def cancelled(self, queued: Queued) -> None:
+        held = self._held_back.get(queued.ticket.model, [])
+        if queued in held:
+            held.remove(queued)
+        elif self._waiting.pop(queued.ticket.id, None) is not None:
+            self.tell(RequestCancelled(queued.ticket.id))
+
+    def _granted(self, grant: Grant) -> None:
+        queued = self._waiting.pop(grant.ticket_id, None)
+        run = self._current(grant.model, grant.generation)
+        if run is None:
+            raise AssertionError(f"granted {grant.model} without a backend")
+        if queued is None:  # left in the same moment
+            self._inbox.append(RequestEnded(grant.ticket_id, Outcome.CLIENT_GONE))
+            return
+        lease = Held(queued.ticket, run.holding, grant.generation, grant.slot, self)
+        if grant.slot >= 0:
+            self._leases[grant.ticket_id] = lease
+        queued.done(lease)
+
+    def ended(self, lease: Held, outcome: Outcome) -> None:
+        if self._leases.pop(lease.ticket.id, None) is not None:
+            self.counters[outcome.value] = self.counters.get(outcome.value, 0) + 1
+            self.tell(RequestEnded(lease.ticket.id, outcome))
+
+    # ------------------------------------------------------------ what it shows
+
+    def states(self) -> dict[str, str]:
+        return {name: page.state.label for name, page in self.scheduler.pages.items()}
+
+    def cards(self) -> list[ModelCard]:
+        return self.stock.cards(self.states()) if self.stock else []
+
+    def card(self, name: str) -> ModelCard | Problem:
+        if self.stock is None:
+            return Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
+        return self.stock.card(name, self.states())
+
+    def catalog(self, specs: Mapping[str, ModelSpec], touched: frozenset[str]) -> None:
+        self.tell(CatalogChanged(dict(specs), touched))

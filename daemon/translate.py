@@ -1,0 +1,53 @@
+"""Settings as the parts below want them: plain values for the core and for backends. Pure."""
+
+from __future__ import annotations
+
+from daemon.backends.backend import Timing
+from daemon.config.settings import Settings
+from daemon.config.types import Share
+from daemon.core.policy import Policy
+
+
+def policy(settings: Settings) -> Policy:
+    """The scheduler's constants."""
+    timing = settings.timing
+    return Policy(
+        settle=timing.settle,
+        recent=timing.recent_use,
+        quantum_min=timing.quantum_min,
+        quantum_max=timing.quantum_max,
+        linger_min=timing.linger_min,
+        linger_max=timing.linger_max,
+        backoff=timing.backoff,
+        backoff_max=timing.backoff_max,
+        breaker_crashes=timing.breaker.count,
+        breaker_window=timing.breaker.window,
+        half_open=timing.breaker_retry,
+        healthy_after=timing.backoff_reset,
+    )
+
+
+def backend_timing(settings: Settings) -> Timing:
+    """The waits of a backend's life."""
+    timing = settings.timing
+    return Timing(
+        start_stall=timing.start_stall,
+        ready_poll=timing.ready_poll,
+        health_timeout=timing.health_timeout,
+        stop_grace=timing.stop_grace,
+        keeper_grace=timing.keeper_grace,
+    )
+
+
+def budget_text(settings: Settings) -> str | dict[str, str] | None:
+    """``memory.budget`` as text per pool; None: from the machine."""
+    setting = settings.memory.budget
+    if setting is None:
+        return None
+    if isinstance(setting, int | Share):
+        return _amount(setting)
+    return {pool: _amount(amount) for pool, amount in setting.items()}
+
+
+def _amount(amount: int | Share) -> str:
+    return f"{amount.percent}%" if isinstance(amount, Share) else str(amount)

@@ -1,0 +1,193 @@
+"""Every engine through the daemon: the embedded one elsewhere, here all others.
+
+mlx-lm and a compiled llama-server are the real programs; vllm and vllm-mlx are stand-ins
+(docs/untested.md); ``command`` runs a program of our own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import MakeHouse
+from tests.e2e.house import House, Watch, process_exists
+from tests.fakes import start
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+
+TEN = "one two three four five six seven eight nine ten"
+
+
+def answers(house: House, model: str) -> str:
+    answer = house.chat(model)
+    assert answer.status == 200, answer.body
+    content: str = answer.json()["choices"][0]["message"]["content"]
+    return content
+
+
+@pytest.mark.mlx
+def test_mlx_lm(make_house: MakeHouse, mlx_python: Path, tiny_hf: Path) -> None:
+    config = (
+        f'[engines.mlx-lm]\npath = "{mlx_python}"\n'
+        f'[models.mlx]\npath = "{tiny_hf}"\nengine = "mlx-lm"\nctx = 512\naliases = ["other"]\n'
+    )
+    with make_house(config) as house:
+        assert answers(house, "mlx") == TEN
+        assert "".join(house.stream("other")) == TEN, "its model name is rewritten for mlx-lm"
+        view = house.client.get("/models/mlx")
+        assert view["kind"] == "chat"
+        assert "messages" not in view["routes"]
+        refused = house.request(
+            "POST",
+            "/v1/messages",
+            {"model": "mlx", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]},
+        )
+        assert refused.status == 400
+        assert refused.json()["type"] == "error"
+        assert "mlx" in refused.json()["error"]["message"]
+        # it answers 404 to any query string
+        asked = house.request(
+            "POST",
+            "/v1/chat/completions?beta=true",
+            {"model": "mlx", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
+        )
+        assert asked.status == 200
+        pid = house.backends()["mlx"]["pid"]
+        assert house.ctl("unload", "mlx").returncode == 0
+        assert not process_exists(pid)
+
+
+@pytest.mark.llama_server
+def test_llama_server(make_house: MakeHouse, llama_server: Path, tiny_gguf: Path) -> None:
+    config = (
+        f'[engines.llama-server]\npath = "{llama_server}"\n'
+        f'[models.real]\npath = "{tiny_gguf}"\nctx = 512\nargs = ["-t", "1"]\n'
+    )
+    with make_house(config) as house:
+        assert answers(house, "real") == TEN
+        assert house.backends()["real"]["engine"] == "llama-server", "preferred when it is found"
+        props = house.request("GET", "/upstream/real/props").json()
+        assert props["default_generation_settings"]["n_ctx"] == 512
+
+
+def stand_in(folder: Path, program: start.Program, name: str) -> Path:
+    (folder / "bin").mkdir(exist_ok=True)
+    return start.install(folder / "bin", program, name)
+
+
+def test_vllm_stand_in(make_house: MakeHouse, short_dir: Path, tiny_hf: Path) -> None:
+    program = stand_in(short_dir, "vllm", "vllm")
+    config = (
+        f'[memory]\nbudget = "8 GiB"\n[engines.vllm]\npath = "{program}"\n'
+        f'[models.v]\npath = "{tiny_hf}"\nengine = "vllm"\nctx = 1024\naliases = ["claude-*"]\n'
+    )
+    with make_house(config) as house:
+        assert answers(house, "v")
+        assert answers(house, "claude-opus-5-5"), "another name is rewritten to its own"
+        said = house.request(
+            "POST",
+            "/v1/messages",
+            {"model": "v", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]},
+        )
+        assert said.status == 200
+
+
+def test_vllm_mlx_stand_in(make_house: MakeHouse, short_dir: Path, tiny_hf: Path) -> None:
+    program = stand_in(short_dir, "vllm_mlx", "vllm-mlx")
+    config = (
+        f'[memory]\nbudget = "8 GiB"\n[engines.vllm-mlx]\npath = "{program}"\n'
+        f'[models.v]\npath = "{tiny_hf}"\nengine = "vllm-mlx"\nctx = 1024\naliases = ["x"]\n'
+    )
+    with make_house(config) as house:
+        assert answers(house, "v")
+        assert "".join(house.stream("x"))
+
+
+def test_command(make_house: MakeHouse) -> None:
+    words = ", ".join(f"'{word}'" for word in [*start.argv("engine"), "--port", "{port}"])
+    config = f"""
+[models.mine]
+engine = "mine"
+
+[engines.command.mine]
+argv = [{words}, "--load-s", "0.2"]
+ready = "/health"
+footprint = "100 MiB"
+dialects = ["chat", "messages"]
+"""
+    with make_house(config) as house:
+        assert answers(house, "mine")
+        view = house.client.get("/models/mine")
+        assert list(view["estimate"].values()) == [100 << 20]
+        assert {"chat", "messages"} <= set(view["routes"])
+        assert house.request("POST", "/v1/responses", {"model": "mine", "input": "x"}).status == 400
+
+
+def test_the_engine_is_chosen_where_none_is_named(make_house: MakeHouse, tiny_gguf: Path) -> None:
+    with make_house(f'[models.m]\npath = "{tiny_gguf}"\nctx = 512\n') as house:
+        assert answers(house, "m") == TEN
+        expected = "llama-server" if shutil.which("llama-server") else "xllamacpp"
+        assert house.backends()["m"]["engine"] == expected
+
+
+def test_a_missing_engine_says_how_to_get_it(make_house: MakeHouse, tiny_hf: Path) -> None:
+    with make_house(f'[models.m]\npath = "{tiny_hf}"\nengine = "vllm"\n') as house:
+        error = house.chat("m").json()["error"]
+        assert error["code"] == "engine_missing"
+        assert "install" in error["message"]
+
+
+def test_a_program_that_dies_at_once_is_told_with_its_words(make_house: MakeHouse) -> None:
+    script = "import sys; sys.exit('error: invalid argument: --nonsense')"
+    config = f"""
+[models.dying]
+engine = "dying"
+
+[engines.command.dying]
+argv = ["{sys.executable}", "-c", "{script}", "{{port}}"]
+footprint = "1 MiB"
+"""
+    with make_house(config) as house:
+        answer = house.chat("dying")
+        assert answer.status in (500, 503)
+        assert "invalid argument: --nonsense" in answer.json()["error"]["message"]
+        assert answer.headers["x-should-retry"] == "false", "a bad flag is for ever"
+        starts = house.kinds("dying").count("start")
+        assert house.chat("dying").status == answer.status
+        assert house.kinds("dying").count("start") == starts, "it is not tried again"
+        assert "invalid argument" in house.ctl("logs", "dying").stdout
+
+
+def test_running_out_of_memory_takes_the_next_smaller_context(make_house: MakeHouse) -> None:
+    """An engine that dies of memory above a context: the next smaller one is tried."""
+    script = (
+        "import os, sys; "
+        "over = int(sys.argv[2]) > 40000; "
+        "print('ggml_aligned_malloc: insufficient memory (attempted to allocate 1 MB)') "
+        "if over else None; "
+        "sys.exit(1) if over else os.execv(sys.executable, [sys.executable, '-I', '-S', "
+        "sys.argv[3], '--port', sys.argv[1]])"
+    )
+    engine = start.argv("engine")[-1]
+    config = f"""
+[models.big]
+engine = "big"
+fit = "shrink"
+
+[engines.command.big]
+argv = ["{sys.executable}", "-c", "{script}", "{{port}}", "{{ctx}}", "{engine}"]
+footprint = "1 MiB"
+
+[timing]
+backoff = 0.05
+"""
+    with make_house(config) as house:
+        watch = Watch(house)
+        assert answers(house, "big")
+        watch.wait("ready", "big")
+        exits = [e.data["facts"] for e in watch.seen if e.kind == "exited"]
+        assert {facts["exit_class"] for facts in exits} == {"out_of_memory"}
+        assert house.backends()["big"]["context"] == 32768
