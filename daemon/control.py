@@ -168,15 +168,20 @@ class Control:
     async def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
         """See ``ControlPort``. The load goes on when the caller leaves."""
         item = self._find(name)
-        yield Progress("resolve", f"{item.model.name} ({item.engine_name or 'no engine yet'})")
+        engine = f" ({item.engine_name})" if item.engine_name else ""
+        yield Progress("resolve", f"{item.model.name}{engine}")
         if not item.pulled:
             async for step in self.pull(item.model.name):
                 yield step
         item = await self.configured.ensure(item.model.name, ctx)
         if item.problem is not None:
             raise ProblemError(item.problem)
-        async for step in self._ready(item.model.name):
-            yield step
+        try:
+            async for step in self._ready(item.model.name):
+                yield step
+        except ProblemError:
+            self.configured.end_override(item.model.name)
+            raise
 
     async def _ready(self, name: str) -> AsyncIterator[Progress]:
         began = time.monotonic()
@@ -234,7 +239,10 @@ class Control:
     # ------------------------------------------------------------ the rest
 
     def pin(self, name: str, pinned: bool) -> None:
-        model = self._find(name).model.name
+        item = self._find(name)
+        model = item.model.name
+        if model not in self.supervisor.scheduler.pages:
+            raise ProblemError(item.problem or self.configured.stock.unknown(name))
         self.supervisor.tell(OperatorAsked(Ask.PIN if pinned else Ask.UNPIN, model))
         self.bus.publish("pin" if pinned else "unpin", model, _pinned(model, pinned))
 
@@ -247,7 +255,7 @@ class Control:
     def log_path(self, name: str | None) -> str:
         if name is None:
             return str(self.paths.daemon_log)
-        item = self.configured.stock.find(name)
+        item = self.configured.named(name)
         if isinstance(item, Prepared):
             return str(self.paths.model_log(item.model.name))
         path = Path(self.paths.model_log(name))  # a model that is gone may have left its log

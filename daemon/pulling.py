@@ -16,7 +16,10 @@ from daemon.telemetry.bus import Bus
 
 log = logging.getLogger("modelport.pulls")
 
-Step = Progress | ProblemError | None
+Step = Progress | ProblemError | None  # None: it is there
+STOPPED = Problem(
+    Code.SHUTTING_DOWN, "The daemon is stopping.", "What came so far is kept; pull it again.", 5.0
+)
 
 
 @dataclass(slots=True)
@@ -27,12 +30,15 @@ class Pulls:
     arrived: Callable[[Model], Coroutine[Any, Any, None]]
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _watchers: dict[str, list[asyncio.Queue[Step]]] = field(default_factory=dict)
+    _closed: bool = False
 
     async def watch(self, model: Model, stall: float) -> AsyncIterator[Progress]:
         """Bring a model's files, or watch who already does. Ends when they are there.
 
         ``stall``: seconds without a byte after which it is given up. Raises ProblemError.
         """
+        if self._closed:
+            raise ProblemError(STOPPED)
         queue: asyncio.Queue[Step] = asyncio.Queue()
         self._watchers.setdefault(model.name, []).append(queue)
         if model.name not in self._jobs:
@@ -48,11 +54,12 @@ class Pulls:
                 self._watchers[model.name].remove(queue)
 
     async def _run(self, model: Model, stall: float) -> None:
-        end: ProblemError | None = None
+        end: ProblemError | None = ProblemError(STOPPED)  # unless it comes to an end of its own
         try:
             await self._fetch(model, stall)
             await self.arrived(model)
             self.bus.publish("pulled", model.name, f"{model.name} was pulled")
+            end = None
         except ProblemError as error:
             end = error
             self.bus.publish("pull_failed", model.name, error.problem.text)
@@ -60,26 +67,37 @@ class Pulls:
             log.exception("pulling %s failed", model.name)
             end = ProblemError(Problem(Code.PULL_FAILED, f"Pulling {model.name} failed: {error}"))
         finally:
-            del self._jobs[model.name]
-            for queue in self._watchers.pop(model.name, []):
-                queue.put_nowait(end)
+            self._over(model.name, end)
+
+    def _over(self, name: str, end: ProblemError | None) -> None:
+        self._jobs.pop(name, None)
+        for queue in self._watchers.pop(name, []):
+            queue.put_nowait(end)
 
     async def _fetch(self, model: Model, stall: float) -> None:
         def told(step: PullProgress) -> None:
             facts: dict[str, object] = {"done": step.done, "total": step.total, "file": step.file}
             fraction = step.done / step.total if step.total else None
-            progress = Progress("pull", step.note or f"pulling {step.file}", fraction, facts)
+            progress = Progress(
+                "pull",
+                step.note or (f"pulling {step.file}" if step.file else "asking the hub"),
+                fraction,
+                facts,
+            )
             for queue in self._watchers.get(model.name, []):
                 queue.put_nowait(progress)
 
         await pull(pull_request(model), told, cache_dir=None, patience=Patience(stall=stall))
 
     async def close(self) -> None:
-        """End all; what came so far stays and is resumed."""
-        jobs = list(self._jobs.values())
-        for job in jobs:
+        """End all and begin no more; what came so far stays and is resumed."""
+        self._closed = True
+        jobs = dict(self._jobs)
+        for job in jobs.values():
             job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await asyncio.gather(*jobs.values(), return_exceptions=True)
+        for name in jobs:  # one that was cancelled before it ran has told nobody
+            self._over(name, ProblemError(STOPPED))
 
 
 def pull_request(model: Model) -> PullRequest:
@@ -100,6 +118,16 @@ def _ref(value: str | None) -> FileRef | None:
     if value is None or value == "embedded" or value.startswith(("/", "~", ".")):
         return None
     if value.startswith("hf:"):
-        owner, name, file = value.removeprefix("hf:").split("/", 2)
-        return FileRef(file, f"{owner}/{name}")
+        repo, file = hub_file(value)
+        return FileRef(file, repo)
     return FileRef(value)
+
+
+def hub_file(value: str) -> tuple[str, str]:
+    """Repository and file of ``hf:OWNER/REPO/FILE``. Raises ProblemError: CONFIG_INVALID."""
+    owner, _, rest = value.removeprefix("hf:").partition("/")
+    name, _, file = rest.partition("/")
+    if not (owner and name and file):
+        text = f"{value!r} names no file of a repository."
+        raise ProblemError(Problem(Code.CONFIG_INVALID, text, "Write it as hf:OWNER/REPO/FILE."))
+    return f"{owner}/{name}", file

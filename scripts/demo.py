@@ -248,12 +248,15 @@ def show_models(client: Client) -> None:
     say("  either fits, both together do not")
 
 
-def what_next(port: int, environ: dict[str, str]) -> None:
+def what_next(port: int, environ: dict[str, str], *, stays: bool) -> None:
     url = f"http://{HOST}:{port}"
     ctl = HOME / ".venv" / "bin" / "ctl"
     demo = " ".join(f"{k}={v}" for k, v in environ.items() if k.startswith("MODELPORT_"))
     say()
-    say(f"{BOLD}The daemon goes on serving at {url} until Ctrl-C.{PLAIN} Try, in another terminal:")
+    if stays:
+        say(f"{BOLD}The daemon goes on serving at {url} until Ctrl-C.{PLAIN} Try elsewhere:")
+    else:
+        say(f"{BOLD}On a terminal the daemon would go on serving at {url}.{PLAIN} Then try:")
     say(
         f'  curl {url}/v1/chat/completions -d \'{{"model":"smol","messages":'
         '[{"role":"user","content":"Hi"}]}\''
@@ -302,10 +305,10 @@ def main() -> int:
         tour(port, client)
         say()
         say(f"{GREEN}✓ the main job works on this machine{PLAIN}")
-        what_next(port, environ)
-        if TTY and sys.stdin.isatty():
+        stays = TTY and sys.stdin.isatty()
+        what_next(port, environ, stays=stays)
+        if stays:
             return serve_until_interrupt(daemon)
-        say("(no terminal: the demo ends here)")
     except (DemoError, UnreachableError, RefusedError) as error:
         say(f"{RED}✗{PLAIN} {error}")
         if daemon is not None:
