@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, signatures
-from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
+from daemon.engines.adapter import LlamaAdapter
+from daemon.engines.base import Installed
 from daemon.engines.binaries import (
     INSTALL,
     Facts,
-    Inspector,
     look_up,
     missing,
     named_path,
@@ -64,21 +62,10 @@ def gpu_warning(engine: str, accelerators: Sequence[str], platform: Platform) ->
     )
 
 
-class LlamaServer:
+class LlamaServer(LlamaAdapter):
     """Finds ``llama-server``, and passes it only flags that its ``--help`` lists."""
 
     name = "llama-server"
-    weights = "gguf"
-
-    def __init__(
-        self,
-        inspector: Inspector | None = None,
-        environ: Mapping[str, str] = os.environ,
-        platform: Platform | None = None,
-    ) -> None:
-        self._inspector = inspector or Inspector()
-        self._environ = environ
-        self._platform = platform or Platform.here()
 
     def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
         """Locate it: ``path`` of the settings, else the PATH.
@@ -100,31 +87,6 @@ class LlamaServer:
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
         )
-
-    def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
-        """See ``Engine.launch``."""
-        return Launch(
-            argv=(*installed.program, *llama.arguments(plan, installed)),
-            env=llama.environment(self._environ, plan),
-            files={str(plan.secret_file): f"{plan.secret}\n"},
-            headers=llama.headers(plan),
-            upstream_model=plan.model,
-        )
-
-    def probe(self, plan: LaunchPlan) -> Probe:
-        return llama.probe(plan)
-
-    def routes(self, kind: str) -> frozenset[str]:
-        return llama.routes(kind)
-
-    @property
-    def pattern(self) -> str:
-        return signatures.PATTERN
-
-    def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
-    ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
 
 
 def _ask(program: Path, environ: Mapping[str, str]) -> Facts | None:

@@ -8,16 +8,16 @@ string and to every failed generation, and loads whatever other model a request 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, signatures
-from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Running, Verdict
+from daemon.engines import llama
+from daemon.engines.adapter import Adapter
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Running
 from daemon.engines.binaries import (
     Facts,
     Inspector,
@@ -28,7 +28,7 @@ from daemon.engines.binaries import (
     python_beside,
     runnable,
 )
-from daemon.engines.environment import Platform, child_environment
+from daemon.engines.environment import child_environment
 
 # mlx-lm's own limit for an answer whose request names none is 512 tokens: agents need whole files.
 MAX_ANSWER: Final = 32768
@@ -118,21 +118,11 @@ def kv_bits(plan: LaunchPlan) -> tuple[str, ...]:
     return ("--kv-bits", KV_BITS[kind])
 
 
-class MlxLm:
+class MlxLm(Adapter):
     """mlx-lm in an environment of its own, on the PATH, or in ours."""
 
     name = "mlx-lm"
     weights = "safetensors"
-
-    def __init__(
-        self,
-        inspector: Inspector | None = None,
-        environ: Mapping[str, str] = os.environ,
-        platform: Platform | None = None,
-    ) -> None:
-        self._inspector = inspector or Inspector()
-        self._environ = environ
-        self._platform = platform or Platform.here()
 
     def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
         """See ``Engine.find`` and :func:`locate`."""
@@ -189,15 +179,6 @@ class MlxLm:
                 "completion": {"completions", "upstream"},
             }.get(kind, ())
         )
-
-    @property
-    def pattern(self) -> str:
-        return signatures.PATTERN
-
-    def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
-    ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
 
 
 def _prompt_cache(running: Running) -> tuple[str, ...]:

@@ -5,17 +5,16 @@ Not run by this project's own tests: the flags are those of its documentation.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, mlx_lm, signatures
-from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
+from daemon.engines import llama, mlx_lm
+from daemon.engines.adapter import Adapter
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe
 from daemon.engines.binaries import (
     Facts,
-    Inspector,
     look_up,
     missing,
     named_path,
@@ -23,7 +22,7 @@ from daemon.engines.binaries import (
     python_beside,
     runnable,
 )
-from daemon.engines.environment import Platform, child_environment
+from daemon.engines.environment import child_environment
 
 _VERSION: Final = re.compile(r"\b(\d+\.\d+\S*)")
 
@@ -37,21 +36,11 @@ RESERVED: Final[Mapping[str, str]] = {
 KV_TYPES: Final[Mapping[str, str]] = {"q8_0": "fp8"}  # the nearest that vLLM has
 
 
-class Vllm:
+class Vllm(Adapter):
     """vLLM as the program ``vllm``."""
 
     name = "vllm"
     weights = "safetensors"
-
-    def __init__(
-        self,
-        inspector: Inspector | None = None,
-        environ: Mapping[str, str] = os.environ,
-        platform: Platform | None = None,
-    ) -> None:
-        self._inspector = inspector or Inspector()
-        self._environ = environ
-        self._platform = platform or Platform.here()
 
     def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
         """See ``Engine.find``: ``path`` (the program, or the folder of its environment), or PATH.
@@ -119,15 +108,6 @@ class Vllm:
                 "audio": {"audio", "upstream"},
             }.get(kind, {"upstream"})
         )
-
-    @property
-    def pattern(self) -> str:
-        return signatures.PATTERN
-
-    def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
-    ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
 
 
 def _kv(plan: LaunchPlan) -> tuple[str, ...]:

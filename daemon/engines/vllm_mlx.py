@@ -6,15 +6,14 @@ load, and its ``/health`` is 200 even when it says "unhealthy".
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, mlx_lm, signatures
-from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
-from daemon.engines.binaries import Inspector
-from daemon.engines.environment import Platform, child_environment
+from daemon.engines import llama, mlx_lm
+from daemon.engines.adapter import Adapter
+from daemon.engines.base import Installed, Launch, LaunchPlan, Probe
+from daemon.engines.environment import child_environment
 
 RUNNER: Final = Path(__file__).with_name("vllm_mlx_runner.py")
 
@@ -30,21 +29,11 @@ RESERVED: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
-class VllmMlx:
+class VllmMlx(Adapter):
     """vllm-mlx in an environment of its own, on the PATH, or in ours."""
 
     name = "vllm-mlx"
     weights = "safetensors"
-
-    def __init__(
-        self,
-        inspector: Inspector | None = None,
-        environ: Mapping[str, str] = os.environ,
-        platform: Platform | None = None,
-    ) -> None:
-        self._inspector = inspector or Inspector()
-        self._environ = environ
-        self._platform = platform or Platform.here()
 
     def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
         """See ``Engine.find`` and ``mlx_lm.locate``. A bare script gets no key: see the runner."""
@@ -106,15 +95,6 @@ class VllmMlx:
     def routes(self, kind: str) -> frozenset[str]:
         spoken = {"chat", "completions", "messages", "count_tokens", "responses", "upstream"}
         return frozenset({"chat": spoken, "completion": {"completions", "upstream"}}.get(kind, ()))
-
-    @property
-    def pattern(self) -> str:
-        return signatures.PATTERN
-
-    def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
-    ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
 
 
 def _kv(plan: LaunchPlan) -> tuple[str, ...]:

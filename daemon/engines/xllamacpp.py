@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, signatures, xllamacpp_flags
-from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
-from daemon.engines.binaries import Facts, Inspector, missing, named_path, output, runnable
-from daemon.engines.environment import Platform
+from daemon.engines import llama, xllamacpp_flags
+from daemon.engines.adapter import LlamaAdapter
+from daemon.engines.base import Installed, Launch, LaunchPlan
+from daemon.engines.binaries import Facts, missing, named_path, output, runnable
 from daemon.engines.llama_server import gpu_warning
 
 RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
@@ -27,21 +26,10 @@ print("\\n" + json.dumps([xllamacpp.__version__, kinds]))
 _NAMES: Final[Mapping[str, str]] = {"mtl": "metal"}
 
 
-class Xllamacpp:
+class Xllamacpp(LlamaAdapter):
     """The wheel in our own environment, or in that of the Python which ``path`` names."""
 
     name = "xllamacpp"
-    weights = "gguf"
-
-    def __init__(
-        self,
-        inspector: Inspector | None = None,
-        environ: Mapping[str, str] = os.environ,
-        platform: Platform | None = None,
-    ) -> None:
-        self._inspector = inspector or Inspector()
-        self._environ = environ
-        self._platform = platform or Platform.here()
 
     def find(self, settings: Mapping[str, object], environ: Mapping[str, str]) -> Installed:
         """Locate the wheel.
@@ -78,28 +66,7 @@ class Xllamacpp:
             if name.startswith("LLAMA_ARG_"):
                 hint = 'Write it as a flag in args, or use llama-server (engine = "llama-server").'
                 raise llama.refuse(f"{plan.model}: the embedded engine cannot obey {name}.", hint)
-        return Launch(
-            argv=(*installed.program, *llama.arguments(plan, installed)),
-            env=llama.environment(self._environ, plan),
-            files={str(plan.secret_file): f"{plan.secret}\n"},
-            headers=llama.headers(plan),
-            upstream_model=plan.model,
-        )
-
-    def probe(self, plan: LaunchPlan) -> Probe:
-        return llama.probe(plan)
-
-    def routes(self, kind: str) -> frozenset[str]:
-        return llama.routes(kind)
-
-    @property
-    def pattern(self) -> str:
-        return signatures.PATTERN
-
-    def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
-    ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
+        return super().launch(plan, installed)
 
 
 def _ask(python: Path, environ: Mapping[str, str]) -> Facts | None:
