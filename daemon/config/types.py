@@ -332,7 +332,7 @@ Line = Annotated[str, _checked(check_text)]
 HfRef = Annotated[str, _checked(check_hf)]
 RepoFile = Annotated[str, _checked(check_repo_file)]
 Dialect = Literal["chat", "messages", "responses", "ollama"]
-Kind = Literal["chat", "completion", "embedding", "rerank", "audio", "other"]
+Kind = Literal["chat", "completion", "embedding", "rerank", "audio", "image", "other"]
 Fit = Literal["shrink", "refuse", "ask"]
 
 if TYPE_CHECKING:

@@ -44,6 +44,7 @@ KINDS: Final[Mapping[str, frozenset[str]]] = {
     "embedding": frozenset({"embeddings"}),
     "rerank": frozenset({"rerank"}),
     "audio": frozenset({"audio"}),
+    "image": frozenset({"images"}),
     "completion": frozenset({"completions"}),
 }
 

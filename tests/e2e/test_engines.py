@@ -191,3 +191,61 @@ backoff = 0.05
         exits = [e.data["facts"] for e in watch.seen if e.kind == "exited"]
         assert {facts["exit_class"] for facts in exits} == {"out_of_memory"}
         assert house.backends()["big"]["context"] == 32768
+
+
+ECHO = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self, body):
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        self.answer({"status": "ok"})
+    def do_POST(self):
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer({"path": self.path, "body": raw.decode("latin-1")})
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_audio_and_images_go_by_their_model_field(make_house: MakeHouse, short_dir: Path) -> None:
+    """Multipart forms and JSON, to servers of the user's own; another name is rewritten."""
+    server = short_dir / "echo.py"
+    server.write_text(ECHO)
+    tables = "".join(
+        f'[models.{name}]\nengine = "{name}"\naliases = ["{alias}"]\n'
+        f'[engines.command.{name}]\nargv = ["{sys.executable}", "{server}", "{{port}}"]\n'
+        f'kind = "{kind}"\nfootprint = "1 MiB"\n'
+        for name, kind, alias in (("hear", "audio", "whisper-1"), ("draw", "image", "dall-e-3"))
+    )
+    form = (
+        b'--xx\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+        b"Content-Type: audio/wav\r\n\r\nRIFF model=no \x00\xff\r\n"
+        b'--xx\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--xx--\r\n'
+    )
+    with make_house(tables) as house:
+        heard = house.request(
+            "POST",
+            "/v1/audio/transcriptions",
+            form,
+            {"Content-Type": "multipart/form-data; boundary=xx"},
+        )
+        assert heard.status == 200, heard.body
+        got = heard.json()
+        assert got["path"] == "/v1/audio/transcriptions"
+        assert got["body"].encode("latin-1") == form.replace(b"whisper-1", b"hear")
+        drawn = house.request("POST", "/v1/images/generations", {"model": "draw", "prompt": "x"})
+        assert drawn.json()["path"] == "/v1/images/generations"
+        assert house.backends().keys() == {"hear", "draw"}
+        wrong = house.request("POST", "/v1/images/generations", {"model": "hear", "prompt": "x"})
+        assert wrong.status == 400
+        assert wrong.json()["error"]["code"] == "unsupported_dialect"
