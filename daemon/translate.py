@@ -50,4 +50,7 @@ def budget_text(settings: Settings) -> str | dict[str, str] | None:
 
 
 def _amount(amount: int | Share) -> str:
-    return f"{amount.percent}%" if isinstance(amount, Share) else str(amount)
+    if isinstance(amount, int):
+        return str(amount)
+    percent = max(amount.percent, 0.001)  # the machine reads three digits
+    return f"{percent:.3f}".rstrip("0").rstrip(".") + "%"

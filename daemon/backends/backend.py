@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,11 +42,17 @@ from daemon.core.messages import (
     Variant,
 )
 from daemon.engines.base import Engine, Installed, Launch, LaunchPlan, Verdict
+from daemon.machine.process import descendants
 from daemon.ports import Hold
 
 log = logging.getLogger("modelport.backends")
 
 KEPT_LINES = 200  # matching lines of one life that are kept in memory
+LOOK = 1.0  # seconds between two looks at whether a load goes on
+# What our own polling costs an engine that answers it is no progress. Seen at 100 polls a second:
+# llama-server 1.7% of a core and 200 KiB, a Python server about 6%.
+BUSY_SHARE = 0.15  # of a core
+GROWTH = 1 << 20  # bytes of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,30 @@ class Places:
     log_max_bytes: int
     log_keep: int
     cwd: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What moves while an engine loads: bytes logged, bytes of memory, bytes read from the disk
+    (where the system tells), seconds of CPU time."""
+
+    logged: int = 0
+    memory: int = 0
+    cpu: float = 0.0
+    read: int = 0
+
+
+def progressed(mark: Signs, last: Signs, now: Signs, seconds: float) -> bool:
+    """Whether a load went on: ``mark`` is the latest progress, ``last`` was seen ``seconds`` ago.
+
+    Memory adds up since the mark, so that the slowest disk counts; CPU time must be spent at once.
+    """
+    return (
+        now.logged != mark.logged
+        or abs(now.memory - mark.memory) >= GROWTH
+        or now.read - mark.read >= GROWTH
+        or now.cpu - last.cpu >= BUSY_SHARE * seconds
+    )
 
 
 @dataclass(slots=True)
@@ -99,6 +131,7 @@ class Backend:
     started_at: float = field(default_factory=time.time)
     ready_at: float | None = None
     asked: bool = False
+    hurried: bool = False  # asked to end at once
     died: bool = False  # the process ended, though not all that it started
     measured: int | None = None
     lines: list[str] = field(default_factory=list)
@@ -131,7 +164,12 @@ class Backend:
             raise
         except Exception as error:
             log.exception("starting %s failed", self.model)
-            self._finish(ExitClass.PERMANENT, f"could not be started: {error}")
+            text = f"could not be started: {error}"
+            if self.keeper is None:
+                self._finish(ExitClass.PERMANENT, text)
+            elif not self.died:  # it lives, and only its exit frees its memory
+                failed = StartFailed(self.model, self.generation, ExitClass.PERMANENT, text)
+                self.tell(failed)
 
     async def _start(self) -> None:
         try:
@@ -144,7 +182,7 @@ class Backend:
             self._closing = asyncio.create_task(self._close(self.keeper))
             return
         if self.asked:  # told to stop while the keeper came up
-            self.keeper.stop(self.timing.stop_grace)
+            self.kill() if self.hurried else self.stop()
             return
         verdict = await self._until_ready()
         if self.died or self.asked:
@@ -180,6 +218,7 @@ class Backend:
                 "port": self.plan.port,
                 "secret": self.plan.secret,
                 "secret_file": str(self.plan.secret_file),
+                "env": digest(self.plan.env),
                 "variant": self.variant.id,
                 "need": dict(self.variant.need),
                 "started_at": self.started_at,
@@ -190,18 +229,25 @@ class Backend:
         """None once it answered a real request; else why it will not."""
         probe = asyncio.create_task(self._probe(), name=f"probe {self.model}")
         news = asyncio.create_task(self._news.wait(), name=f"news of {self.model}")
-        seen, since = self._signs_of_life(), time.monotonic()
+        stall = self.timing.start_stall
+        mark = last = await asyncio.to_thread(self._signs_of_life)
+        since = looked = time.monotonic()
         try:
             while not (self.died or self.asked):
-                await asyncio.wait({probe, news}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {probe, news},
+                    timeout=min(LOOK, stall / 4),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if probe.done():
                     return probe.result()
-                now_seen, now = self._signs_of_life(), time.monotonic()
-                if now_seen != seen:
-                    seen, since = now_seen, now
-                elif now - since > self.timing.start_stall:
-                    text = f"no sign of progress for {self.timing.start_stall:.0f} s while loading"
+                signs, now = await asyncio.to_thread(self._signs_of_life), time.monotonic()
+                if progressed(mark, last, signs, now - looked):
+                    mark, since = signs, now
+                elif now - since > stall:
+                    text = f"no sign of progress for {stall:g} s while loading"
                     return Verdict(ExitClass.HANG, text)
+                last, looked = signs, now
             return None
         finally:
             for task in (probe, news):
@@ -224,10 +270,13 @@ class Backend:
             if 200 <= answer.status < 300:
                 return None
             if answer.status not in (0, 503):  # 503: still loading
+                await self._hear_out()
                 said = answer.body[:300].decode("utf-8", "replace")
                 verdict = self.engine.classify(None, [*self.lines, said], ready=False, asked=False)
-                detail = f"its first answer was {answer.status}: {said.strip()}"
-                return Verdict(verdict.exit_class, verdict.detail or detail, verdict.advice)
+                if verdict.exit_class is ExitClass.HANG:  # no line of its log explains it
+                    detail = f"its first answer was {answer.status}: {' '.join(said.split())}"
+                    return Verdict(ExitClass.HANG, detail, verdict.advice)
+                return verdict
             await asyncio.sleep(poll)
 
     async def answers_now(self, deadline: float) -> bool:
@@ -238,17 +287,29 @@ class Backend:
         )
         return 200 <= answer.status < 300
 
-    def _signs_of_life(self) -> tuple[float, ...]:
-        """Bytes logged, CPU time used, memory taken: whatever moves while an engine loads."""
-        signs: list[float] = []
+    async def _hear_out(self) -> None:
+        """What the engine logged before it answered is with us: the first round makes the keeper
+        read it, the second comes behind what it told of it."""
+        with contextlib.suppress(KeeperError):
+            for _ in range(2):
+                if self.keeper is not None:
+                    await self.keeper.refresh()
+
+    def _signs_of_life(self) -> Signs:
+        """Of the process and of all that it started (vllm loads in a child). For a thread."""
+        logged, memory, cpu, read = 0, 0, 0.0, 0
         with contextlib.suppress(OSError):
-            signs.append(float(self.places.log.stat().st_size))
+            logged = self.places.log.stat().st_size
         if self.pid is not None:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(self.pid)
-                times = process.cpu_times()
-                signs += [times.user + times.system, float(process.memory_info().rss)]
-        return tuple(signs)
+            for pid in (self.pid, *descendants(self.pid)):
+                with contextlib.suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    times = process.cpu_times()
+                    cpu += times.user + times.system
+                    memory += process.memory_info().rss
+                    if hasattr(process, "io_counters"):  # not on macOS
+                        read += process.io_counters().read_bytes
+        return Signs(logged, memory, cpu, read)
 
     # ------------------------------------------------------------ news of the keeper
 
@@ -272,7 +333,8 @@ class Backend:
         self.died = True
         self._news.set()
         try:
-            verdict = await asyncio.to_thread(reap_recorded, self.places.record)
+            files = [Path(path) for path in self.launch.files]
+            verdict = await asyncio.to_thread(reap_recorded, self.places.record, files)
             log.warning("the keeper of %s was lost; its engine: %s", self.model, verdict)
         finally:
             self._finish(ExitClass.CRASH, "its keeper was lost")
@@ -299,6 +361,8 @@ class Backend:
 
     async def closed(self) -> None:
         """Wait until the keeper has been reaped as well (bounded by the keeper's own deadline)."""
+        if self._over and self._task is not None:  # it may have ended before we knew its keeper
+            await asyncio.wait({self._task})
         if self._closing is not None:
             await self._closing
 
@@ -313,7 +377,7 @@ class Backend:
 
     def kill(self) -> None:
         """At once: what does not answer is not asked."""
-        self.asked = True
+        self.asked = self.hurried = True
         self._news.set()
         if self.keeper is not None:
             self.keeper.kill()
@@ -323,6 +387,8 @@ class Backend:
         self._over = True
         if self._task is not None:
             self._task.cancel()
+            # A keeper that is just coming up ends its engine: cut short, it would leave an orphan.
+            await asyncio.wait({self._task})
         if self.keeper is not None:
             await self.keeper.detach(self.timing.keeper_grace)
 
@@ -332,9 +398,16 @@ class Backend:
         return self._verdict
 
 
-def reap_recorded(path: Path) -> str:
-    """End the engine that this record describes, by pid, start time and command line. Blocks."""
-    for record in records(path.parent):
-        if record.path == path:
-            return reap(record).value
-    return "no record"
+def digest(env: Mapping[str, str]) -> str:
+    """A mark by which a later daemon sees whether it would set the same; it tells no value."""
+    return hashlib.sha256(json.dumps(sorted(env.items())).encode()).hexdigest()[:16]
+
+
+def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
+    """End the engine that this record describes, by pid, start time and command line, and remove
+    its private ``files`` (a killed keeper does not). Blocks."""
+    found = next((record for record in records(path.parent) if record.path == path), None)
+    verdict = reap(found).value if found is not None else "no record"
+    for file in files:
+        file.unlink(missing_ok=True)
+    return verdict

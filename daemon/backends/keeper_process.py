@@ -85,6 +85,7 @@ async def launch(order: Order, python: str) -> tuple[Child, socket.socket]:
         child = Child(process, stderr)
         child.reap()
         await child.ended(CLOSE_DEADLINE)
+        await asyncio.to_thread(order.socket.unlink, missing_ok=True)  # nobody else will
     raise cancelled
 
 

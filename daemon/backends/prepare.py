@@ -17,6 +17,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB
 from daemon.engines import llama
 from daemon.engines.base import Engine, Installed, Running
+from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
 from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
@@ -123,8 +124,12 @@ class Preparer:
         command = (model.engine or "").startswith("command.")
         place = Located(None) if command and not (model.path or model.hf) else self._locate(model)
         weights = None
-        if place.path is not None and place.path.exists() and not (command and model.kind):
-            weights = describe(place.path, mmproj=place.mmproj, draft=place.draft)
+        if place.path is not None and place.path.exists():
+            try:
+                weights = describe(place.path, mmproj=place.mmproj, draft=place.draft)
+            except WeightsError:
+                if not command:  # whose weights may be of any form
+                    raise
         kind = model.kind or (weights.kind if weights else "chat")
         engine, installed = self._engine(model, weights, kind)
         item = replace(
@@ -228,14 +233,11 @@ def _form(model: Model, weights: Weights) -> str:
 
 def _routes(engine: Engine, kind: str, model: Model) -> frozenset[str]:
     """What the engine serves itself; the user's ``dialects`` narrow it or (command) say it."""
-    if model.dialects is None:
-        return engine.routes(kind)
-    named = {str(dialect) for dialect in model.dialects}
-    if "messages" in named:
-        named.add("count_tokens")
-    if "chat" in named:
-        named |= {"completions"} & (engine.routes(kind) or {"completions"})
-    return frozenset(named | {"upstream"})
+    own = engine.routes(kind)
+    if kind != "chat" or model.dialects is None:
+        return own
+    every = frozenset().union(*ROUTES.values())
+    return (own - every).union(*(ROUTES[dialect] for dialect in model.dialects))
 
 
 def _price(item: Prepared, running: Running, args: Sequence[str], fixed: int | None) -> Breakdown:
@@ -244,21 +246,41 @@ def _price(item: Prepared, running: Running, args: Sequence[str], fixed: int | N
     own = OWN_BYTES.get(name, 0)
     if fixed is not None:
         return Breakdown(fixed, 0, 0, 0, 0)
-    if item.weights is None:
-        return Breakdown(0, 0, 0, 0, own + 64 * MIB)
+    if item.weights is None or name.startswith("command."):
+        return Breakdown(_disk_bytes(item), 0, 0, 0, own + 64 * MIB)
     if name in LLAMA:
-        memory = llama.memory_settings(running, item.kind, args)
-        shape = Shape(
-            memory.n_ctx,
+        price = estimate(item.weights, _shape(item, item.weights, running, args))
+    else:
+        price = estimate_mlx(item.weights, running.ctx, slots=running.slots)
+    return replace(price, overhead=price.overhead + own)
+
+
+def _shape(item: Prepared, weights: Weights, running: Running, args: Sequence[str]) -> Shape:
+    """How llama.cpp is really asked to run it. Raises ProblemError for args that say nonsense."""
+    memory = llama.memory_settings(running, item.kind, args)
+    try:
+        return Shape(
+            memory.n_ctx or weights.n_ctx_train or running.ctx,  # -c 0: as long as it was trained
             memory.slots,
             memory.ubatch,
             memory.type_k,
             memory.type_v,
             memory.prompt_cache,
             memory.unified,
+            swa_full="--swa-full" in args,
             checkpoints=memory.checkpoints,
         )
-        price = estimate(item.weights, shape)
-    else:
-        price = estimate_mlx(item.weights, running.ctx, slots=running.slots)
-    return replace(price, overhead=price.overhead + own)
+    except ValueError as error:
+        text = f"{item.model.name}: its args cannot be run: {error}."
+        hint = "Correct `args` of the model or of its engine: ctl config edit"
+        raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint)) from None
+
+
+def _disk_bytes(item: Prepared) -> int:
+    """The size of weights of which nothing else is known; 0 where there are none."""
+    if item.weights is not None:
+        return item.weights.disk_bytes
+    if item.path is None:
+        return 0
+    files = item.path.rglob("*") if item.path.is_dir() else [item.path]
+    return sum(file.stat().st_size for file in files if file.is_file())

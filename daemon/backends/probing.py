@@ -79,7 +79,7 @@ def _content_length(head: bytes) -> int | None:
 def _parse(raw: bytes) -> Answer:
     head, found, body = raw.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
-    if not found or len(words) < 2 or not words[1].isdigit():
+    if not found or len(words) < 2 or len(words[1]) != 3 or not words[1].isdigit():
         return Answer(0)
     return Answer(int(words[1]), body)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends.backend import Backend, Places, Timing
+from daemon.backends.backend import Backend, Places, Timing, digest
 from daemon.backends.keeping import Keeper
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.config.catalog import Catalog
@@ -46,6 +46,7 @@ class Stock:
     log_max_bytes: int
     log_keep: int
     created: int  # Unix seconds, for GET /v1/models
+    totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
 
     def specs(self) -> dict[str, ModelSpec]:
@@ -137,9 +138,14 @@ class Stock:
         self, model: str, generation: int, variant: Variant, tell: Callable[[Event], None]
     ) -> Backend:
         """Start a backend; its news comes through ``tell``."""
-        item = self.prepared[model]
+        item = self.prepared.get(model)
+        if item is None:
+            raise ProblemError(self.unknown(model))
         if item.engine is None or item.installed is None:
             raise ProblemError(item.problem or self.unknown(model))
+        if variant.id not in item.ways:  # the configuration was swapped a moment ago
+            text = f"{model} was changed while it was about to start."
+            raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, "Ask again.", 1.0))
         plan = self._plan(item, generation, variant)
         launch = item.engine.launch(plan, item.installed)
         backend = Backend(
@@ -160,15 +166,17 @@ class Stock:
 
     def resume(self, keeper: Keeper, tell: Callable[[Event], None]) -> Backend | None:
         """The backend behind an earlier daemon's keeper, if it is what would be started today:
-        same engine and version, same way to run it, same command line. Else None."""
+        same engine and version, same way to run it, same command line, and the same environment
+        set by the user. Else None."""
         hello, facts = keeper.hello, keeper.hello.facts
         item = self.prepared.get(hello.backend)
         if item is None or item.engine is None or item.installed is None:
             return None
         variant = next((v for v in item.spec.variants if v.id == facts.get("variant")), None)
-        same = (facts.get("engine"), facts.get("version")) == (
+        same = (facts.get("engine"), facts.get("version"), facts.get("env")) == (
             item.engine.name,
             item.installed.version,
+            digest(item.engine_env),
         )
         if variant is None or not same or hello.pid is None:
             return None
@@ -178,12 +186,12 @@ class Stock:
                 secret=str(facts["secret"]),
                 secret_file=Path(facts["secret_file"]),
             )
+            started = float(facts["started_at"])
             launch = item.engine.launch(plan, item.installed)
         except (KeyError, TypeError, ValueError, ProblemError):
             return None
         if launch.argv != hello.argv:
             return None
-        started = float(facts.get("started_at", 0.0))
         return Backend(
             generation=hello.generation,
             variant=variant,
@@ -219,7 +227,17 @@ class Stock:
             args=item.engine_args,
             env=item.engine_env,
             options=item.options,
+            memory_share=self._share(variant),
         )
+
+    def _share(self, variant: Variant) -> float | None:
+        """Of a GPU's memory, what this variant was priced at; None elsewhere."""
+        shares = [
+            need / self.totals[pool]
+            for pool, need in variant.need.items()
+            if pool.startswith("gpu") and self.totals.get(pool)
+        ]
+        return min(1.0, max(shares)) if shares else None
 
     def _places(self, model: str, generation: int) -> Places:
         stem = self.paths.backend_stem(model, generation)

@@ -57,6 +57,7 @@ class LaunchPlan:
     args: tuple[str, ...] = ()  # the user's, last: they win
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)  # engine-specific
+    memory_share: float | None = None  # of its pool, 0 to 1: what this way to run was priced at
 
 
 @dataclass(frozen=True, slots=True)

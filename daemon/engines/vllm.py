@@ -65,8 +65,8 @@ class Vllm(Adapter):
         )
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
-        """See ``Engine.launch``. vLLM takes nine tenths of a GPU unless told otherwise: the option
-        ``gpu_memory_utilization`` (a share, 0 to 1) is what the budget allows it."""
+        """See ``Engine.launch``. vLLM takes nine tenths of a GPU unless told otherwise: it is told
+        what it was priced at."""
         for what, file in (("mmproj", plan.mmproj), ("draft", plan.draft)):
             if file is not None:
                 raise llama.refuse(f"{plan.model}: vllm takes no {what}.", f"Leave `{what}` out.")
@@ -84,8 +84,8 @@ class Vllm(Adapter):
             argv += ["--runner", "pooling"]
         if plan.template is not None:
             argv += ["--chat-template", str(plan.template)]
-        if "gpu_memory_utilization" in plan.options:
-            argv += ["--gpu-memory-utilization", str(plan.options["gpu_memory_utilization"])]
+        if plan.memory_share is not None:
+            argv += ["--gpu-memory-utilization", f"{plan.memory_share:.3f}"]
         own = {"PYTHONUNBUFFERED": "1"}
         return Launch(
             argv=(*argv, *plan.args),

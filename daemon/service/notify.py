@@ -6,6 +6,7 @@ STATUS is made ASCII here: the sdnotify package loses other characters.
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Mapping
 
 import sdnotify
@@ -23,7 +24,9 @@ class Notifier:
     """READY, STATUS, RELOADING and STOPPING for ``Type=notify`` units (sd_notify(3))."""
 
     def __init__(self) -> None:
-        self._socket = sdnotify.SystemdNotifier()
+        with warnings.catch_warnings():  # where nobody listens it drops its socket unclosed
+            warnings.simplefilter("ignore", ResourceWarning)
+            self._socket = sdnotify.SystemdNotifier()
 
     def ready(self, status: str) -> None:
         self._socket.notify(f"READY=1\nSTATUS={ascii_text(status)}")

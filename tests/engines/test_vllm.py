@@ -20,12 +20,12 @@ PROGRAM = installed("vllm", "/env/bin/vllm")
 
 
 def test_a_chat_model() -> None:
-    asked = plan(path=FOLDER, options={"gpu_memory_utilization": 0.45}, args=("--dtype", "half"))
+    asked = plan(path=FOLDER, memory_share=0.45, args=("--dtype", "half"))
     launch = ENGINE.launch(asked, PROGRAM)
     assert launch.argv == (
         "/env/bin/vllm", "serve", "/models/qwen", "--host", "127.0.0.1", "--port", "40001",
         "--served-model-name", "qwen", "--max-model-len", "4096", "--max-num-seqs", "1",
-        "--gpu-memory-utilization", "0.45", "--dtype", "half",
+        "--gpu-memory-utilization", "0.450", "--dtype", "half",
     )  # fmt: skip
     assert launch.upstream_model == "qwen"
     assert launch.headers == {"Authorization": "Bearer canary"}

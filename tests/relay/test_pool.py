@@ -67,8 +67,8 @@ async def test_the_end_of_the_front_ends_it_too() -> None:
 
 async def opened(pool: Pool, target: Target) -> Upstream:
     done: asyncio.Future[Upstream | OSError] = asyncio.get_running_loop().create_future()
-    pool.open(target, done.set_result)
-    result = await asyncio.wait_for(done, 5)
+    await asyncio.wait({pool.open(target, done.set_result)}, timeout=5)
+    result = done.result()
     assert isinstance(result, Upstream)
     return result
 

@@ -1,0 +1,442 @@
+"""Models made ready: what is found, what it costs, and what is said where something lacks."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from daemon.backends.prepare import OWN_BYTES, Prepared
+from daemon.core.problems import Code
+from daemon.engines.base import LaunchPlan
+from daemon.weights.footprint import Breakdown, Shape, estimate, estimate_mlx
+from tests.backends.kitchen import Kitchen
+from tests.models import make_gguf
+from tests.weights.files import write_gguf
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Kitchen:
+    made = Kitchen(tmp_path)
+    made.install()
+    return made
+
+
+def model(path: Path | str, **fields: Any) -> dict[str, Any]:
+    return {"models": {"tiny": {"path": str(path), **fields}}}
+
+
+def launched(item: Prepared, way: str | None = None) -> tuple[str, ...]:
+    """The command line that a start would have."""
+    assert item.engine is not None
+    assert item.installed is not None
+    assert item.best is not None
+    plan = LaunchPlan(
+        model=item.model.name,
+        path=item.path,
+        running=item.ways[way or item.best.id],
+        kind=item.kind,
+        port=40000,
+        secret="s",
+        secret_file=Path("/run/key"),
+        mmproj=item.mmproj,
+        draft=item.draft,
+        args=item.engine_args,
+        env=item.engine_env,
+    )
+    return item.engine.launch(plan, item.installed).argv
+
+
+# ---------------------------------------------------------------- found
+
+
+def test_a_file_is_all_that_is_needed(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(model(tiny_gguf))
+    assert (item.engine_name, item.kind, item.path) == ("llama-server", "chat", tiny_gguf)
+    assert item.installed is not None
+    assert item.installed.version == "8123 (abc)"
+    assert item.weights is not None
+    assert item.trained_context == item.weights.n_ctx_train
+    assert item.best is not None
+    assert item.best.ctx == item.trained_context
+    assert {"chat", "messages", "upstream"} <= item.routes
+    assert item.source == str(tiny_gguf)
+    assert item.pulled
+    spec = item.spec
+    assert (spec.name, spec.slots, spec.keep_alive, spec.pinned) == ("tiny", 1, 900.0, False)
+    assert [v.id for v in spec.variants] == list(item.ways) == list(item.prices)
+    assert spec.load_estimate == pytest.approx(1.0 + tiny_gguf.stat().st_size / 1.5e9, abs=1e-3)
+
+
+def test_what_the_schedule_must_know(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    fields = {"slots": 3, "keep_alive": "5m", "pin": True, "priority": 2}
+    spec = kitchen.sound(model(tiny_gguf, **fields)).spec
+    assert (spec.slots, spec.keep_alive, spec.pinned, spec.priority) == (3, 300.0, True, 2.0)
+    assert all(" x 3 slots" in variant.id for variant in spec.variants)
+
+
+def test_companions_are_found_and_paid_for(kitchen: Kitchen, tmp_path: Path) -> None:
+    make_gguf(tmp_path / "big.gguf", size=8 * MIB, fill="sparse")
+    make_gguf(tmp_path / "small.gguf")
+    alone = kitchen.sound(model(tmp_path / "big.gguf", ctx=512))
+    item = kitchen.sound(model(tmp_path / "big.gguf", draft="small.gguf", ctx=512))
+    assert item.draft == tmp_path / "small.gguf"
+    way = next(iter(item.prices))
+    assert item.prices[way].weights - alone.prices[way].weights > 100_000
+    assert item.prices[way].total > alone.prices[way].total
+    assert item.started_as != alone.started_as
+
+
+def test_engines_are_asked_once(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    config = {"models": {name: {"path": str(tiny_gguf)} for name in ("a", "b", "c")}}
+    script = kitchen.folder / "bin" / "llama-server"
+    counted = script.read_text().replace("case $1", f"echo x >> '{kitchen.folder}/asked'\ncase $1")
+    script.write_text(counted)
+    items = kitchen.prepare(config)
+    assert [item.problem for item in items.values()] == [None] * 3
+    asked = len((kitchen.folder / "asked").read_text().split())
+    assert asked == 3  # --help, --version, --list-devices
+
+
+# ---------------------------------------------------------------- what lacks
+
+
+def test_a_file_that_is_not_there(kitchen: Kitchen) -> None:
+    problem = kitchen.broken(model("/no/such.gguf"))
+    assert problem.code is Code.MODEL_UNAVAILABLE
+    assert "tiny" in problem.message
+    assert "/no/such.gguf" in problem.message
+    assert kitchen.one(model("/no/such.gguf")).pulled
+
+
+def test_one_that_was_not_pulled(kitchen: Kitchen) -> None:
+    config = {"models": {"tiny": {"hf": "owner/repo:Q4_K_M"}}}
+    problem = kitchen.broken(config)
+    assert problem.code is Code.NOT_PULLED
+    assert "ctl pull tiny" in problem.hint
+    item = kitchen.one(config)
+    assert not item.pulled
+    assert item.source == "hf:owner/repo:Q4_K_M"
+
+
+def test_a_projector_that_is_not_there(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    problem = kitchen.broken(model(tiny_gguf, mmproj="mmproj.gguf"))
+    assert problem.code is Code.NOT_PULLED
+    assert "mmproj.gguf" in problem.message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", b"no model at all", b"GGUF\x03\0\0\0" + b"\xff" * 64]
+)
+def test_a_broken_file(kitchen: Kitchen, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    problem = kitchen.broken(model(path))
+    assert problem.code is Code.MODEL_UNAVAILABLE
+    assert problem.message.startswith("tiny: ")
+    assert "broken.gguf" in problem.message
+    assert "again" in problem.hint
+
+
+def test_a_cut_file(kitchen: Kitchen, tmp_path: Path, tiny_gguf: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(tiny_gguf.read_bytes()[:-5000])
+    assert kitchen.broken(model(path)).code is Code.MODEL_UNAVAILABLE
+
+
+def test_an_engine_that_is_not_there(tmp_path: Path, tiny_gguf: Path) -> None:
+    kitchen = Kitchen(tmp_path)
+    config = model(tiny_gguf, engine="llama-server")
+    config["engines"] = {"llama-server": {"path": "/no/such/llama-server"}}
+    problem = kitchen.broken(config)
+    assert problem.code is Code.ENGINE_MISSING
+    assert "/no/such/llama-server" in problem.message
+    assert kitchen.one(config).pulled
+
+
+def test_an_engine_in_another_version(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    config = model(tiny_gguf, engine="llama-server")
+    config["engines"] = {"llama-server": {"version": "b9000"}}
+    problem = kitchen.broken(config)
+    assert problem.code is Code.ENGINE_MISSING
+    assert "8123" in problem.message
+
+
+def test_one_broken_model_does_not_touch_the_others(
+    kitchen: Kitchen, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF")
+    models = {
+        "bad": {"path": str(tmp_path / "bad.gguf")},
+        "args": {"path": str(tiny_gguf), "args": ["-ctk", "nope"]},
+        "good": {"path": str(tiny_gguf)},
+    }
+    items = kitchen.prepare({"models": models})
+    assert [name for name, item in items.items() if item.problem is None] == ["good"]
+
+
+# ---------------------------------------------------------------- prices
+
+
+def shape_of(argv: tuple[str, ...], trained: int) -> Shape:
+    """What llama.cpp makes of a command line: the last word counts."""
+
+    def last(default: str, *names: str) -> str:
+        found = [after for name, after in pairwise(argv) if name in names]
+        return found[-1] if found else default
+
+    return Shape(
+        ctx=int(last("0", "-c", "--ctx-size")) or trained,
+        slots=int(last("1", "-np", "--parallel")),
+        ubatch=int(last("512", "-ub", "--ubatch-size")),
+        type_k=last("f16", "-ctk", "--cache-type-k"),
+        type_v=last("f16", "-ctv", "--cache-type-v"),
+        prompt_cache=int(last("8192", "-cram", "--cache-ram")) * MIB,
+        unified_kv=any(word in ("-kvu", "--kv-unified") for word in argv),
+        swa_full="--swa-full" in argv,
+        checkpoints=int(last("32", "-ctxcp", "--ctx-checkpoints")),
+    )
+
+
+ARGS = st.lists(
+    st.sampled_from(
+        [
+            ["-c", "2048"], ["-c", "0"], ["--ctx-size", "700"], ["-np", "2"], ["--parallel", "3"],
+            ["-ub", "128"], ["-b", "1024", "-ub", "1024"], ["-ctk", "q8_0"],
+            ["--cache-type-v", "q4_0"], ["-cram", "64"], ["--cache-ram", "0"], ["-ctxcp", "7"],
+            ["-kvu"], ["--swa-full"], ["-ngl", "3"],
+        ]
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@given(ARGS, ARGS, st.sampled_from([None, 512, 1000, 4096]), st.integers(1, 3))
+@profile(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_prices_are_of_what_is_really_passed(
+    kitchen: Kitchen,
+    gemma: Path,
+    engine: list[list[str]],
+    own: list[list[str]],
+    ctx: int | None,
+    slots: int,
+) -> None:
+    config = model(gemma, slots=slots, args=[*chain(*own)], **({"ctx": ctx} if ctx else {}))
+    config["engines"] = {"llama-server": {"args": [*chain(*engine)]}}
+    item = kitchen.sound(config)
+    assert item.weights is not None
+    for way, price in item.prices.items():
+        argv = launched(item, way)
+        assert price == estimate(item.weights, shape_of(argv, item.weights.n_ctx_train))
+        (variant,) = (v for v in item.spec.variants if v.id == way)
+        assert variant.need == {"ram": price.total}
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five of six layers see a window only: everything of a price differs from zero."""
+    path = tmp_path_factory.mktemp("gemma") / "gemma.gguf"
+    make_gguf(path, arch="gemma3", layers=6, window=128, context=8192)
+    return path
+
+
+@pytest.mark.parametrize(
+    "args", [["-ctk", "nope"], ["-ub", "0"], ["-np", "0"]], ids=lambda args: " ".join(args)
+)
+def test_args_that_say_nonsense(kitchen: Kitchen, tiny_gguf: Path, args: list[str]) -> None:
+    problem = kitchen.broken(model(tiny_gguf, args=args))
+    assert problem.code is Code.MODEL_UNAVAILABLE
+    assert "tiny: its args" in problem.message
+    assert "args" in problem.hint
+
+
+def test_the_embedded_engine_pays_for_its_python(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(model(tiny_gguf, engine="xllamacpp", ctx=512))
+    (price,) = item.prices.values()
+    assert item.weights is not None
+    assert item.best is not None
+    bare = estimate(item.weights, Shape(512, prompt_cache=0, checkpoints=item.best.checkpoints))
+    assert price.total == bare.total + OWN_BYTES["xllamacpp"]
+
+
+def test_an_mlx_engine_by_its_own_formula(kitchen: Kitchen, tiny_hf: Path, tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "mlx_lm.server"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    config = model(tiny_hf, engine="mlx-lm", ctx=1024, slots=2)
+    item = kitchen.sound(config)
+    assert item.weights is not None
+    assert item.weights.format == "safetensors"
+    assert list(item.prices.values()) == [estimate_mlx(item.weights, 1024, slots=2)]
+
+
+# ---------------------------------------------------------------- contexts
+
+
+def test_a_written_context_is_the_only_way(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(model(tiny_gguf, ctx=3000))
+    assert [run.ctx for run in item.ways.values()] == [3000]
+
+
+def test_with_a_least_context_it_may_shrink(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(model(tiny_gguf, ctx=3000, min_ctx=1024))
+    assert [run.ctx for run in item.ways.values()] == [3000, 2048, 1536, 1024]
+    needs = [variant.need["ram"] for variant in item.spec.variants]
+    assert needs == sorted(needs, reverse=True)
+
+
+def test_an_unwritten_one_is_the_largest_that_may_be(kitchen: Kitchen, tmp_path: Path) -> None:
+    make_gguf(tmp_path / "long.gguf", context=1_000_000)
+    item = kitchen.sound(model(tmp_path / "long.gguf"))
+    assert [run.ctx for run in item.ways.values()] == [131072, 98304, 65536, 49152, 32768]
+
+
+# ---------------------------------------------------------------- kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "route", "flag"),
+    [("embedding", "embeddings", "--embeddings"), ("rerank", "rerank", "--reranking")],
+)
+def test_encoders(
+    kitchen: Kitchen, request: pytest.FixtureRequest, kind: str, route: str, flag: str
+) -> None:
+    path = request.getfixturevalue(f"{kind}_gguf")
+    item = kitchen.sound(model(path))
+    assert item.kind == kind
+    assert item.routes == {route, "upstream"}
+    assert item.best is not None
+    assert item.best.ctx <= 8192
+    argv = launched(item)
+    assert flag in argv
+    assert item.weights is not None
+    price = item.prices[item.best.id]
+    assert price == estimate(item.weights, shape_of(argv, item.weights.n_ctx_train))
+
+
+def test_a_written_kind_wins(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(model(tiny_gguf, kind="embedding"))
+    assert item.kind == "embedding"
+    assert "embeddings" in item.routes
+
+
+def test_dialects_narrow_the_routes(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    routes = kitchen.sound(model(tiny_gguf, dialects=["messages"])).routes
+    assert routes == {"messages", "count_tokens", "infill", "upstream"}
+    routes = kitchen.sound(model(tiny_gguf, dialects=["chat"])).routes
+    assert routes == {"chat", "completions", "infill", "upstream"}
+
+
+# ---------------------------------------------------------------- pools
+
+
+@pytest.mark.parametrize(
+    ("pools", "devices", "written", "expected"),
+    [
+        (["ram"], "", None, "ram"),
+        (["unified"], "  MTL0: Apple M4\\n", None, "unified"),
+        (["unified"], "", None, "unified"),
+        (["gpu0", "gpu1", "ram"], "  CUDA0: x\\n", None, "gpu0"),
+        (["ram", "gpu0"], "", None, "ram"),  # an engine without CUDA runs on the processor
+        (["ram"], "  CUDA0: x\\n", None, "ram"),
+        (["gpu0", "gpu1", "ram"], "  CUDA0: x\\n", "gpu1", "gpu1"),
+        (["gpu0", "ram"], "  CUDA0: x\\n", "ram", "ram"),
+    ],
+)
+def test_where_it_runs(
+    tmp_path: Path,
+    tiny_gguf: Path,
+    pools: list[str],
+    devices: str,
+    written: str | None,
+    expected: str,
+) -> None:
+    kitchen = Kitchen(tmp_path, devices, pools)
+    kitchen.install()
+    item = kitchen.sound(model(tiny_gguf, **({"pool": written} if written else {})))
+    assert {tuple(variant.need) for variant in item.spec.variants} == {(expected,)}
+
+
+# ---------------------------------------------------------------- args and environment
+
+
+def test_args_and_environment_are_merged_the_last_counts(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    config = model(tiny_gguf, args=["-lv", "3"], env={"B": "model", "C": "3"})
+    table = {"args": ["-lv", "1", "-ngl", "9"], "env": {"A": "1", "B": "engine"}}
+    config["engines"] = {"llama-server": table}
+    item = kitchen.sound(config)
+    assert item.engine_args == ("-lv", "1", "-ngl", "9", "-lv", "3")
+    assert item.engine_env == {"A": "1", "B": "model", "C": "3"}
+    assert launched(item)[-6:] == item.engine_args
+
+
+def test_a_presets_args_stand_between(kitchen: Kitchen, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "x.gguf")
+    config = model(path, preset="gpt-oss-20b", args=["-ngl", "1"], ctx=512)
+    config["engines"] = {"llama-server": {"args": ["-ngl", "2"]}}
+    item = kitchen.sound(config)
+    preset = item.model.args_for("llama-server")[:-2]
+    assert preset
+    assert item.engine_args == ("-ngl", "2", *preset, "-ngl", "1")
+
+
+# ---------------------------------------------------------------- commands
+
+
+def command(**fields: Any) -> dict[str, Any]:
+    return {
+        "models": {"tiny": {"engine": "command.mine", **fields.pop("model", {})}},
+        "engines": {"command": {"mine": {"argv": ["/bin/sh", "{port}"], **fields}}},
+    }
+
+
+def test_a_command_with_a_footprint_needs_nothing_else(kitchen: Kitchen) -> None:
+    item = kitchen.sound(command(footprint="3GiB"))
+    assert (item.engine_name, item.kind, item.path) == ("command.mine", "chat", None)
+    assert set(item.prices.values()) == {Breakdown(3 << 30, 0, 0, 0, 0)}
+    assert item.source == "command.mine"
+    assert {"chat", "completions", "upstream"} == item.routes
+
+
+def test_a_command_without_weights_is_a_small_process(kitchen: Kitchen) -> None:
+    item = kitchen.sound(command(kind="embedding"))
+    assert item.kind == "embedding"
+    assert {price.total for price in item.prices.values()} == {64 * MIB}
+
+
+def test_a_commands_weights_count_by_their_size(
+    kitchen: Kitchen, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    """As the description of ``footprint`` says; also of a form that we cannot read."""
+    odd = tmp_path / "whisper.bin"
+    with odd.open("wb") as file:
+        os.truncate(file.fileno(), 5 << 30)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"x" * 1000)
+    for path, size in ((odd, 5 << 30), (folder, 2000), (tiny_gguf, tiny_gguf.stat().st_size)):
+        item = kitchen.sound(command(model={"path": str(path)}))
+        assert {price.total for price in item.prices.values()} == {size + 64 * MIB}
+
+
+def test_a_footprint_is_taken_as_written(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    item = kitchen.sound(command(footprint="1GiB", model={"path": str(tiny_gguf)}))
+    assert {price.total for price in item.prices.values()} == {1 << 30}
+
+
+def test_a_command_that_is_not_there(kitchen: Kitchen) -> None:
+    problem = kitchen.broken(command(argv=["/no/such/server", "{port}"]))
+    assert problem.code is Code.ENGINE_MISSING
+    assert "/no/such/server" in problem.message

@@ -1,0 +1,354 @@
+"""What can be served: names, refusals, starts, and what is taken over from an earlier daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.backends.keeping import Keeper
+from daemon.backends.stock import Stock, free_port
+from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, Variant
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.ports import Route
+from tests.backends.backend_house import Told
+from tests.backends.kitchen import Kitchen
+
+
+@pytest.fixture
+def kitchen(short_dir: Path) -> Kitchen:
+    made = Kitchen(short_dir)
+    made.install()
+    return made
+
+
+@pytest.fixture
+def stock(kitchen: Kitchen, tiny_gguf: Path, embedding_gguf: Path) -> Stock:
+    models = {
+        "Coder": {"path": str(tiny_gguf), "aliases": ["fast", "claude-*"]},
+        "embed": {"path": str(embedding_gguf)},
+        "lost": {"path": "/no/such.gguf"},
+    }
+    return kitchen.stock({"models": models})
+
+
+def problem(found: object) -> Problem:
+    assert isinstance(found, Problem)
+    return found
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Coder", "coder", "fast", "FAST", "claude-opus-5", "anthropic/claude-x", "Coder:latest"],
+)
+def test_every_name_of_a_model(stock: Stock, name: str) -> None:
+    assert stock.resolve(name, "chat") == "Coder"
+
+
+def test_a_default_answers_for_what_nobody_has(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    config = {
+        "models": {"a": {"path": str(tiny_gguf)}},
+        "server": {"default_model": "a"},
+    }
+    assert kitchen.stock(config).resolve("gpt-99", "chat") == "a"
+
+
+def test_an_unknown_name_gets_the_nearest(stock: Stock) -> None:
+    said = problem(stock.resolve("codr", "chat"))
+    assert said.code is Code.MODEL_NOT_FOUND
+    assert "'codr'" in said.message
+    assert said.hint.startswith("Did you mean Coder")
+    assert said.facts["nearest"][0] == "Coder"  # type: ignore[index]
+
+
+def test_a_name_like_none_gets_them_all(stock: Stock) -> None:
+    assert problem(stock.resolve("zzzzzzzzzz", "chat")).hint == "There are: Coder, embed, lost"
+    many = replace(stock, prepared={f"m{n}": stock.prepared["lost"] for n in range(12)})
+    hint = problem(many.resolve("zzzzzzzzzz", "chat")).hint
+    assert hint.startswith("There are: m0, m1, ")
+    assert hint.endswith(" …")
+    assert hint.count(",") == 9
+
+
+def test_a_huge_name_is_cut(stock: Stock) -> None:
+    assert len(problem(stock.resolve("x" * 100_000, "chat")).message) < 300
+
+
+def test_without_any_model_it_says_how_to_add_one(kitchen: Kitchen) -> None:
+    said = problem(kitchen.stock({}).resolve("zzzzzzzzzz", "chat"))
+    assert "ctl add" in said.hint
+
+
+def test_a_preset_that_is_not_here(stock: Stock) -> None:
+    said = problem(stock.resolve("qwen3-coder", "chat"))
+    assert said.code is Code.NOT_PULLED
+    assert said.hint == "Get them with: ctl pull qwen3-coder"
+
+
+def test_a_model_with_a_problem_says_it(stock: Stock) -> None:
+    said = problem(stock.resolve("lost", "chat"))
+    assert said.code is Code.MODEL_UNAVAILABLE
+    assert "/no/such.gguf" in said.message
+
+
+# ---------------------------------------------------------------- routes
+
+
+def test_a_route_that_the_engine_does_not_serve(stock: Stock) -> None:
+    said = problem(stock.resolve("embed", Route.MESSAGES.value))
+    assert said.code is Code.UNSUPPORTED_DIALECT
+    assert said.message == (
+        "embed (llama-server, embedding) does not serve the Anthropic messages API."
+    )
+    assert said.hint == "It serves: embeddings, upstream."
+    assert said.facts["routes"] == ["embeddings", "upstream"]
+
+
+@pytest.mark.parametrize("route", list(Route))
+def test_every_route_is_served_or_refused_in_words(stock: Stock, route: Route) -> None:
+    found = stock.resolve("embed", route.value)
+    if route in (Route.EMBEDDINGS, Route.UPSTREAM):
+        assert found == "embed"
+    else:
+        assert problem(found).message.endswith(".")
+        assert "_" not in problem(found).message
+
+
+# ---------------------------------------------------------------- cards and specs
+
+
+def test_cards(stock: Stock) -> None:
+    cards = stock.cards({"Coder": "ready"})
+    assert [card.id for card in cards] == ["Coder", "embed", "lost"]
+    coder, embed, lost = cards
+    best = stock.prepared["Coder"].best
+    assert best is not None
+    assert coder.aliases == ("fast",)  # a pattern is no name
+    assert (coder.state, coder.engine, coder.kind) == ("ready", "llama-server", "chat")
+    assert (coder.context, coder.created) == (best.ctx, 1234)
+    assert (embed.state, embed.kind) == ("stopped", "embedding")
+    assert (lost.state, lost.context, lost.engine) == ("stopped", None, None)
+    assert stock.card("claude-x", {}) == replace(coder, state="stopped")
+    assert problem(stock.card("nobody", {})).code is Code.MODEL_NOT_FOUND
+
+
+def test_specs_are_all_that_the_core_gets(stock: Stock) -> None:
+    specs = stock.specs()
+    assert set(specs) == {"Coder", "embed", "lost"}
+    assert specs["lost"].variants == ()
+    assert specs["Coder"] == stock.prepared["Coder"].spec
+
+
+def test_one_model_is_swapped_in(stock: Stock) -> None:
+    item = replace(stock.prepared["Coder"], kind="completion")
+    changed = stock.with_prepared(item)
+    assert changed.prepared["Coder"].kind == "completion"
+    assert stock.prepared["Coder"].kind == "chat"
+    assert changed.prepared["embed"] is stock.prepared["embed"]
+
+
+# ---------------------------------------------------------------- starts that cannot be tried
+
+
+def refused(stock: Stock, model: str, variant: str = "x") -> Problem:
+    told: list[Event] = []
+    with pytest.raises(ProblemError) as caught:
+        stock.begin(model, 1, Variant(variant, {}), told.append)
+    assert told == []
+    return caught.value.problem
+
+
+def test_one_with_a_problem_is_not_started(stock: Stock) -> None:
+    assert refused(stock, "lost").code is Code.MODEL_UNAVAILABLE
+
+
+def test_what_a_reload_has_just_taken_away_is_not_started(stock: Stock) -> None:
+    assert refused(stock, "removed").code is Code.MODEL_NOT_FOUND
+    said = refused(stock, "Coder", "context 7")
+    assert said.code is Code.MODEL_UNAVAILABLE
+    assert said.retry_after == 1.0
+
+
+def test_args_that_the_engine_refuses(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    config = {"models": {"a": {"path": str(tiny_gguf), "args": ["--port", "1"]}}}
+    stock = kitchen.stock(config)
+    variant = stock.prepared["a"].spec.variants[0]
+    said = refused(stock, "a", variant.id)
+    assert said.code is Code.MODEL_UNAVAILABLE
+    assert "--port" in said.message
+
+
+def test_ports_are_free_and_not_given_out_twice() -> None:
+    taken: set[int] = set()
+    ports = [free_port(taken) for _ in range(60)]
+    assert len(set(ports)) == 60
+    for port in ports[:5]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    full = set(range(65536))
+    with pytest.raises(ProblemError, match="No free loopback port"):
+        free_port(full)
+    assert len(full) == 65536
+
+
+# ---------------------------------------------------------------- real starts
+
+
+@pytest.fixture
+def configured(kitchen: Kitchen, tiny_gguf: Path) -> Callable[..., Stock]:
+    """A stock of one model; ``changes`` are fields of its entry."""
+
+    def make(engine: Mapping[str, Any] | None = None, **changes: Any) -> Stock:
+        entry = {"path": str(tiny_gguf), "ctx": 2048, **changes}
+        config = {"models": {"tiny": entry}, "engines": {"llama-server": dict(engine or {})}}
+        return kitchen.stock(config, service=True)
+
+    return make
+
+
+async def test_a_start_is_what_was_prepared(configured: Callable[..., Stock]) -> None:
+    stock = configured()
+    item, told = stock.prepared["tiny"], Told()
+    variant = item.spec.variants[0]
+    backend = stock.begin("tiny", 4, variant, told.append)
+    assert await told.have() == BackendReady("tiny", 4)
+    assert (backend.generation, backend.variant, backend.model) == (4, variant, "tiny")
+    assert backend.holding.target.port == backend.plan.port
+    assert backend.holding.upstream_model == "tiny"
+    assert backend.holding.headers["Authorization"].startswith("Bearer ")
+    assert backend.plan.secret not in " ".join(backend.launch.argv)
+    assert backend.places.log == stock.paths.model_log("tiny")
+    assert await backend.answers_now(5.0)
+    backend.stop()
+    assert (await told.ended()).exit_class is ExitClass.CLEAN
+    await backend.closed()
+    assert list(stock.paths.backends_dir.iterdir()) == []
+
+
+class Left:
+    """A backend whose daemon has gone, and its keeper, connected to by the next one."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.stock, self.news = stock, []  # type: ignore[var-annotated]
+        self.told = Told()
+
+    async def leave(self) -> Left:
+        variant = self.stock.prepared["tiny"].spec.variants[0]
+        self.backend = self.stock.begin("tiny", 4, variant, self.told.append)
+        await self.told.have(BackendReady)
+        await self.backend.detach()
+        return self
+
+    async def found(self) -> Keeper:
+        self.keeper = await Keeper.adopt(self.backend.places.socket, on_event=self.hear)
+        return self.keeper
+
+    def hear(self, event: Any) -> None:
+        self.news.append(event)
+
+    async def end(self) -> None:
+        self.keeper.kill()
+        assert await self.keeper.wait_gone(5.0)
+        assert await self.keeper.close()
+        deadline = time.monotonic() + 5
+        while list(self.stock.paths.backends_dir.iterdir()):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def left(configured: Callable[..., Stock]) -> AsyncIterator[Left]:
+    made = await Left(configured()).leave()
+    await made.found()
+    yield made
+    await made.end()
+
+
+async def test_the_identical_start_is_taken_over(
+    left: Left, configured: Callable[..., Stock]
+) -> None:
+    told = Told()
+    resumed = configured().resume(left.keeper, told.append)
+    assert resumed is not None
+    before = left.backend
+    assert (resumed.generation, resumed.pid) == (4, before.pid)
+    assert resumed.variant == before.variant
+    assert (resumed.plan, resumed.launch) == (before.plan, before.launch)
+    assert resumed.holding == before.holding
+    assert resumed.started_at == pytest.approx(before.started_at)
+    assert resumed.ready_at == resumed.started_at
+    assert await resumed.answers_now(5.0)
+
+
+async def test_one_taken_over_ends_as_any_other(configured: Callable[..., Stock]) -> None:
+    left = await Left(configured()).leave()
+    told, resumed = Told(), []  # type: ignore[var-annotated]
+    keeper = await Keeper.adopt(
+        left.backend.places.socket, on_event=lambda event: resumed[0].on_event(event)
+    )
+    taken = configured().resume(keeper, told.append)
+    assert taken is not None
+    resumed.append(taken)
+    taken.stop()
+    assert await told.have() == BackendExited("tiny", 4, ExitClass.CLEAN, "exit status 0")
+    await taken.closed()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ctx": 1024},
+        {"slots": 2},
+        {"args": ["-ngl", "1"]},
+        {"env": {"GGML_SOMETHING": "1"}},
+        {"kind": "embedding"},
+        {"engine": {"args": ["-lv", "5"]}},
+        {"engine": {"env": {"A": "1"}}},
+        {"path": "/no/such.gguf"},
+    ],
+    ids=str,
+)
+async def test_a_changed_one_is_not(
+    left: Left, configured: Callable[..., Stock], changes: dict[str, Any]
+) -> None:
+    stock = configured(**changes)
+    assert stock.resume(left.keeper, left.told.append) is None
+
+
+async def test_a_newer_engine_is_another_start(
+    left: Left, kitchen: Kitchen, configured: Callable[..., Stock]
+) -> None:
+    script = kitchen.folder / "bin" / "llama-server"
+    script.write_text(script.read_text().replace("8123", "8200"))
+    assert configured().resume(left.keeper, left.told.append) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"port": None}, {"port": "x"}, {"port": 1}, {"secret_file": 5}, {"started_at": "long ago"},
+     {"variant": "context 9"}, {"engine": "vllm"}, {"version": ""}, {"env": ""}],
+    ids=str,
+)  # fmt: skip
+async def test_facts_that_do_not_fit(
+    left: Left, configured: Callable[..., Stock], facts: dict[str, Any]
+) -> None:
+    hello = left.keeper.hello
+    left.keeper.hello = replace(hello, facts={**hello.facts, **facts})
+    assert configured().resume(left.keeper, left.told.append) is None
+    without = {name: hello.facts[name] for name in hello.facts if name not in facts}
+    left.keeper.hello = replace(hello, facts=without)
+    assert configured().resume(left.keeper, left.told.append) is None
+    left.keeper.hello = hello
+
+
+async def test_a_model_that_is_no_longer_there(left: Left, kitchen: Kitchen) -> None:
+    assert kitchen.stock({}, service=True).resume(left.keeper, left.told.append) is None

@@ -1,0 +1,182 @@
+"""Taking the fixed port."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import psutil
+import pytest
+
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.service import ports
+from daemon.service.ports import bind, handed_over, holder, offered
+
+
+def refused(host: str, port: int) -> Problem:
+    with pytest.raises(ProblemError) as caught:
+        bind(host, port)
+    assert caught.value.problem.code is Code.CONFIG_INVALID
+    return caught.value.problem
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which this process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+def free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_it_listens_at_once_and_never_blocks() -> None:
+    with closing(bind("127.0.0.1", 0)) as sock:
+        assert not sock.getblocking()
+        assert not sock.get_inheritable()
+        with socket.create_connection(sock.getsockname(), 2):
+            pass
+
+
+def test_the_port_is_the_one_asked_for() -> None:
+    port = free()
+    with closing(bind("127.0.0.1", port)) as sock:
+        assert sock.getsockname() == ("127.0.0.1", port)
+
+
+def test_connections_of_the_past_do_not_keep_it() -> None:
+    """TIME_WAIT after a restart."""
+    port = free()
+    with closing(bind("127.0.0.1", port)) as sock:
+        client = socket.create_connection(("127.0.0.1", port), 2)
+        sock.setblocking(True)
+        peer, _ = sock.accept()
+        peer.close()
+        client.close()
+    bind("127.0.0.1", port).close()
+
+
+def test_who_has_it_is_named_and_another_offered(taken: int) -> None:
+    problem = refused("127.0.0.1", taken)
+    assert f"Port {taken} on 127.0.0.1 is taken by " in problem.message
+    assert f"(pid {os.getpid()})" in problem.message
+    offer = problem.facts["offer"]
+    assert isinstance(offer, int)
+    assert offer > taken
+    assert f"ctl serve --port {offer}" in problem.hint
+    assert "server.port" in problem.hint
+    bind("127.0.0.1", offer).close()
+
+
+def test_another_process_is_named() -> None:
+    code = (
+        "import socket, sys\ns = socket.create_server(('127.0.0.1', 0))\n"
+        "print(s.getsockname()[1], flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        said = holder(port)
+        assert said.endswith(f"(pid {child.pid})")
+        assert "python" in said
+        child.kill()
+
+
+def test_one_that_nobody_may_see(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+    def denied(kind: str) -> list[object]:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "net_connections", denied)
+    assert "another program" in refused("127.0.0.1", taken).message
+
+
+def test_without_a_free_port_nearby_there_is_no_offer(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    monkeypatch.setattr(ports, "TRIES", 1)
+    problem = refused("127.0.0.1", taken)
+    assert problem.facts["offer"] is None
+    assert problem.hint == "Free it first."
+
+
+def test_offers_stay_in_range() -> None:
+    assert offered("127.0.0.1", 65535) is None
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours(host: str) -> None:
+    problem = refused(host, 8123)
+    assert f"{host}:8123 cannot be used" in problem.message
+    assert "server.host" in problem.hint
+
+
+def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*args: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", unsupported)
+    assert "not supported" in refused("::1", 8123).message
+
+
+def ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6(), reason="no IPv6 here")
+def test_ipv6_alone() -> None:
+    with closing(bind("::1", 0)) as sock:
+        port = sock.getsockname()[1]
+        assert sock.family == socket.AF_INET6
+        assert f"Port {port} on ::1 is taken" in refused("::1", port).message
+        with socket.create_connection(("::1", port), 2):
+            pass
+    with closing(bind("::", 0)) as sock:  # every IPv6 address is no IPv4 address
+        port = sock.getsockname()[1]
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", port))
+
+
+# ---------------------------------------------------------------- handed over by systemd
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
+     {"LISTEN_PID": "77", "LISTEN_FDS": "0"}, {"LISTEN_PID": "77", "LISTEN_FDS": "x"},
+     {"LISTEN_PID": "77"}],
+    ids=str,
+)  # fmt: skip
+def test_nothing_was_handed_over(environ: dict[str, str]) -> None:
+    assert handed_over(environ, 77) is None
+
+
+def test_a_socket_that_was_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        monkeypatch.setattr(ports, "FIRST_HANDED_OVER", os.dup(held.fileno()))
+        address = held.getsockname()
+        sock = handed_over({"LISTEN_PID": "77", "LISTEN_FDS": "1"}, 77)
+    assert sock is not None
+    with closing(sock):
+        assert (sock.getsockname(), sock.getblocking()) == (address, False)
+        assert not sock.get_inheritable()
+        knock = threading.Thread(target=lambda: socket.create_connection(address, 2).close())
+        knock.start()
+        knock.join(5)
+        peer, _ = sock.accept()
+        peer.close()
