@@ -2,7 +2,7 @@
 # make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test test-long check bench llama-server lock clean
+.PHONY: help run env test test-long mutants check bench llama-server lock clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -19,8 +19,13 @@ env: ## make .venv and .venv-mlx for working on modelport
 test: ## run the whole test suite (ARGS="-k name -x" go to pytest)
 	@sh scripts/test.sh $(ARGS)
 
-test-long: ## the suite with full counts: more seeds, more faults, longer soaks
-	@HYPOTHESIS_PROFILE=nightly sh scripts/test.sh -m "" $(ARGS)
+test-long: ## the suite with full counts (seeds, examples), and the mutants
+	@MODELPORT_SEEDS=2000 HYPOTHESIS_PROFILE=long sh scripts/test.sh -m "" --timeout 1200 $(ARGS)
+	@$(MAKE) mutants
+
+mutants: ## break the core on purpose, one way at a time: the tests must notice
+	@sh scripts/env.sh run test
+	@.venv/bin/python -P tests/core/mutants.py
 
 check: ## format, lint, types, import directions, fast tests
 	@sh scripts/check.sh

@@ -90,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     except ProblemError as error:
         print(f"modelportd: {error.problem.text}", file=sys.stderr)
         return EX_CONFIG
+    except OSError as error:
+        print(f"modelportd: {error}", file=sys.stderr)
+        return EX_CONFIG
     for doubt in loaded.warnings():
         log.warning("configuration: %s: found %s. %s", doubt.where, doubt.found, doubt.hint)
     raise_descriptor_limit()
@@ -110,6 +113,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         run_loop(serve())
+    except ProblemError as error:  # what shows only once the machine has been looked at
+        log.error("%s", error.problem.text)
+        return EX_CONFIG
     finally:
         sock.close()
         lock.release()

@@ -68,8 +68,9 @@ async def _adopt(record: Record, stock: Stock, supervisor: Supervisor, deadline:
     hello = keeper.hello
     resumed = stock.resume(keeper, supervisor.tell)
     ended = hello.error or hello.exit or hello.gone
-    taken = resumed.model in supervisor.backends if resumed is not None else True
-    if resumed is None or ended or taken or not await resumed.answers_now(deadline):
+    alive = resumed is not None and not ended and await resumed.answers_now(deadline)
+    # Asked only now: it may have died since, and of two for one model the first is taken over.
+    if resumed is None or not alive or resumed.died or resumed.model in supervisor.backends:
         log.info("%s is not adopted: it is not what would be started now", record.backend)
         keeper.kill()
         await keeper.wait_gone(deadline)

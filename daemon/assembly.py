@@ -26,6 +26,7 @@ from daemon.config.settings import Settings
 from daemon.configured import Configured
 from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
+from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.machine import observe
 from daemon.reading import Reader
@@ -74,6 +75,8 @@ class Daemon:
             self.supervisor, self.configured, self.bus, paths, mode, version, self.stop
         )
         self._stopping = asyncio.Event()
+        self._opened = asyncio.Event()  # the models are known
+        self._reloads: set[asyncio.Task[None]] = set()
         self._stops = 0
         self._hurry = asyncio.Event()
 
@@ -89,7 +92,7 @@ class Daemon:
             housekeeper = self._housekeeper()
             await self._open_models()
             runner = await self._open_control()
-            self._write_facts(front)
+            await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
             tidy_memory()
             self.notifier.ready(f"serving on {self.control.url}")
@@ -162,7 +165,7 @@ class Daemon:
     async def _open_models(self) -> None:
         """Read what is configured, see what an earlier daemon left, then serve."""
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
-        self.configured.take(reading, frozenset())
+        self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
             self.paths.backends_dir,
             self.mode,
@@ -170,7 +173,9 @@ class Daemon:
             self.supervisor,
             self.settings.timing.adopt_timeout,
         )
+        self.configured.take(reading, frozenset())  # now the pins, where none was taken over
         self.supervisor.open()
+        self._opened.set()
         names = ", ".join(sorted(reading.stock.prepared)) or "none yet (ctl add)"
         log.info("models: %s", names)
 
@@ -190,11 +195,19 @@ class Daemon:
             self._hurry.set()
 
     def _hangup(self) -> None:
-        self._reload = asyncio.create_task(self._reload_notified(), name="reload")
+        task = asyncio.create_task(self._reload_notified(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload_notified(self) -> None:
+        await self._opened.wait()
         self.notifier.reloading()
-        await self.configured.reload()
+        try:
+            await self.configured.reload()
+        except ProblemError as error:
+            log.warning("not read again: %s", error)
+        except Exception:
+            log.exception("reading the configuration again failed")
         self.notifier.ready(f"serving on {self.control.url}")
 
     # ------------------------------------------------------------ end
@@ -204,7 +217,9 @@ class Daemon:
     ) -> None:
         log.info("stopping")
         self.notifier.stopping()
-        self.supervisor.draining = True
+        self.supervisor.leave()
+        for reload in self._reloads:
+            reload.cancel()
         await self._unless_hurried(front.drain(self.settings.timing.drain_grace))
         front.abort()
         if housekeeper is not None:
@@ -213,9 +228,9 @@ class Daemon:
         await self._end_backends()
         if runner is not None:
             await runner.cleanup()
-        with suppress(OSError):
-            self.paths.daemon_json.unlink()
-            self.paths.control_socket.unlink()
+        for path in (self.paths.daemon_json, self.paths.control_socket):
+            with suppress(OSError):
+                path.unlink()
         log.info("stopped")
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, bool]) -> None:

@@ -18,18 +18,31 @@ from daemon.config.diff import Changes, diff
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
+from daemon.core.admission import never_fits
+from daemon.core.budget import fits
 from daemon.core.lifecycle import State
-from daemon.core.messages import BudgetChanged
+from daemon.core.messages import ModelSpec
+from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Progress
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
-from daemon.supervisor import Supervisor
+from daemon.supervisor import STOPPING, Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
-from daemon.views import ReloadView
+from daemon.views import EventView, ReloadView
 
 log = logging.getLogger("modelport.config")
+
+RUNS = (State.STARTING, State.READY, State.DRAINING)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A context for one run: of the generations above ``since``. Then it is as ``usual`` again."""
+
+    usual: Prepared
+    since: int
 
 
 @dataclass(slots=True)
@@ -46,10 +59,11 @@ class Configured:
     problem: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stock: Stock | None = None
-    _overridden: dict[str, int] = field(default_factory=dict)  # model -> context of this run
+    _overrides: dict[str, Override] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pulls = Pulls(self.bus, self._arrived)
+        self.bus.subscribe(self._told)
 
     @property
     def stock(self) -> Stock:
@@ -64,32 +78,47 @@ class Configured:
 
     # ------------------------------------------------------------ changing
 
-    def take(self, reading: Reading, touched: frozenset[str]) -> None:
-        """Swap the new value in and tell the scheduler."""
+    def take(self, reading: Reading, touched: frozenset[str], *, pins: bool = True) -> None:
+        """Swap the new value in and tell the scheduler, all in one moment.
+
+        ``pins`` False: nothing is started by this; what runs already is looked at first.
+        """
         self.settings, self._stock = reading.settings, reading.stock
         self.budget_source = reading.budget_source
         self.supervisor.stock = reading.stock
         self.supervisor.queue_timeout = reading.settings.server.queue_timeout
-        self.supervisor.scheduler.policy = policy(reading.settings)
-        self.supervisor.tell(BudgetChanged(reading.budget))
+        core = self.supervisor.scheduler
+        core.policy = core.ledger.policy = policy(reading.settings)
         self.applied(reading.settings)
-        self.supervisor.catalog(reading.stock.specs(), touched)
+        specs = reading.stock.specs()
+        if not pins:
+            specs = {name: replace(spec, pinned=False) for name, spec in specs.items()}
+        self.supervisor.catalog(specs, touched, reading.budget)
 
     async def reload(self) -> ReloadView:
-        """Read the file again; what did not change is not touched, what is broken not taken."""
+        """Read the file again; what did not change is not touched, what is broken not taken.
+
+        Raises ProblemError while the daemon is stopping.
+        """
         async with self._changing:
             try:
                 reading = await asyncio.to_thread(self.reader.again)
             except (ConfigError, ProblemError) as error:
                 return self._refused(error)
+            self._refuse_if_stopping()
             changes = diff(self.stock.catalog, reading.stock.catalog)
             touched = self._touched(changes, reading.stock)
-            self._overridden.clear()
+            self._overrides.clear()
             self.take(reading, touched)
             self.problem = ""
             view = _view(changes, touched)
-            self.bus.publish("reload", "", _told(view), {"changed": view.changed})
+            self.bus.publish("reload", "", _summary(view), {"changed": view.changed})
             return view
+
+    def _refuse_if_stopping(self) -> None:
+        """Nothing may be started any more, so nothing is changed either."""
+        if self.supervisor.draining:
+            raise ProblemError(STOPPING)
 
     def _refused(self, error: ConfigError | ProblemError) -> ReloadView:
         if isinstance(error, ConfigError):
@@ -114,7 +143,7 @@ class Configured:
     def _touched(self, changes: Changes, new: Stock) -> frozenset[str]:
         """Models whose process must start anew: changed, on a changed engine, or with other
         weights, variants or engine than before."""
-        touched = set(changes.changed) | set(self._overridden)
+        touched = set(changes.changed) | set(self._overrides)
         for name, item in new.prepared.items():
             old = self.stock.prepared.get(name)
             if old is None:
@@ -126,44 +155,99 @@ class Configured:
     # ------------------------------------------------------------ one model
 
     def named(self, name: str) -> Prepared | Problem:
-        """A model by any of its names, presets that are not on the disk included."""
-        model = self.stock.catalog.find(name) or self.stock.catalog.resolve(name)
+        """A model by any of its names, presets that are not on the disk included; the default
+        model does not stand in for a name that is none."""
+        model = self.stock.catalog.meant(name)
         if model is None:
             return self.stock.unknown(name)
         return self.stock.prepared.get(model.name) or self.bare(model.name)
 
     def bare(self, name: str) -> Prepared:
-        """A preset of the catalog whose weights are not here."""
-        return self.stock.preparer.prepare(self.stock.catalog.presets[name])
+        """A preset of the catalog whose weights are not here (or came when nobody looked)."""
+        model = self.stock.catalog.presets[name]
+        return Prepared(
+            model,
+            model.engine,
+            ModelSpec(name, ()),
+            kind=model.kind or "chat",
+            pulled=False,
+            problem=self.reader.missing(model),
+        )
 
     async def ensure(self, name: str, ctx: int | None) -> Prepared:
-        """The model in the stock and known to the scheduler, with ``ctx`` for this run if given."""
-        item = self.named(name)
-        if isinstance(item, Problem):
-            raise ProblemError(item)
-        model = item.model
-        changed = ctx is not None and (item.best is None or ctx != item.best.ctx)
-        if ctx is None and name in self._overridden and not self._running(name):
-            model, changed = self._original(name), True
-            del self._overridden[name]
-        elif changed and ctx is not None:
-            model = replace(model, ctx=ctx, ctx_written=True, fit="refuse")
-            self._overridden[name] = ctx
-        elif name in self.stock.prepared:
-            return item
-        item = await asyncio.to_thread(self.stock.preparer.prepare, model)
-        self._restock(item, anew=changed)
-        return item
+        """The model in the stock and known to the scheduler, with ``ctx`` for this run if given.
+
+        What could not be served is looked at again. Raises ProblemError, also for a context that
+        can never fit; then all is as before.
+        """
+        async with self._changing:
+            item = self.named(name)
+            if isinstance(item, Problem):
+                raise ProblemError(item)
+            name = item.model.name
+            back = ctx is None and name in self._overrides and not self._running(name)
+            if ctx is None and item.problem is None and not back:
+                return item
+            model = self._original(name) if ctx is None else _only(self._original(name), ctx)
+            fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
+            if ctx is None:
+                self._overrides.pop(name, None)
+            elif fresh.problem is not None:
+                return fresh
+            else:
+                self._override(fresh)
+            self._restock(fresh, anew=not self._runs_as(fresh))
+            return fresh
+
+    def _prepare(self, model: Model, look_again: bool) -> Prepared:
+        """In a thread. ``look_again``: also for engines, which may have been installed since."""
+        preparer = self.reader.preparer(self.settings) if look_again else self.stock.preparer
+        return preparer.prepare(model)
+
+    def _override(self, fresh: Prepared) -> None:
+        ledger, spec = self.supervisor.scheduler.ledger, fresh.spec
+        if not any(fits(variant.need, ledger.budget) for variant in spec.variants):
+            raise ProblemError(never_fits(Page(spec), ledger, ()))
+        page = self.supervisor.scheduler.pages.get(spec.name)
+        known = self._overrides.get(spec.name)
+        usual = known.usual if known is not None else self.stock.prepared.get(spec.name, fresh)
+        since = page.generation if page is not None else 0
+        if self._runs_as(fresh):
+            since -= 1  # the present run is of it already
+        self._overrides[spec.name] = Override(usual, since)
+
+    def _told(self, event: EventView) -> None:
+        """A run has ended for good: its own context ends with it."""
+        override = self._overrides.get(event.model)
+        if override is None or event.facts.get("generation", 0) <= override.since:
+            return
+        if event.kind == "failed" or (event.kind == "exited" and event.facts.get("asked")):
+            asyncio.get_running_loop().call_soon(self.end_override, event.model)
+
+    def end_override(self, name: str) -> None:
+        """As configured again, unless it runs (again)."""
+        if self._running(name) or self.supervisor.draining:
+            return
+        override = self._overrides.pop(name, None)
+        if override is not None:
+            self._restock(override.usual, anew=False)
 
     def _running(self, name: str) -> bool:
         page = self.supervisor.scheduler.pages.get(name)
-        return page is not None and page.state in (State.STARTING, State.READY, State.DRAINING)
+        return page is not None and page.state in RUNS
+
+    def _runs_as(self, item: Prepared) -> bool:
+        """Whether what runs now is one of the ways to run it."""
+        page = self.supervisor.scheduler.pages.get(item.model.name)
+        variant = page.variant if page is not None and page.state in RUNS else None
+        return variant is not None and variant.id in item.ways
 
     def _original(self, name: str) -> Model:
         catalog = self.stock.catalog
         return catalog.models.get(name) or catalog.presets[name]
 
     def _restock(self, item: Prepared, *, anew: bool) -> None:
+        self._refuse_if_stopping()
         self._stock = self.stock.with_prepared(item)
         self.supervisor.stock = self._stock
         touched = frozenset({item.model.name} if anew else ())
@@ -174,15 +258,32 @@ class Configured:
     async def pull(self, name: str) -> AsyncIterator[Progress]:
         """Bring a model's files; ends when they are there. Raises ProblemError."""
         model = self._original(name)
-        if model.repo is None or self.reader.present(model):
+        if model.path is None and model.repo is None and model.install is None:
+            yield Progress("pull", f"{name} needs no download", 1.0)
+        elif await asyncio.to_thread(self.reader.present, model):
+            if not (name in self.stock.prepared and self.stock.prepared[name].pulled):
+                await self._arrived(model)  # by another way
             yield Progress("pull", f"{name} is on this machine", 1.0)
-            return
-        async for step in self.pulls.watch(model, self.settings.timing.download_stall):
-            yield step
+        elif model.repo is None:
+            raise ProblemError(self.reader.missing(model))
+        else:
+            async for step in self.pulls.watch(model, self.settings.timing.download_stall):
+                yield step
 
-    async def _arrived(self, model: Model) -> None:
-        item = await asyncio.to_thread(self.stock.preparer.prepare, model)
-        self._restock(item, anew=True)
+    async def _arrived(self, pulled: Model) -> None:
+        async with self._changing:
+            name, catalog = pulled.name, self.stock.catalog
+            model = catalog.models.get(name) or catalog.presets.get(name)
+            if model is None:  # removed meanwhile
+                return
+            item = await asyncio.to_thread(self._prepare, model, True)
+            self._overrides.pop(name, None)
+            self._restock(item, anew=True)
+
+
+def _only(model: Model, ctx: int) -> Model:
+    """With just this context, however tight memory is."""
+    return replace(model, ctx=ctx, ctx_written=True, fit="refuse")
 
 
 def _view(changes: Changes, touched: frozenset[str]) -> ReloadView:
@@ -197,7 +298,7 @@ def _view(changes: Changes, touched: frozenset[str]) -> ReloadView:
     )
 
 
-def _told(view: ReloadView) -> str:
+def _summary(view: ReloadView) -> str:
     parts = [
         f"{what} {', '.join(names)}"
         for what, names in (

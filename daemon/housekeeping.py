@@ -16,7 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.backends.backend import Backend
 from daemon.core.messages import Bytes, MemoryObserved
-from daemon.machine.process import footprint
+from daemon.machine.process import footprints
 from daemon.supervisor import Supervisor
 
 log = logging.getLogger("modelport.housekeeping")
@@ -34,7 +34,7 @@ class Housekeeper:
     tidy_every: float
     log_max_age: float
     _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
-    _settling: asyncio.TimerHandle | None = None
+    _settling: asyncio.Task[None] | None = None
     _sampling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -44,6 +44,8 @@ class Housekeeper:
         self.wake()
 
     def stop(self) -> None:
+        """No more jobs and timers, whoever comes or goes."""
+        self.supervisor.wake_sampler = lambda: None
         if self._calendar.running:
             self._calendar.shutdown(wait=False)
         if self._settling is not None:
@@ -59,38 +61,41 @@ class Housekeeper:
             self._calendar.add_job(self.sample, "interval", seconds=self.sample_every, id="sample")
         elif not busy and job is not None:
             job.remove()
-        asyncio.get_running_loop().call_soon(self._settle)
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.create_task(self._settle(), name="settling")
 
-    def _settle(self) -> None:
+    async def _settle(self) -> None:
         """Look often while a dead process's memory is not back."""
-        if self._settling is not None:
-            self._settling.cancel()
-            self._settling = None
-        if self.supervisor.scheduler.ledger.settling():
-            self.supervisor.tell(MemoryObserved(self.free()))
-            loop = asyncio.get_running_loop()
-            self._settling = loop.call_later(self.settle_every, self._settle)
+        while self.supervisor.scheduler.ledger.settling():
+            free = await asyncio.to_thread(self.free)  # a program to run on some machines
+            self.supervisor.tell(MemoryObserved(free))
+            await asyncio.sleep(self.settle_every)
 
     async def sample(self) -> None:
         """What each backend really takes, and what the machine has left."""
         self._sampling = asyncio.current_task()
         runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
         pids = {(run.model, run.generation): run.pid for run in runs if run.pid is not None}
-        sizes = await asyncio.to_thread(lambda: {key: footprint(pid) for key, pid in pids.items()})
+
+        def look() -> tuple[Bytes, dict[tuple[str, int], dict[str, int] | None]]:
+            return self.free(), {key: footprints(pid) for key, pid in pids.items()}
+
+        free, sizes = await asyncio.to_thread(look)
         seen: dict[tuple[str, int], Bytes] = {}
         for run in runs:
-            size = sizes.get((run.model, run.generation))
-            if size is None:
-                continue
-            run.measured = max(size, run.measured or 0)
-            if len(run.variant.need) == 1:  # spread over pools, one sum tells nothing
-                seen[(run.model, run.generation)] = dict.fromkeys(run.variant.need, size)
-        self.supervisor.tell(MemoryObserved(self.free(), seen))
+            key = (run.model, run.generation)
+            # Of the memories that it is charged for: what a GPU's process has in main memory is
+            # no measure of what it has on the card.
+            held = {p: n for p, n in (sizes.get(key) or {}).items() if p in run.variant.need}
+            if held:
+                seen[key] = held
+                run.measured = max(sum(held.values()), run.measured or 0)
+        self.supervisor.tell(MemoryObserved(free, seen))
 
     def tidy(self) -> None:
         """Remove rotated logs that are older than the user wants to keep."""
         limit = time.time() - self.log_max_age
-        for path in self.log_dir.glob("*.log.*"):
+        for path in self.log_dir.rglob("*.log.*"):  # those of the models lie one deeper
             try:
                 if path.stat().st_mtime < limit:
                     path.unlink()

@@ -5,6 +5,7 @@ Reads files and asks programs, so it runs in a thread.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from daemon.engines.registry import Registry
 from daemon.machine import observe
 from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
+from daemon.pulling import hub_file
 from daemon.translate import backend_timing, budget_text
 
 
@@ -66,10 +68,7 @@ class Reader:
         facts = self._facts
         amounts = budget(budget_text(settings), settings.memory.tier, facts)
         catalog = Catalog.build(settings, load_presets())
-        registry = Registry(settings, self.environ, self.paths.cache_dir / "engines.json")
-        preparer = Preparer(
-            registry, settings, [p.name for p in facts.pools], self.environ, self._locate
-        )
+        preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
         for name, model in catalog.presets.items():
             if self.present(model):
@@ -84,9 +83,17 @@ class Reader:
             log_max_bytes=settings.logs.max_size,
             log_keep=settings.logs.keep,
             created=int(time.time()),
+            totals={pool.name: pool.total for pool in facts.pools},
         )
         source = "memory.budget" if settings.memory.budget is not None else "the machine"
         return Reading(settings, stock, amounts, source)
+
+    def preparer(self, settings: Settings) -> Preparer:
+        """What makes models ready under these settings; it has looked for no engine yet."""
+        assert self._facts is not None, "the machine is looked at by read()"
+        registry = Registry(settings, self.environ, self.paths.cache_dir / "engines.json")
+        pools = [pool.name for pool in self._facts.pools]
+        return Preparer(registry, settings, pools, self.environ, self._locate)
 
     def _locate(self, model: Model) -> Located:
         """The files of a model on this disk; raises ProblemError where they are not."""
@@ -102,10 +109,15 @@ class Reader:
             return Located(model.path, *self._companions(model, model.path.parent))
         found = self._cached(model)
         if found is None:
-            how = model.install or f"ctl pull {model.name}"
-            text = f"The weights of {model.name} are not on this machine."
-            raise ProblemError(Problem(Code.NOT_PULLED, text, f"Get them with: {how}"))
+            raise ProblemError(self.missing(model))
         return Located(found, *self._companions(model, found.parent))
+
+    @staticmethod
+    def missing(model: Model) -> Problem:
+        """Its weights are nowhere on this disk, and how to get them."""
+        how = model.install or f"ctl pull {model.name}"
+        text = f"The weights of {model.name} are not on this machine."
+        return Problem(Code.NOT_PULLED, text, f"Get them with: {how}")
 
     def _cached(self, model: Model) -> Path | None:
         if model.repo is None:
@@ -121,10 +133,9 @@ class Reader:
             if value is None or value == "embedded":
                 return None
             if value.startswith("hf:"):
-                owner, name, file = value.removeprefix("hf:").split("/", 2)
-                path = locate_file(f"{owner}/{name}", file)
+                path = locate_file(*hub_file(value))
             else:
-                given = Path(value).expanduser()
+                given = Path(os.path.expanduser(value))  # noqa: PTH111 (never raises)
                 path = given if given.is_absolute() else folder / given
             if path is None or not path.exists():
                 text = f"{model.name} needs {value}, which is not on this machine."
@@ -135,6 +146,7 @@ class Reader:
         return find(model.mmproj), find(model.draft), find(model.template)
 
     def present(self, model: Model) -> bool:
+        """Whether its weights are on this disk. Looks at files."""
         if model.path is not None:
             return model.path.exists()
         return self._cached(model) is not None

@@ -45,6 +45,7 @@ from daemon.telemetry.phrases import phrase
 
 log = logging.getLogger("modelport.supervisor")
 
+STOPPING = Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0)
 RETRY_HOLD = 0.5  # longest wait, seconds, for the keeper's word on a backend that was lost
 
 
@@ -258,7 +259,8 @@ class Supervisor:
             self.close_connections(run.holding.target)
             del self.backends[event.model]
             self.wake_sampler()
-        asyncio.get_running_loop().call_soon(self._release_held_back, event.model)
+        for queued in list(self._held_back.get(event.model, [])):
+            asyncio.get_running_loop().call_soon(self._release, queued)
 
     def adopt(self, model: str, run: Runs) -> None:
         """Put a backend that outlived the previous daemon in its place."""
@@ -281,14 +283,24 @@ class Supervisor:
     def open(self) -> None:
         """The models are known: serve, those first who came before."""
         self._opened = True
-        early, self._early = self._early, []
-        for one in early:
+        while self._early:
+            one = self._early.pop(0)
             one.inner = self.acquire(one.wish, one.done)
+
+    def leave(self) -> None:
+        """The daemon stops: whoever comes is refused from now on, and so are an operator's waits
+        and those who came before the models were known. Who waits for a model may still get it."""
+        self.draining = True
+        while self._early:
+            self._early.pop(0).done(STOPPING)
+        for queued in [q for q in self._waiting.values() if q.ticket.load]:
+            self.cancelled(queued)
+            queued.done(STOPPING)
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
         """See ``LeasePort``."""
         if self.draining:
-            done(Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0))
+            done(STOPPING)
             return None
         if self.stock is None or not self._opened:
             self._early.append(Early(wish, done, self))
@@ -299,14 +311,13 @@ class Supervisor:
             return None
         self.counters["requests"] += 1
         now = self.clock()
-        arrived = now if wish.arrived is None else wish.arrived
         ticket = Ticket(
             next(self._ids),
             name,
             wish.client,
             wish.principal.name,
-            arrived,
-            arrived + self.queue_timeout,
+            now if wish.arrived is None else wish.arrived,
+            now + self.queue_timeout,  # a second attempt keeps its place, and waits anew
             wish.body_bytes,
             wish.attempt,
         )
@@ -317,8 +328,13 @@ class Supervisor:
             self._enqueue(queued)
         return queued
 
-    def load(self, model: str, done: Callable[[Lease | Problem], None], patience: float) -> Queued:
+    def load(
+        self, model: str, done: Callable[[Lease | Problem], None], patience: float
+    ) -> Queued | None:
         """An operator's wish: ``done`` gets a lease that needs no end once the model is ready."""
+        if self.draining:
+            done(STOPPING)
+            return None
         now = self.clock()
         ticket = Ticket(next(self._ids), model, "operator", "owner", now, now + patience, load=True)
         queued = Queued(ticket, done, self)
@@ -335,23 +351,30 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         model = queued.ticket.model
         self._held_back.setdefault(model, []).append(queued)
-        queued.timer = loop.call_later(RETRY_HOLD, self._release_held_back, model)
+        queued.timer = loop.call_later(RETRY_HOLD, self._release, queued)
 
-    def _release_held_back(self, model: str) -> None:
-        for queued in self._held_back.pop(model, []):
-            if queued.timer is not None:
-                queued.timer.cancel()
+    def _release(self, queued: Queued) -> None:
+        if self._let_go(queued):
             self._enqueue(queued)
+
+    def _let_go(self, queued: Queued) -> bool:
+        """No longer held back; False if it was not."""
+        held = self._held_back.get(queued.ticket.model, [])
+        if queued not in held:
+            return False
+        held.remove(queued)
+        if not held:
+            del self._held_back[queued.ticket.model]
+        if queued.timer is not None:
+            queued.timer.cancel()
+        return True
 
     def forget_early(self, early: Early) -> None:
         if early in self._early:
             self._early.remove(early)
 
     def cancelled(self, queued: Queued) -> None:
-        held = self._held_back.get(queued.ticket.model, [])
-        if queued in held:
-            held.remove(queued)
-        elif self._waiting.pop(queued.ticket.id, None) is not None:
+        if not self._let_go(queued) and self._waiting.pop(queued.ticket.id, None) is not None:
             self.tell(RequestCancelled(queued.ticket.id))
 
     def _granted(self, grant: Grant) -> None:
@@ -385,5 +408,11 @@ class Supervisor:
             return Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
         return self.stock.card(name, self.states())
 
-    def catalog(self, specs: Mapping[str, ModelSpec], touched: frozenset[str]) -> None:
-        self.tell(CatalogChanged(dict(specs), touched))
+    def catalog(
+        self,
+        specs: Mapping[str, ModelSpec],
+        touched: frozenset[str],
+        budget: Mapping[str, int] | None = None,
+    ) -> None:
+        """What can be served has changed; with ``budget`` it is a whole new configuration."""
+        self.tell(CatalogChanged(dict(specs), touched, budget))

@@ -38,6 +38,7 @@ settings.register_profile("dev", max_examples=50, deadline=None, suppress_health
 settings.register_profile(
     "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=slow_data
 )
+settings.register_profile("long", max_examples=500, deadline=None, suppress_health_check=slow_data)
 settings.register_profile(
     "nightly", max_examples=5000, deadline=None, suppress_health_check=slow_data
 )

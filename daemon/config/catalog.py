@@ -89,6 +89,17 @@ class Catalog:
         """
         if len(name) > _MAX_NAME:
             return None
+        meant = self.meant(name)
+        if meant is not None:
+            return meant
+        small = any(matches(p, form.casefold()) for form in _forgiven(name) for p in _SMALL_NAMES)
+        return (self.small if small else None) or self.default
+
+    def meant(self, name: str) -> Model | None:
+        """As :meth:`resolve`, but for operators: a name that is none of ours is a mistake, and
+        nothing stands in for it."""
+        if len(name) > _MAX_NAME:
+            return None
         forms = list(_forgiven(name))
         for known in (self.find(form) for form in forms):
             if known is not None:
@@ -97,8 +108,7 @@ class Catalog:
             for pattern, model in self._patterns:
                 if matches(pattern, form.casefold()):
                     return model
-        small = any(matches(p, form.casefold()) for form in forms for p in _SMALL_NAMES)
-        return (self.small if small else None) or self.default
+        return None
 
     def find(self, name: str) -> Model | None:
         """The model with exactly this name or alias, case aside; no patterns, no default."""

@@ -16,6 +16,7 @@ from daemon.core.messages import (
     Ask,
     Bytes,
     CancelRequest,
+    CatalogChanged,
     Command,
     ExitClass,
     KillBackend,
@@ -279,18 +280,22 @@ class Book:
         elif page.state is State.BACKOFF and not page.waits():
             self._forgive(page, clean=False)
 
-    def _catalog(
-        self, models: Mapping[str, ModelSpec], touched: frozenset[str], now: float
-    ) -> None:
-        for name in [name for name in self.pages if name not in models]:
+    def _catalog(self, event: CatalogChanged, now: float) -> None:
+        if event.budget is not None:
+            self.ledger.budget = dict(event.budget)
+        for name in [name for name in self.pages if name not in event.models]:
             self._remove(self.pages[name], now)
-        for name, spec in models.items():
+        for name, spec in event.models.items():
             page = self.pages.get(name)
+            anew = name in event.touched
+            news = event.budget is not None or anew
+            wanted = news or page is None or spec.pinned > page.spec.pinned
             if page is None:
                 page = self.pages[name] = Page(spec, generation=self._generations.pop(name, 0))
             else:
-                self._respec(page, spec, now, anew=name in touched)
-            if page.pinned and page.state is State.STOPPED and page.wanted_since is None:
+                self._respec(page, spec, now, anew=anew)
+            stands_still = page.state is State.STOPPED and page.wanted_since is None
+            if wanted and page.pinned and stands_still:
                 page.wanted_since = now
             self._touched.add(name)
 

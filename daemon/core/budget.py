@@ -54,7 +54,7 @@ class Ledger:
     def __init__(self, budget: Bytes, policy: Policy) -> None:
         self.budget: dict[str, int] = dict(budget)
         self.free: dict[str, int] = {}
-        self._policy = policy
+        self.policy = policy
         self._charges: dict[str, Bytes] = {}
         self._settling: list[Settling] = []
         self._committed: dict[str, int] = {}
@@ -70,16 +70,16 @@ class Ledger:
     def release(self, model: str, now: float) -> None:
         """The process is gone: bytes of pools that give back slowly go on counting for a while."""
         need = self._charges.pop(model, {})
-        slow = {p: n for p, n in need.items() if p not in self._policy.unsettled_pools and n > 0}
+        slow = {p: n for p, n in need.items() if p not in self.policy.unsettled_pools and n > 0}
         if slow:
             before = {pool: self.free[pool] for pool in slow if pool in self.free}
-            self._settling.append(Settling(slow, now + self._policy.settle, before))
+            self._settling.append(Settling(slow, now + self.policy.settle, before))
         self._recount()
 
     def observe(self, free: Bytes) -> None:
         """Free memory as the machine says; whatever has come back is settled."""
         self.free = dict(free)
-        share = self._policy.settle_share
+        share = self.policy.settle_share
         self._settling = [
             item
             for item in self._settling

@@ -179,10 +179,16 @@ class OperatorAsked:
 
 @dataclass(frozen=True, slots=True)
 class CatalogChanged:
-    """The whole catalog as it now is. ``touched``: models whose backend must start anew."""
+    """The whole catalog as it now is. ``touched``: models whose backend must start anew.
+
+    ``budget`` comes with a whole new configuration: both count at once, and every pinned model that
+    does not run is wanted again. Without it one model was prepared anew, and the pins stay as they
+    are.
+    """
 
     models: Mapping[str, ModelSpec]
     touched: frozenset[str] = frozenset()
+    budget: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ class Scheduler(Book):
                 self._observed(free, footprints)
             case OperatorAsked():
                 self._operator(event, now)
-            case CatalogChanged(models, touched):
-                self._catalog(models, touched, now)
+            case CatalogChanged():
+                self._catalog(event, now)
             case BudgetChanged(budget):
                 self.ledger.budget = dict(budget)
             case TimeAdvanced():

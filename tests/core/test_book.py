@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from daemon.core.lifecycle import State
-from daemon.core.messages import Ask, BackendExited, BackendReady, ExitClass, StartFailed
+from daemon.core.messages import (
+    Ask,
+    BackendExited,
+    BackendReady,
+    CatalogChanged,
+    ExitClass,
+    StartFailed,
+)
 from daemon.core.policy import Policy
 from tests.core.desk import Desk, model
 
@@ -336,11 +343,37 @@ def test_an_untouched_model_is_left_alone() -> None:
 def test_a_pin_by_hand_survives_a_catalog_that_says_nothing_new_of_it() -> None:
     desk = Desk(model("a"))
     desk.ask(Ask.PIN, "a")
-    desk.catalog(model("a", keep_alive=5.0))
+    assert desk.catalog(model("a", keep_alive=5.0)) == []
     assert desk.page("a").pinned
-    assert desk.catalog(model("a", pinned=True)) == []
+    assert desk.catalog(model("a", pinned=True)) == ["start a full"]
     desk.catalog(model("a"))
     assert not desk.page("a").pinned
+
+
+def test_a_pinned_model_unloaded_by_hand_waits_for_its_own_news() -> None:
+    """Another model's change does not start it; a whole new configuration does."""
+    desk = Desk(model("a", pinned=True), model("b"))
+    desk.ready("a")
+    desk.ask(Ask.UNLOAD, "a")
+    desk.exit("a")
+    specs = desk.specs
+    assert desk.tell(CatalogChanged(specs, frozenset({"b"}))) == []
+    assert desk.tell(CatalogChanged(specs, frozenset(), {"ram": 10})) == ["start a full"]
+    desk.ask(Ask.UNLOAD, "a")
+    desk.exit("a")
+    assert desk.tell(CatalogChanged(specs, frozenset({"a"}))) == ["start a full"]
+
+
+def test_a_new_catalog_and_its_budget_count_in_one_moment() -> None:
+    """A waiting ticket is neither started as the old catalog says nor refused by the new budget."""
+    desk = Desk(model("big"), model("small", 6), budget=8)
+    lease = desk.serve("small")
+    waiting = desk.arrive("big")
+    assert desk.tell(CatalogChanged({"big": model("big", 3)}, frozenset({"big"}), {"ram": 4})) == []
+    assert desk.end(lease) == ["stop small changed"]
+    assert desk.exit("small") == ["start big full"]
+    assert waiting == []
+    assert desk.core.ledger.budget == {"ram": 4}
 
 
 def test_a_newly_pinned_model_is_started() -> None:

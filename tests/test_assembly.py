@@ -1,0 +1,326 @@
+"""The daemon put together: what is opened in which order, and what is left when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from daemon import assembly
+from daemon.assembly import Daemon, guard_of, relay_limits, write_private
+from daemon.config import presets
+from daemon.config.load import load
+from daemon.config.paths import Paths
+from daemon.config.settings import Settings
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.reading import Reader, Reading
+from tests.rooms import engine, model
+
+SECONDS = 10.0
+BODY = b'{"model":"nobody","messages":[]}'
+ASK = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(BODY), BODY)
+)
+
+
+class House:
+    """A daemon in this very process, on a port of its own."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.paths = Paths(
+            config_file=folder / "config.toml",
+            state_dir=folder / "state",
+            log_dir=folder / "logs",
+            cache_dir=folder / "cache",
+            runtime_dir=folder / "run",
+            config_named=True,
+        )
+        self.paths.ensure()
+        self.write(config)
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.port: int = self.sock.getsockname()[1]
+        settings = load(self.paths.config_file, environ={}, flags={})
+        self.daemon = Daemon(
+            settings,
+            self.paths,
+            self.sock,
+            environ={"PATH": "/bin", "HOME": str(folder)},
+            flags={},
+            mode="foreground",
+            version="0.0",
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    def write(self, config: str) -> None:
+        self.paths.config_file.write_text(config)
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.daemon.run())
+
+    async def opened(self) -> None:
+        await self.until(self.paths.daemon_json.exists)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                assert self.task is None or not self.task.done(), self.task
+                await asyncio.sleep(0.005)
+
+    async def ended(self) -> None:
+        assert self.task is not None
+        await asyncio.wait_for(self.task, SECONDS)
+
+    async def ask(self) -> bytes:
+        """The whole answer to a request for a model that is not there."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(ASK)
+            return await asyncio.wait_for(reader.read(), SECONDS)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.daemon.bus.history(0)]
+
+    @property
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+# A few files are made and removed at the start and at the end.
+pytestmark = pytest.mark.usefixtures("blocking_allowed")
+
+
+@pytest.fixture(autouse=True)
+def memory_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freezing what the test session has in memory is not for a test."""
+    monkeypatch.setattr(assembly, "tidy_memory", lambda: None)
+    monkeypatch.setattr(presets, "packaged_file", lambda package, file: None)
+
+
+@pytest.fixture
+async def house(short_dir: Path) -> AsyncIterator[House]:
+    house = House(short_dir, engine() + model("a", ctx=512))
+    yield house
+    if house.task is not None and not house.task.done():
+        house.daemon.stop()
+        house.daemon.stop()
+        await house.ended()
+    house.sock.close()
+
+
+class Slow:
+    """Readings that wait until they may, or raise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: ProblemError | None = None) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        read = Reader.read
+
+        def slow(reader: Reader, settings: Settings) -> Reading:
+            self.begun.set()
+            assert self.go.wait(SECONDS)
+            if error is not None:
+                raise error
+            return read(reader, settings)
+
+        monkeypatch.setattr(Reader, "read", slow)
+
+
+# ---------------------------------------------------------------- a whole life
+
+
+async def test_what_is_there_while_it_runs_and_what_is_left(house: House) -> None:
+    house.start()
+    await house.opened()
+    paths = house.paths
+    facts = json.loads(paths.daemon_json.read_text())
+    assert facts["pid"] == os.getpid()
+    assert (facts["port"], facts["mode"]) == (house.port, "foreground")
+    assert facts["url"] == f"http://127.0.0.1:{house.port}" == house.daemon.control.url
+    assert facts["socket"] == str(paths.control_socket)
+    for path in (paths.daemon_json, paths.control_socket):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b" 404 " in await house.ask()
+    assert house.daemon.control.models()[0].name == "a"
+    house.daemon.control.shutdown()
+    await house.ended()
+    assert not paths.daemon_json.exists()
+    assert not paths.control_socket.exists()
+    assert not house.listens
+    assert house.daemon.supervisor.draining
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert left == set(), "every task had an owner"
+
+
+async def test_a_stale_control_socket_is_replaced(house: House) -> None:
+    house.paths.control_socket.touch()
+    house.start()
+    await house.opened()
+    assert stat.S_ISSOCK(house.paths.control_socket.stat().st_mode)
+
+
+async def test_its_end_is_the_same_when_somebody_removed_its_files(house: House) -> None:
+    house.start()
+    await house.opened()
+    house.paths.daemon_json.unlink()
+    house.daemon.stop()
+    await house.ended()
+    assert not house.paths.control_socket.exists()
+
+
+async def test_requests_that_come_before_the_models_are_known_wait(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    house.start()
+    asking = asyncio.create_task(house.ask())
+    await house.until(slow.begun.is_set)
+    await house.until(lambda: house.daemon.supervisor._early)
+    assert not asking.done()
+    assert not house.paths.control_socket.exists(), "ctl is answered once there is an answer"
+    slow.go.set()
+    assert b" 404 " in await asking
+
+
+async def test_told_to_stop_before_the_models_are_known(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    house.start()
+    await house.until(slow.begun.is_set)
+    house.daemon.stop()
+    slow.go.set()
+    await house.ended()
+    assert not house.listens
+    assert not house.paths.daemon_json.exists()
+
+
+async def test_a_reading_that_fails_ends_it_and_answers_who_waited(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ProblemError(Problem(Code.CONFIG_INVALID, "There is no such pool."))
+    slow = Slow(monkeypatch, error)
+    house.start()
+    asking = asyncio.create_task(house.ask())
+    await house.until(lambda: house.daemon.supervisor._early)
+    slow.go.set()
+    with pytest.raises(ProblemError, match="no such pool"):
+        await house.ended()
+    assert b" 503 " in await asking
+    assert not house.listens
+
+
+# ---------------------------------------------------------------- SIGHUP
+
+
+async def test_a_hangup_reads_the_file_again(house: House) -> None:
+    house.start()
+    await house.opened()
+    house.write(engine() + model("b"))
+    house.daemon._hangup()
+    await house.until(lambda: "reload" in house.kinds())
+    assert [view.name for view in house.daemon.control.models()] == ["b"]
+
+
+async def test_a_hangup_while_it_starts_waits_its_turn(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    house.start()
+    await house.until(slow.begun.is_set)
+    house.write(engine() + model("b"))
+    house.daemon._hangup()
+    house.daemon._hangup()
+    slow.go.set()
+    await house.until(lambda: house.kinds().count("reload") == 2)
+    assert [view.name for view in house.daemon.control.models()] == ["b"]
+
+
+async def test_a_hangup_with_a_bug_in_it_is_logged(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.start()
+    await house.opened()
+
+    def bug(reader: Reader) -> Reading:
+        raise ValueError("what nobody thought of")
+
+    monkeypatch.setattr(Reader, "again", bug)
+    house.daemon._hangup()
+    await house.until(lambda: "what nobody thought of" in caplog.text)
+    assert b" 404 " in await house.ask()
+
+
+async def test_a_hangup_while_it_ends_changes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.start()
+    await house.opened()
+    slow = Slow(monkeypatch)
+    house.write(engine() + model("p", pin="true"))
+    house.daemon._hangup()
+    await house.until(slow.begun.is_set)
+    house.daemon.stop()
+    slow.go.set()
+    await house.ended()
+    assert house.kinds() == []
+    assert house.daemon.supervisor.backends == {}
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def test_a_private_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text("old")
+    path.chmod(0o644)
+    write_private(path, "new\n")
+    assert path.read_text() == "new\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_private_file_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path = tmp_path / "facts.json"
+    (tmp_path / f".facts.json.{os.getpid()}").symlink_to(victim)
+    with pytest.raises(OSError):
+        write_private(path, "new\n")
+    assert victim.read_text() == "precious"
+
+
+def test_limits_and_guard_are_as_configured() -> None:
+    settings = Settings.from_layers(
+        {
+            "server": {"body_limit": "1 MiB", "hosts": ["box"], "cors_origins": ["http://a.b"]},
+            "timing": {"header_timeout": 1, "client_idle": 2, "body_stall": 3, "write_stall": 4}
+            | {"connect_timeout": 5, "upstream_idle": 6, "shutdown_retry": 7},
+        }
+    )
+    limits = relay_limits(settings)
+    assert limits.body_bytes == 1 << 20
+    assert (limits.head_timeout, limits.idle_timeout, limits.body_silence) == (1, 2, 3)
+    assert (limits.write_stall, limits.connect_timeout, limits.pool_idle) == (4, 5, 6)
+    assert limits.retry_after_drain == 7
+    assert guard_of(settings) != guard_of(Settings.from_layers({}))
+
+
+def test_tidying_memory_harms_nobody() -> None:
+    code = "from daemon.assembly import tidy_memory; import gc; tidy_memory()\n"
+    code += "assert gc.get_freeze_count() > 0; print('well')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "well"), done.stderr
