@@ -20,9 +20,8 @@ check lint "$bin/ruff" check --quiet .
 check types "$bin/mypy"
 check imports "$bin/lint-imports"
 if [ "${1:-}" != "--static" ]; then
-    # The stand-ins start and end many processes; their own tests are left to make test.
     check tests "$bin/python" -m pytest -q --ignore tests/fakes \
-        -m "not real and not slow and not mlx and not llama_server"
+        -m "not real and not slow and not processes and not mlx and not llama_server"
 fi
 if [ -n "$failed" ]; then
     echo "make check: failed:$failed"

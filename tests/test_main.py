@@ -20,6 +20,8 @@ from daemon.config.paths import Paths
 from daemon.config.settings import Settings
 from tests.e2e.house import ROOT, House, free_port
 
+pytestmark = pytest.mark.processes
+
 main = importlib.import_module("daemon.__main__")
 
 

@@ -26,6 +26,8 @@ from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
 from tests.backends.backend_house import FAKE, Stage, alive, until
 
+pytestmark = pytest.mark.processes
+
 MIB = 1 << 20
 
 

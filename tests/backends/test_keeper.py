@@ -28,6 +28,8 @@ from daemon.backends.keeping import Order
 from tests.backends.keeper_house import DEADLINE, House
 from tests.backends.keeper_house import house as _house
 
+pytestmark = pytest.mark.processes
+
 house = pytest.fixture(_house)
 
 FILE = program.__file__

@@ -40,6 +40,8 @@ from tests.backends.keeper_house import (
 )
 from tests.backends.keeper_house import house as _house
 
+pytestmark = pytest.mark.processes
+
 house = pytest.fixture(_house)
 
 # --- start ---------------------------------------------------------------------------------------

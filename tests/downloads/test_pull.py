@@ -24,6 +24,8 @@ from daemon.downloads.pull import (
 )
 from tests.downloads.hub import Hub, Repo
 
+pytestmark = pytest.mark.processes
+
 QUICK = Patience(stall=20.0, retry=0.01, retry_max=0.02, attempts=3)
 WEIGHTS = bytes(range(256)) * 8192  # 2 MiB, eight reports
 REQUEST = PullRequest("owner/name", "Q4_K_M")

@@ -29,6 +29,8 @@ from daemon.downloads.protocol import (
 )
 from tests.downloads.hub import Hub, Repo
 
+pytestmark = pytest.mark.processes
+
 WEIGHTS = bytes(range(256)) * 8192  # 2 MiB
 REQUEST = PullRequest("owner/name", "Q4_K_M")
 
