@@ -112,7 +112,10 @@ def test_what_processes_hold_each_client_once(amd: FakeAmd) -> None:
 
 
 def test_the_compute_drivers_book_counts_where_it_is_larger(amd: FakeAmd) -> None:
-    amd.card(0, NAVI, vram=24 * GIB, gpu_id=4711)
+    amd.card(0, "0001:03:11.2", vram=24 * GIB, gpu_id=4712)
+    amd.computes(8, 4712, GIB)
+    assert source(amd).of_processes({8}) == {"gpu0": GIB}
+    amd.card(1, NAVI, vram=24 * GIB, gpu_id=4711)
     amd.computes(9, 4711, 18 * GIB)
     amd.computes(10, 4711, GIB)
     amd.opens(10, ("/dev/dri/renderD128", FDINFO_OLD))

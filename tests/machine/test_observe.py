@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from daemon.core.units import GIB
 from daemon.machine import observe
+from daemon.machine.amd import AmdSource
 from daemon.machine.base import PoolFacts, Shared, unify
+from daemon.machine.nvidia import NvidiaSource
+from tests.machine.fakes import FakeAmd, FakeCard, FakeNvml
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,20 @@ def test_each_platform_has_its_sources(
 ) -> None:
     monkeypatch.setattr(observe.sys, "platform", platform)
     assert [type(source).__name__ for source in observe.sources()] == expected
+
+
+def test_amd_cards_are_numbered_on_beside_nvidias(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    amd = FakeAmd(tmp_path)
+    amd.card(0, "0000:03:00.0", vram=16 * GIB)
+    nvml = FakeNvml(FakeCard((24 * GIB, 20 * GIB)), FakeCard((8 * GIB, GIB)))
+    monkeypatch.setattr(observe.sys, "platform", "linux")
+    monkeypatch.setattr(observe, "NvidiaSource", lambda: NvidiaSource(nvml))
+    monkeypatch.setattr(observe, "AmdSource", lambda first: AmdSource(first, **amd.folders))
+    assert [pool.name for pool in observe.facts().pools][:3] == ["gpu0", "gpu1", "gpu2"]
+    assert observe.free()["gpu2"] == 16 * GIB
+    assert observe.shared() is None
 
 
 class FixedCards(Fixed):
