@@ -59,7 +59,7 @@ class Client:
 def parse_fdinfo(text: str) -> Client | None:
     """A DRM client; None where the file is of something else.
 
-    Kernels before 6.14 have ``drm-memory-vram`` alone, later ones ``drm-resident-vram`` beside it.
+    ``drm-memory-vram`` is amdgpu's older name of ``drm-resident-vram``; kernels have one or both.
     """
     values: dict[str, str] = {}
     for line in text.splitlines():
