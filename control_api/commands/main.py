@@ -56,6 +56,7 @@ VERBS: Final[dict[str, Verb]] = {
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),
     "config": Verb("local.config", "settings", "path, show, check, edit, schema"),
+    "memory": Verb("local.memory", "settings", "raise the GPU limit of a Mac, put it back"),
     "completion": Verb("completion", "settings", "completion for bash, zsh or fish"),
 }
 HIDDEN: Final = {"__complete": Verb("local.complete", "", "")}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 RAM: Final = "ram"
@@ -18,13 +19,26 @@ GUESSED_LIMIT: Final = "share of the memory"
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
     """One memory. ``total``, ``free``, ``limit`` in bytes; ``limit`` is what the system lets us
-    take of it, None where that is not less than ``total``; ``source`` names who said so."""
+    take of it, None where that is not less than ``total``; ``source`` names who said so.
+    ``device`` is what an engine is told to use it (NVIDIA: the UUID of the card or MIG instance;
+    AMD: the PCI address); "" where there is nothing to choose."""
 
     name: str
     total: int
     free: int
     limit: int | None
     source: str
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A GPU without memory of its own: it works in the machine's. ``limit``: bytes that its driver
+    lets it take, None for no limit of its own; ``source`` and ``device`` as in PoolFacts."""
+
+    limit: int | None
+    source: str
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,31 @@ class MachineFacts:
         return next((pool for pool in self.pools if pool.name == name), None)
 
 
+def unify(pools: Iterable[PoolFacts], shared: Shared | None) -> tuple[PoolFacts, ...]:
+    """The pools as they are, or main memory as the one pool ``unified`` where a GPU shares it.
+
+    A card with memory of its own wins: beside it a shared GPU is the small one of the processor.
+    """
+    found = tuple(pools)
+    if shared is None or any(pool.name != RAM for pool in found):
+        return found
+    return tuple(_unified(pool, shared) for pool in found)
+
+
+def _unified(pool: PoolFacts, shared: Shared) -> PoolFacts:
+    limits = [limit for limit in (pool.limit, shared.limit) if limit is not None]
+    limit = min(limits, default=None)
+    if limit is not None and limit >= pool.total:
+        limit = None
+    return replace(
+        pool,
+        name=UNIFIED,
+        limit=limit,
+        source=f"{pool.source}; {shared.source}",
+        device=shared.device,
+    )
+
+
 class Source(Protocol):
     """Someone who knows pools: the kernel, a driver. None of them raises for what is missing."""
 
@@ -48,3 +87,14 @@ class Source(Protocol):
 
     def free(self) -> dict[str, int]:
         """Free bytes by pool, cheaply: it is asked every few seconds."""
+
+
+class Cards(Source, Protocol):
+    """A source of GPUs, which also knows who holds what on them."""
+
+    def of_processes(self, pids: Collection[int]) -> dict[str, int]:
+        """Bytes that processes hold together, by pool. Cards that do not tell are left out; those
+        of a shared GPU go by the name ``unified``."""
+
+    def shared(self) -> Shared | None:
+        """The GPU that works in the machine's memory, where this source knows one."""

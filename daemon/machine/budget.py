@@ -49,20 +49,56 @@ def main_pools(facts: MachineFacts) -> tuple[PoolFacts, ...]:
     return others or facts.pools
 
 
-def _automatic(pool: PoolFacts, tier: Tier, held: int) -> int:
-    """A pool's budget where the user has not set one. Each rule takes reserve, tier and limit."""
+def reserve(pool: PoolFacts, tier: Tier) -> int:
+    """Bytes of ``pool`` that ``tier`` leaves to the system and to other programs.
+
+    Unified memory: 3 GiB or an eighth of it, whichever is more. Cards: a 24th of them, between
+    256 MiB and 1 GiB, for screens and what drivers take unseen. Main memory: a tenth of what there
+    is in all; its budget keeps the same share of what is available. ``safe`` doubles them,
+    ``aggressive`` halves them.
+    """
     halves = _HALVES[tier]
-    ceiling = pool.total if pool.limit is None else min(pool.limit, pool.total)
+    if pool.name == UNIFIED:
+        return max(3 * GIB, pool.total // 8) * halves // 2
+    if pool.name == RAM:
+        return _ceiling(pool) * halves // 20
+    return min(GIB, max(256 * MIB, pool.total // 24)) * halves // 2
+
+
+def startable(
+    budgets: Mapping[str, int], own: Mapping[str, int], free: Mapping[str, int]
+) -> dict[str, int]:
+    """Bytes that our backends together may hold at most if one is started now, by pool.
+
+    ``own`` is what they hold by measure (a backend that still loads: what it is charged),
+    ``free`` what the machine can give as seen now (``observe.free()``; on a Mac free, inactive and
+    purgeable pages). Budgets were made from what the machine has; this is what other programs have
+    left of it. Never more than the budget; a pool of which nothing is known keeps its budget.
+    """
+    return {
+        pool: min(amount, own.get(pool, 0) + free[pool]) if pool in free else amount
+        for pool, amount in budgets.items()
+    }
+
+
+def _ceiling(pool: PoolFacts) -> int:
+    return pool.total if pool.limit is None else min(pool.limit, pool.total)
+
+
+def _automatic(pool: PoolFacts, tier: Tier, held: int) -> int:
+    """A pool's budget where the user has not set one."""
+    ceiling = _ceiling(pool)
     if pool.name == UNIFIED:
         # Who raised the limit himself has decided about the reserve, too.
-        reserve = max(3 * GIB, pool.total // 8) * halves // 2
-        left = pool.total if pool.source == USER_LIMIT else pool.total - reserve
+        left = pool.total if pool.source == USER_LIMIT else pool.total - reserve(pool, tier)
         return max(0, min(ceiling, left))
     available = min(ceiling, pool.free + held)
     if pool.name == RAM:  # 90% of what is available
-        return max(0, available - available * halves // 20)
-    reserve = min(GIB, max(256 * MIB, pool.total // 24)) * halves // 2
-    return max(0, min(ceiling - reserve, available))
+        return max(0, available - available * _HALVES[tier] // 20)
+    kept = reserve(pool, tier)
+    # Where others hold some of the card, half of the reserve must do: a full budget may not look
+    # like pressure (see daemon.machine.pressure).
+    return max(0, min(ceiling - kept, available - kept // 2))
 
 
 def _for_all(text: str, facts: MachineFacts) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from daemon.core.units import GIB, MIB
+from daemon.machine import mach
 from daemon.machine.base import GUESSED_LIMIT, METAL_LIMIT, UNIFIED, USER_LIMIT, PoolFacts
 
 _SECONDS: Final = 5.0  # for each of the system's own programs, which take milliseconds
@@ -57,8 +58,14 @@ def unified_pool(total: int, wired_limit_mb: int, working_set: int | None, free:
     return PoolFacts(UNIFIED, total, min(free, total), min(limit, total), source)
 
 
+def available() -> int:
+    """Bytes that can be had now: from the kernel, else from ``vm_stat``; 0 where neither tells."""
+    seen = mach.available()
+    return seen if seen is not None else parse_vm_stat(_output("/usr/bin/vm_stat"))
+
+
 class MacSource:
-    """The pool ``unified``. Runs programs of the system: call it in a thread."""
+    """The pool ``unified``. :meth:`pools` runs programs of the system: call it in a thread."""
 
     def pools(self) -> tuple[PoolFacts, ...]:
         values = parse_sysctl(_output("/usr/sbin/sysctl", *_SYSCTLS))
@@ -66,11 +73,10 @@ class MacSource:
         if not total:
             return ()
         wired = values.get("iogpu.wired_limit_mb", 0)
-        free = parse_vm_stat(_output("/usr/bin/vm_stat"))
-        return (unified_pool(total, wired, recommended_working_set(), free),)
+        return (unified_pool(total, wired, recommended_working_set(), available()),)
 
     def free(self) -> dict[str, int]:
-        free = parse_vm_stat(_output("/usr/bin/vm_stat"))
+        free = available()
         return {UNIFIED: free} if free else {}
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import psutil
 
 from daemon.core.units import GIB
+from daemon.machine import observe
 from daemon.machine.base import RAM, UNIFIED
-from daemon.machine.nvidia import NvidiaSource
 
 # Reading smaps_rollup walks the page table under the process's memory lock: 3 to 9 ms per GiB.
 # Above this the resident size must do.
@@ -39,13 +39,20 @@ def footprint(pid: int) -> int | None:
 
 
 def footprints(pid: int) -> dict[str, int] | None:
-    """Bytes by pool of ``pid`` and its descendants; None where ``pid`` is gone."""
+    """Bytes by pool of ``pid`` and its descendants; None where ``pid`` is gone.
+
+    What a GPU's driver holds for a process is no part of its resident memory, also where it lies in
+    main memory: there the two are added. Pools of cards that do not tell are left out.
+    """
     main = footprint(pid)
     if main is None:
         return None
     if sys.platform == "darwin":
         return {UNIFIED: main}
-    return {RAM: main} | _nvidia().of_processes({pid, *descendants(pid)})
+    held = observe.on_cards({pid, *descendants(pid)})
+    if observe.shared() is not None:
+        return {UNIFIED: main + held.get(UNIFIED, 0)}
+    return {RAM: main} | held
 
 
 def process_bytes(pid: int) -> int | None:
@@ -159,8 +166,3 @@ def _libproc() -> ctypes.CDLL | None:
     except (OSError, AttributeError):
         return None
     return library
-
-
-@lru_cache(maxsize=1)
-def _nvidia() -> NvidiaSource:
-    return NvidiaSource()

@@ -16,7 +16,7 @@ from daemon.machine.base import (
     MachineFacts,
     PoolFacts,
 )
-from daemon.machine.budget import Tier, budget, main_pools
+from daemon.machine.budget import Tier, budget, main_pools, startable
 
 
 def mac(size: int, limit: float, source: str = METAL_LIMIT) -> MachineFacts:
@@ -65,13 +65,13 @@ def test_ordinary_memory(tier: Tier, share: float) -> None:
 def test_what_we_hold_already_counts_as_free() -> None:
     found = budget(None, "balanced", linux(10, 4), own={"ram": 10 * GIB, "gpu0": 19 * GIB})
     assert found["ram"] == pytest.approx(18 * GIB, abs=1)
-    assert found["gpu0"] == 23 * GIB
+    assert found["gpu0"] == 23 * GIB - 512 * MIB
 
 
 def test_cards_keep_a_reserve_or_what_others_hold() -> None:
     assert budget(None, "balanced", linux(20, 24, 10)) == {
         "gpu0": 23 * GIB,
-        "gpu1": 10 * GIB,
+        "gpu1": 10 * GIB - 512 * MIB,
         "ram": pytest.approx(18 * GIB, abs=1),
     }
     assert budget(None, "aggressive", linux(20, 24))["gpu0"] == 24 * GIB - 512 * MIB
@@ -133,6 +133,17 @@ def test_what_cannot_be_is_refused_with_the_field(
     with pytest.raises(ProblemError, match=found) as caught:
         budget(setting, "balanced", facts)
     assert caught.value.problem.code is Code.CONFIG_INVALID
+
+
+def test_a_start_takes_what_others_have_left() -> None:
+    budgets = {"unified": 16 * GIB}
+    assert startable(budgets, {}, {"unified": 20 * GIB}) == {"unified": 16 * GIB}
+    assert startable(budgets, {}, {"unified": 9 * GIB}) == {"unified": 9 * GIB}
+    # What ours hold already is ours to give.
+    assert startable(budgets, {"unified": 5 * GIB}, {"unified": 9 * GIB}) == {"unified": 14 * GIB}
+    both = startable({"gpu0": 23 * GIB, "ram": GIB}, {"gpu0": GIB}, {"gpu0": 2 * GIB})
+    assert both == {"gpu0": 3 * GIB, "ram": GIB}
+    assert startable({}, {}, {"ram": GIB}) == {}
 
 
 sizes = st.integers(0, 1 << 42)

@@ -119,6 +119,20 @@ def test_version_1_in_a_container_whose_path_is_the_hosts(machine: Path) -> None
     assert (pool.limit, pool.free) == (4 * GIB, 0)
 
 
+def test_version_1_with_a_tighter_parent(machine: Path) -> None:
+    write(machine / "proc" / "self", cgroup="4:cpu,memory:/docker/ab\n0::/docker/ab\n")
+    parent = machine / "cgroup" / "memory" / "docker"
+    for folder, limit in ((parent / "ab", 9223372036854771712), (parent, 6 * GIB)):
+        write(
+            folder,
+            memory__limit_in_bytes=str(limit),
+            memory__usage_in_bytes=str(2 * GIB),
+            memory__stat=f"inactive_file 1\ntotal_inactive_file {GIB}\n",
+        )
+    (pool,) = source(machine).pools()
+    assert (pool.limit, pool.free) == (6 * GIB, 5 * GIB)
+
+
 def test_a_group_that_vanishes_says_nothing(machine: Path) -> None:
     write(machine / "cgroup" / "a", memory__max=str(GIB), memory__current="0", memory__stat="")
     watched = source(machine)

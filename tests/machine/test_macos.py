@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.core.units import GIB
+from daemon.core.units import GIB, MIB
 from daemon.machine import macos
 from daemon.machine.base import GUESSED_LIMIT, METAL_LIMIT, UNIFIED, USER_LIMIT
 from daemon.machine.macos import (
@@ -16,7 +16,7 @@ from daemon.machine.macos import (
     parse_vm_stat,
     unified_pool,
 )
-from tests.machine.samples import INTEL_VM_STAT, MACS, SYSCTL
+from tests.machine.samples import INTEL_VM_STAT, MACS, SYSCTL, WORKING_SETS
 
 
 @pytest.mark.parametrize("size", MACS)
@@ -72,6 +72,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr(macos, "_output", output)
     monkeypatch.setattr(macos, "recommended_working_set", lambda: None)
+    monkeypatch.setattr(macos.mach, "available", lambda: None)
     return answers
 
 
@@ -79,6 +80,20 @@ def test_a_mac_has_one_pool(programs: dict[str, str]) -> None:
     (pool,) = MacSource().pools()
     assert (pool.name, pool.total, pool.limit) == (UNIFIED, 24 * GIB, 16 * GIB)
     assert MacSource().free() == {UNIFIED: pool.free}
+
+
+def test_the_kernel_is_asked_before_a_program_is_run(
+    programs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(macos.mach, "available", lambda: 5 * GIB)
+    del programs["vm_stat"]
+    assert MacSource().free() == {UNIFIED: 5 * GIB}
+
+
+@pytest.mark.parametrize("size", WORKING_SETS)
+def test_the_guess_is_never_more_than_metal_gives(size: int) -> None:
+    older, _ = WORKING_SETS[size]
+    assert fallback_limit(size * GIB) <= int(older * 10**6) + MIB
 
 
 def test_programs_that_fail_are_no_pool(programs: dict[str, str]) -> None:
