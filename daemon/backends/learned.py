@@ -32,12 +32,15 @@ HEADER_BYTES: Final = 64 << 10  # of each file: architecture, sizes and the firs
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One command line's measure. ``estimated`` and ``measured``: bytes by pool; the measure is
-    the peak of all its runs. ``seen``: when last, in seconds since the epoch."""
+    the peak of all its runs. ``told``: the engine said itself what it allotted; else a process that
+    looks small may only not have used its memory yet. ``seen``: when last, in seconds since the
+    epoch."""
 
     model: str
     way: str
     estimated: Mapping[str, int]
     measured: Mapping[str, int]
+    told: bool = False
     runs: int = 1
     seen: float = 0.0
 
@@ -46,7 +49,8 @@ class Entry:
         """How far the estimate was off: 0.2 is a fifth too high, -0.2 a fifth too low."""
         total = sum(self.measured.values())
         charged = sum(self.estimated.get(pool, 0) for pool in self.measured)
-        return charged / total - 1.0 if total else 0.0
+        off = charged / total - 1.0 if total else 0.0
+        return off if self.told else min(off, 0.0)
 
     @property
     def wrong(self) -> bool:
@@ -73,14 +77,19 @@ class Learned:
         entry = self._load().get(key)
         if entry is None:
             return dict(estimated)
-        measured = {pool: amount + int(amount * MARGIN) for pool, amount in entry.measured.items()}
-        return {pool: measured.get(pool, amount) for pool, amount in estimated.items()}
+        need = dict(estimated)
+        for pool, amount in entry.measured.items():
+            if pool in need:
+                wanted = amount + int(amount * MARGIN)
+                need[pool] = wanted if entry.told else max(wanted, need[pool])
+        return need
 
     def record(
         self, key: str, model: str, way: str, estimated: Mapping[str, int],
-        measured: Mapping[str, int],
+        measured: Mapping[str, int], *, told: bool,
     ) -> Entry | None:  # fmt: skip
-        """Remember what a run took; a smaller measure than before changes nothing but the date.
+        """Remember what a run took (see :func:`combined`); a smaller measure than before changes
+        nothing but the date. ``told``: the engine's own log is part of it.
 
         Returns the entry where it is new or larger than what was known, else None. Blocks on the
         disk then.
@@ -92,10 +101,12 @@ class Learned:
         old = entries.pop(key, None)
         peak = dict(old.measured) if old is not None else {}
         larger = any(amount > peak.get(pool, 0) for pool, amount in sound.items())
+        larger = larger or (told and old is not None and not old.told)
+        told = told or (old is not None and old.told)
         for pool, amount in sound.items():
             peak[pool] = max(amount, peak.get(pool, 0))
         runs = old.runs + 1 if old is not None else 1
-        entry = Entry(model, way, dict(estimated), peak, runs, self._now())
+        entry = Entry(model, way, dict(estimated), peak, told, runs, self._now())
         entries[key] = entry  # at the end: the ones used last stay
         while len(entries) > MAX_ENTRIES:
             del entries[next(iter(entries))]
@@ -145,30 +156,24 @@ class Learned:
         return self._entries
 
 
-def key_of(identity: str, argv: Sequence[str], version: str) -> str:
+def combined(
+    allotted: Mapping[str, int], footprint: Mapping[str, int], promised: Mapping[str, int]
+) -> dict[str, int]:
+    """What a run takes, by pool: what its process was seen to hold, or what its engine allotted
+    and may yet fill (``promised``: prompt cache, checkpoints, results), whichever is more."""
+    told = {pool: amount + promised.get(pool, 0) for pool, amount in allotted.items()}
+    return {
+        pool: max(footprint.get(pool, 0), told.get(pool, 0)) for pool in sorted({*footprint, *told})
+    }
+
+
+def key_of(identity: str, way: Sequence[str], version: str) -> str:
     """The key of a command line: which files, how started, by which engine.
 
-    ``argv`` without what is new at each start (port, key file); see :func:`lasting`.
+    ``way``: all that decides the memory, without what is new at each start (port, key file).
     """
-    text = json.dumps([identity, list(argv), version])
+    text = json.dumps([identity, list(way), version])
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def lasting(
-    argv: Sequence[str], changing: Iterable[str] = ("--port", "--api-key-file")
-) -> list[str]:
-    """``argv`` without flags whose value is another one at each start."""
-    changes = frozenset(changing)
-    kept: list[str] = []
-    skip = False
-    for item in argv:
-        if skip:
-            skip = False
-        elif item in changes:
-            skip = True
-        else:
-            kept.append(item)
-    return kept
 
 
 def identity_of(files: Iterable[Path]) -> str:
@@ -212,7 +217,7 @@ def _entry(value: dict[str, object]) -> Entry:
         raise TypeError("a name is no text")
     if not isinstance(runs, int) or not isinstance(seen, (int, float)):
         raise TypeError("a count is no number")
-    entry = Entry(model[:200], way[:200], {}, {}, runs, float(seen))
+    entry = Entry(model[:200], way[:200], {}, {}, value["told"] is True, runs, float(seen))
     return replace(entry, estimated=_pools(value["estimated"]), measured=_pools(value["measured"]))
 
 
