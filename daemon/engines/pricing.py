@@ -31,7 +31,7 @@ MAX_PROMPT_CACHE: Final = 8 * GIB  # llama.cpp's own default
 MIN_PROMPT_CACHE: Final = 256 * MIB  # less holds too little to be worth a variant
 _CACHE_STEP: Final = 64 * MIB
 
-_BUILD: Final = re.compile(r"b?([0-9]{3,6})\b")
+_BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
 
 
 @dataclass(frozen=True, slots=True)

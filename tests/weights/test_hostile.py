@@ -33,7 +33,7 @@ MEMORY = 64 << 20
 NUMBERS = (0, 1, 2, 0x7F, 0xFF, 0xFFFF, 1 << 16, 0x7FFFFFFF, 1 << 31, 0xFFFFFFFF, 1 << 40,
            1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
 TOKENS = (b"[", b"{", b'"', b"}", b"]", b",", b":", b"-", b"1e999", b"null", b"\0", b"\xff\xfe",
-          b'{"a":' * 50, b"[" * 500, b"9" * 400, b'"__metadata__":{}', b'"data_offsets":[0,0]')  # fmt: skip
+          b'{"a":' * 50, b"[" * 500, b"9" * 400, b'"__metadata__":{}')  # fmt: skip
 
 Read = Callable[[Path], object]
 
@@ -137,18 +137,20 @@ def survived(read: Read, make: Callable[[random.Random], bytes], path: Path, cou
     """Read ``count`` made files; how many were refused. Fails by anything but WeightsError."""
     refused = 0
     rng = random.Random(int(os.environ.get("MODELPORT_SEED", "1")))
-    for index in range(count):
-        path.write_bytes(make(rng))
+    for _ in range(count):
+        data = make(rng)
+        path.write_bytes(data)
         began = time.thread_time()
+        said = ""
         try:
             read(path)
         except WeightsError as error:
             refused += 1
-            assert len(str(error)) < 1000, "the text of an error is for people"
-        except BaseException as error:
-            kept = path.with_name(f"bad-{index}{path.suffix}")
-            path.rename(kept)
-            raise AssertionError(f"{kept}: {error!r}") from error
+            said = str(error)
+        except BaseException:
+            print(f"by this file: {data!r}")
+            raise
+        assert len(said) < 1000  # it is for people
         assert time.thread_time() - began < SECONDS
     return refused
 
@@ -224,6 +226,7 @@ def large_heads(folder: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_heads_as_large_as_they_may_be_take_little_memory(tmp_path: Path) -> None:
     """In a process of its own: what the system gave it, not what Python counts."""
     done = subprocess.run(
@@ -238,7 +241,7 @@ def test_a_real_models_head_is_read_and_its_cuts_are_refused(tmp_path: Path) -> 
     header = read_header(whole)
     data = whole.read_bytes()[: header.data_offset]
     path = tmp_path / "cut.gguf"
-    for cut in range(0, len(data), max(1, len(data) // 200)):
+    for cut in range(0, len(data), max(1, len(data) // 40)):
         path.write_bytes(data[:cut])
         with pytest.raises(WeightsError):
             describe(path)
