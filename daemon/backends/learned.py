@@ -18,12 +18,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from daemon.engines.memory_log import Allotted, allotted
+
 log = logging.getLogger("modelport.backends")
 
 MAX_ENTRIES: Final = 512  # the ones used last are kept
 MAX_FILE: Final = 4 << 20  # bytes; 512 entries take a fifth of it
 MAX_POOLS: Final = 64
 MAX_BYTES: Final = 1 << 50
+MAX_LOG: Final = 4 << 20  # bytes of one start's log; the memory is told of in the first 100 KB
 MARGIN: Final = 0.03  # on top of what was measured: the next conversation is another one
 WRONG: Final = 0.15  # an estimate further off than this is told
 HEADER_BYTES: Final = 64 << 10  # of each file: architecture, sizes and the first tensor infos
@@ -165,6 +168,17 @@ def combined(
     return {
         pool: max(footprint.get(pool, 0), told.get(pool, 0)) for pool in sorted({*footprint, *told})
     }
+
+
+def heard(log_file: Path) -> Allotted:
+    """What an engine said in its log, which begins anew with each start. Blocks for a moment. A log
+    that cannot be read says nothing."""
+    try:
+        with log_file.open("rb") as file:
+            text = file.read(MAX_LOG)
+    except OSError:
+        return Allotted()
+    return allotted(text.decode(errors="replace").splitlines())
 
 
 def key_of(identity: str, way: Sequence[str], version: str) -> str:

@@ -17,6 +17,7 @@ from daemon.backends.learned import (
     Entry,
     Learned,
     combined,
+    heard,
     identity_of,
     key_of,
 )
@@ -193,6 +194,13 @@ def test_files_are_known_by_size_time_and_beginning(tmp_path: Path) -> None:
     os.utime(path, (1, 1))
     assert identity_of([path]) != first
     assert identity_of([tmp_path / "no"]) != identity_of([tmp_path / "none"])
+
+
+def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "m.log"
+    assert heard(log).total == 0
+    log.write_bytes(b"load_tensors: CPU model buffer size = 7.00 MiB\n\xff\n")
+    assert heard(log).total == 7 << 20
 
 
 def test_another_command_line_is_another_key() -> None:
