@@ -9,6 +9,8 @@ from daemon.core.messages import Variant
 from daemon.engines.base import Running
 
 EMBEDDING_CTX = 8192  # longer inputs are rare, and the batch buffers grow with it
+# Unless a context is written: a row of logits for each token of a batch can take gigabytes.
+EMBEDDING_FLOOR = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ def contexts(asked: Asked, trained: int | None, kind: str) -> tuple[int, ...]:
     if not asked.shrink:
         return (largest,)
     floor = min(asked.min_ctx, largest)
+    if asked.ctx is None and kind in ("embedding", "rerank"):
+        floor = min(floor, EMBEDDING_FLOOR)
     grid: set[int] = {largest, floor}
     power = 1
     while power < largest:

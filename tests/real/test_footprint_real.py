@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from daemon.core.units import MIB
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.llama_server import LlamaServer
 from daemon.engines.memory_log import allotted
@@ -14,8 +16,10 @@ from daemon.engines.pricing import Site, price
 from daemon.engines.xllamacpp import Xllamacpp
 from daemon.machine.process import footprint
 from daemon.weights.describe import describe
+from daemon.weights.footprint import Shape, checkpoint_bytes
+from tests.models.net import write
 from tests.models.zoo import ZOO
-from tests.real.footprints import published, tiny
+from tests.real.footprints import Row, counted, published, tiny
 from tests.real.starting import make_plan, started
 from tests.weights.files import smollm2
 
@@ -100,3 +104,37 @@ def test_an_embedders_results_are_charged(llama: Found, tmp_path: Path) -> None:
     assert ours.output == 4 * 512 * (49152 + 576)
     assert after - before > 4 * 450 * 49152
     assert after <= ours.total * 1.02
+
+
+@pytest.mark.parametrize("name", ["gemma-3-27b", "nemotron-3-nano"])
+def test_a_checkpoint_is_as_large_as_we_say(name: str, llama: Found, tmp_path: Path) -> None:
+    path = write(ZOO[name][1](), tmp_path / "m.gguf", dtype="f16", context=8192)
+    plan = make_plan(tmp_path, path, running=Running("way", 4096, 1), args=("-t", "1", "-lv", "5"))
+    with started(*llama, plan, tmp_path) as server:
+        assert server.until_ready().status == 200
+        for prompt in ([5] * 2500, [5] * 2200 + [6] * 100):
+            body = {"model": "tiny", "prompt": prompt, "max_tokens": 2}
+            assert server.ask("POST", "/v1/completions", body).status == 200
+        said = re.findall(r"created context checkpoint .*size = ([\d.]+) MiB", server.log())
+    assert said
+    ours = checkpoint_bytes(describe(path), Shape(4096))
+    assert ours / MIB == pytest.approx(max(map(float, said)), rel=0.02)
+
+
+@pytest.mark.llama_server
+def test_a_draft_model_is_priced_too(llama_server: Path, tmp_path: Path) -> None:
+    engine = LlamaServer()
+    installed = engine.find({"path": str(llama_server)}, os.environ)
+    path = write(ZOO["qwen3-14b"][1](), tmp_path / "m.gguf", dtype="f16", context=8192)
+    draft = write(ZOO["llama-3.1-8b"][1](), tmp_path / "d.gguf", dtype="f16", context=8192)
+    way = Running("way", 2048, 3)
+    plan = make_plan(tmp_path, path, running=way, draft=draft, args=("-t", "1"))
+    with started(engine, installed, plan, tmp_path) as server:
+        assert server.until_ready().status == 200
+        told = allotted(server.log().splitlines())
+    weights = describe(path, draft=draft)
+    (ours,) = price(weights, way, Site(engine.name, installed.version, "chat", plan.args)).values()
+    assert ours.kv == told.of("KV")
+    assert ours.weights == pytest.approx(told.of("model"), rel=0.01)
+    row = Row("with a draft", engine.name, counted(ours), told.of("model", "KV", "compute"))
+    assert row.good, row
