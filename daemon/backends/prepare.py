@@ -243,7 +243,11 @@ class Preparer:
         if gpu and devices and item.model.pool is None and pricing.spreads(args):
             devices = tuple(name for name in self._pools if name.startswith("gpu"))
         version = item.installed.version if item.installed else ""
-        return pricing.Site(name, version, item.kind, args, devices, host)
+        accelerated = item.installed is not None and bool(item.installed.accelerators)
+        return pricing.Site(
+            name, version, item.kind, args, devices, host,
+            unified_gpu=accelerated and host == "unified",
+        )  # fmt: skip
 
     def _fixed(self, model: Model) -> int | None:
         """The footprint that the user wrote for a command of his own."""

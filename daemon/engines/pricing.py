@@ -37,7 +37,7 @@ _BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where and by what a model is run. ``devices``: the pools of its GPUs, none for the processor
-    and for unified memory; ``host``: the pool of all else."""
+    and for unified memory; ``host``: the pool of all else. ``unified_gpu``: a GPU works in it."""
 
     engine: str
     version: str = ""
@@ -46,6 +46,7 @@ class Site:
     devices: tuple[str, ...] = ()
     host: str = "ram"
     gpu_layers: int = ALL
+    unified_gpu: bool = False
 
 
 def price(weights: Weights, running: Running, site: Site) -> dict[str, Breakdown]:
@@ -87,13 +88,15 @@ def placement(weights: Weights, site: Site) -> Placement:
     for pattern in asked.host_patterns:
         experts |= expert_layers(pattern, count)
     layers = site.gpu_layers if asked.gpu_layers is None else asked.gpu_layers
+    shared = site.unified_gpu and not site.devices
     return Placement(
-        devices=site.devices,
+        devices=("the GPU",) if shared else site.devices,
         host=site.host,
         gpu_layers=layers,
         split=asked.split,
         host_experts=experts or None,
         kv_offload=asked.kv_offload,
+        shared=shared,
     )
 
 

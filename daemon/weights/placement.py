@@ -41,6 +41,8 @@ class Placement:
     ``gpu_layers``: ``-ngl``, the head counts as one. ``split``: proportions, ``--tensor-split``;
     none: equal ones (llama.cpp splits by what is free). ``host_experts``: layers from the first on
     whose routed experts stay in main memory. ``kv_offload``: caches lie with their layers.
+    ``shared``: the GPU works in ``host`` itself (Apple): weights are mapped once for both, yet each
+    has buffers of its own.
     """
 
     devices: tuple[str, ...] = ()
@@ -49,6 +51,7 @@ class Placement:
     split: tuple[float, ...] = ()
     host_experts: frozenset[int] | None = None  # None: of no layer
     kv_offload: bool = True
+    shared: bool = False
 
     def of(self, layer: int, count: int) -> str:
         """The pool of a layer of ``count``; the head is the layer ``count``."""
@@ -90,6 +93,8 @@ def place(weights: Weights, shape: Shape, placement: Placement) -> dict[str, Bre
     first = next(pool for pool in pools if pool != placement.host)
     add(first, replace(_NONE, weights=weights.extra_bytes, kv=draft, compute=more))
     add(placement.host, replace(whole, weights=0, kv=0, compute=0))
+    if placement.shared:
+        return {placement.host: sum(parts.values(), _NONE)}
     for device in {pool for pool in pools if pool != placement.host}:
         add(device, replace(_NONE, overhead=GPU_OVERHEAD))
     return {pool: part for pool, part in parts.items() if part.total}
@@ -111,7 +116,7 @@ def _tensors(
     embedding = weights.parts.embedding
     places.append((placement.host, embedding))
     head = weight_bytes(weights, shape) - known - embedding
-    if not weights.parts.head and pools[-1] != placement.host:
+    if not weights.parts.head and pools[-1] != placement.host and not placement.shared:
         head += embedding  # a copy of the shared matrix
     places.append((pools[-1], max(0, head)))
     return [(pool, replace(_NONE, weights=amount)) for pool, amount in places]

@@ -128,6 +128,20 @@ def test_what_is_no_layers_stays_at_home(model: dict[str, Weights]) -> None:
     assert parts["ram"].overhead == whole.overhead
 
 
+def test_a_gpu_in_the_same_memory_has_buffers_of_its_own(model: dict[str, Weights]) -> None:
+    """Masks of a long context with a large batch lie there twice; weights once."""
+    weights, shape = model["gpt-oss-20b"], Shape(262144, slots=2, ubatch=2048, batch=32768)
+    alone = estimate(weights, shape)
+    ((pool, both),) = place(weights, shape, Placement(("g",), "unified", shared=True)).items()
+    assert pool == "unified"
+    inputs = 2 * 2048 * (131072 + 2304) + 2 * 4 * 2048 * weights.n_embd
+    assert both.compute == alone.compute + inputs
+    assert (both.weights, both.kv, both.total) == (
+        alone.weights, alone.kv, alone.total + inputs
+    )  # fmt: skip
+    assert place(weights, shape, Placement((), "unified", shared=True)) == {"unified": alone}
+
+
 placements = st.builds(
     Placement,
     devices=st.sampled_from([("a",), ("a", "b"), ("a", "b", "c")]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -103,12 +104,17 @@ def site_of(name: str, config: str | None, weights: Weights) -> Site:
     if isinstance(engine, Problem):  # none is here: as the usual one would
         engine = "llama-server" if weights.format == "gguf" else "mlx-lm"
     try:
-        version = registry.find(engine).version
+        installed = registry.find(engine)
+        version, gpu = installed.version, bool(installed.accelerators)
     except ProblemError:
-        version = ""
+        version, gpu = "", False
     own = tuple(model.args_for(engine)) if model is not None else ()
     args = (*settings.engines.entry(engine).args, *own)
-    return Site(engine, version, (model and model.kind) or weights.kind, args)
+    kind = (model.kind if model is not None else None) or weights.kind
+    apple = sys.platform == "darwin"
+    apart = gpu and not apple and (model is None or model.pool != "ram")
+    devices = ("gpu",) if apart else ()
+    return Site(engine, version, kind, args, devices, unified_gpu=gpu and apple)
 
 
 def footprint(weights: Weights, ctx: int, slots: int, site: Site) -> Breakdown:
