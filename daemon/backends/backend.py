@@ -32,6 +32,7 @@ from daemon.backends.keeping import (
     Order,
     OrderFile,
 )
+from daemon.backends.learned import heard
 from daemon.backends.leftovers import reap, records
 from daemon.core.messages import (
     BackendExited,
@@ -42,6 +43,7 @@ from daemon.core.messages import (
     Variant,
 )
 from daemon.engines.base import Engine, Installed, Launch, LaunchPlan, Verdict
+from daemon.engines.memory_log import Allotted
 from daemon.machine.process import descendants
 from daemon.ports import Hold
 
@@ -134,6 +136,7 @@ class Backend:
     hurried: bool = False  # asked to end at once
     died: bool = False  # the process ended, though not all that it started
     measured: int | None = None
+    allotted: Allotted | None = None  # what the engine said of its memory, once it is ready
     lines: list[str] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline)
     _verdict: Verdict | None = None
@@ -193,6 +196,9 @@ class Backend:
         self.timeline.ready = time.monotonic()
         self.ready_at = time.time()
         self.tell(BackendReady(self.model, self.generation))
+        await self._hear_out()
+        said = await asyncio.to_thread(heard, self.places.log)
+        self.allotted = said if said.complete() else None
 
     def _order(self) -> Order:
         return Order(

@@ -9,26 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from daemon.backends.learned import Learned, identity_of, key_of
 from daemon.backends.ways import Asked, ways
 from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.messages import ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB
-from daemon.engines import llama
+from daemon.engines import pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
 from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import Weights
-from daemon.weights.footprint import Breakdown, Shape, estimate, estimate_mlx
+from daemon.weights.footprint import Breakdown
 
-OWN_BYTES = {"xllamacpp": 24 * MIB, "vllm-mlx": 672 * MIB, "vllm": 2048 * MIB}
-"""What a process of this engine takes beside what the footprint formulas count (a Python
-interpreter, libraries); resident sizes as measured, vllm's from its documentation."""
 LOAD_BYTES_PER_SECOND = 1.5e9  # first guess of a disk; real loads replace it
-LLAMA = ("llama-server", "xllamacpp")
 _ABSENT = (Code.NOT_PULLED,)
 
 
@@ -58,7 +55,10 @@ class Prepared:
     template: Path | None = None
     weights: Weights | None = None
     ways: Mapping[str, Running] = field(default_factory=dict)
-    prices: Mapping[str, Breakdown] = field(default_factory=dict)
+    prices: Mapping[str, Breakdown] = field(default_factory=dict)  # of all pools together
+    estimates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by pool
+    keys: Mapping[str, str] = field(default_factory=dict)  # under which a way's measure is kept
+    host: str = "ram"  # the pool of what lies on no GPU
     routes: frozenset[str] = frozenset()
     engine_args: tuple[str, ...] = ()  # the engine's, the preset's, the user's: the last counts
     engine_env: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +85,14 @@ class Prepared:
         version = self.installed.version if self.installed else None
         return (self.engine_name, version, self.path, companions, self.kind, tuple(self.ways))
 
+    def promised(self, way: str) -> dict[str, int]:
+        """Bytes by pool that a way may come to take after its start: prompts of before, checkpoints
+        and results. An engine's log does not tell of them when it is ready."""
+        price = self.prices.get(way)
+        if price is None:
+            return {}
+        return {self.host: price.prompt_cache + price.checkpoints + price.output}
+
     @property
     def trained_context(self) -> int | None:
         return self.weights.n_ctx_train if self.weights else None
@@ -100,12 +108,19 @@ class Preparer:
         pool_names: Sequence[str],
         environ: Mapping[str, str],
         locate: Callable[[Model], Located],
+        *,
+        learned: Learned | None = None,
+        room: Mapping[str, int] | None = None,
     ) -> None:
+        """``learned``: what was measured before counts instead of the estimate. ``room``: the
+        budget by pool, by which prompt caches are sized; without it there are none."""
         self._registry = registry
         self._settings = settings
         self._pools = tuple(pool_names)
         self._environ = environ
         self._locate = locate
+        self._learned = learned
+        self._room = room or {}
         self._found: dict[str, Installed | Problem] = {}
 
     def prepare(self, model: Model) -> Prepared:
@@ -179,22 +194,60 @@ class Preparer:
         args = (*entry.args, *model.args_for(name))
         env = {**entry.env, **model.env_for(name)}
         prices: dict[str, Breakdown] = {}
+        estimates: dict[str, dict[str, int]] = {}
+        keys: dict[str, str] = {}
+        site = self._site(item, args)
+        fixed = self._fixed(model)
+        identity = identity_of(_files(item)) if self._learned is not None else ""
 
-        def price(running: Running) -> int:
-            prices[running.id] = _price(item, running, args, self._fixed(model))
-            return prices[running.id].total
+        def price(running: Running) -> Mapping[str, int]:
+            parts = _price(item, running, site, fixed)
+            prices[running.id] = sum(parts.values(), Breakdown(0, 0, 0, 0, 0))
+            need = estimates[running.id] = {pool: part.total for pool, part in parts.items()}
+            if self._learned is None or fixed is not None:
+                return need
+            version = item.installed.version if item.installed else ""
+            way = [name, item.kind, repr(replace(running, id="")), *args, *sorted(need)]
+            keys[running.id] = key_of(identity, way, version)
+            return self._learned.need(keys[running.id], need)
+
+        def cache(running: Running) -> int:
+            if item.weights is None or site.host not in self._room:
+                return 0
+            taken = _price(item, running, site, fixed)[site.host].total
+            left = self._room[site.host] - taken
+            return pricing.prompt_cache(item.weights, running, site, left)
 
         asked = Asked(model.ctx, model.ctx_limit, model.min_ctx, model.slots, model.fit != "refuse")
         trained = item.trained_context or None
-        runs, variants = ways(asked, trained, item.kind, self._pool(item), price)
+        runs, variants = ways(asked, trained, item.kind, price, cache)
         return replace(
             item,
             ways=runs,
             prices=prices,
+            estimates=estimates,
+            keys=keys,
+            host=site.host,
             engine_args=args,
             engine_env=env,
             spec=_spec(model, variants, item.weights.disk_bytes if item.weights else 0),
         )
+
+    def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
+        """Where it runs, and by which command line."""
+        pool = self._pool(item)
+        gpu = pool.startswith("gpu")
+        host = "ram" if gpu and "ram" in self._pools else pool
+        name = item.engine.name if item.engine else ""
+        devices: tuple[str, ...] = (pool,) if host != pool else ()
+        if gpu and devices and item.model.pool is None and pricing.spreads(args):
+            devices = tuple(name for name in self._pools if name.startswith("gpu"))
+        version = item.installed.version if item.installed else ""
+        accelerated = item.installed is not None and bool(item.installed.accelerators)
+        return pricing.Site(
+            name, version, item.kind, args, devices, host,
+            unified_gpu=accelerated and host == "unified",
+        )  # fmt: skip
 
     def _fixed(self, model: Model) -> int | None:
         """The footprint that the user wrote for a command of his own."""
@@ -240,40 +293,28 @@ def _routes(engine: Engine, kind: str, model: Model) -> frozenset[str]:
     return (own - every).union(*(ROUTES[dialect] for dialect in model.dialects))
 
 
-def _price(item: Prepared, running: Running, args: Sequence[str], fixed: int | None) -> Breakdown:
-    """Bytes of one way to run a model, by the formulas of its engine."""
-    name = item.engine.name if item.engine else ""
-    own = OWN_BYTES.get(name, 0)
+def _price(
+    item: Prepared, running: Running, site: pricing.Site, fixed: int | None
+) -> dict[str, Breakdown]:
+    """Bytes by pool of one way to run a model. Raises ProblemError for args that say nonsense."""
+    pool = site.devices[0] if site.devices else site.host
     if fixed is not None:
-        return Breakdown(fixed, 0, 0, 0, 0)
-    if item.weights is None or name.startswith("command."):
-        return Breakdown(_disk_bytes(item), 0, 0, 0, own + 64 * MIB)
-    if name in LLAMA:
-        price = estimate(item.weights, _shape(item, item.weights, running, args))
-    else:
-        price = estimate_mlx(item.weights, running.ctx, slots=running.slots)
-    return replace(price, overhead=price.overhead + own)
-
-
-def _shape(item: Prepared, weights: Weights, running: Running, args: Sequence[str]) -> Shape:
-    """How llama.cpp is really asked to run it. Raises ProblemError for args that say nonsense."""
-    memory = llama.memory_settings(running, item.kind, args)
+        return {pool: Breakdown(fixed, 0, 0, 0, 0)}
+    if item.weights is None or site.engine.startswith("command."):
+        own = pricing.OWN_BYTES.get(site.engine, 0)
+        return {pool: Breakdown(_disk_bytes(item), 0, 0, 0, own + 64 * MIB)}
     try:
-        return Shape(
-            memory.n_ctx or weights.n_ctx_train or running.ctx,  # -c 0: as long as it was trained
-            memory.slots,
-            memory.ubatch,
-            memory.type_k,
-            memory.type_v,
-            memory.prompt_cache,
-            memory.unified,
-            swa_full="--swa-full" in args,
-            checkpoints=memory.checkpoints,
-        )
+        return pricing.price(item.weights, running, site)
     except ValueError as error:
         text = f"{item.model.name}: its args cannot be run: {error}."
         hint = "Correct `args` of the model or of its engine: ctl config edit"
         raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint)) from None
+
+
+def _files(item: Prepared) -> list[Path]:
+    """Every file that a start reads."""
+    weights = list(item.weights.files) if item.weights else [item.path] if item.path else []
+    return [*weights, *(path for path in (item.mmproj, item.draft) if path is not None)]
 
 
 def _disk_bytes(item: Prepared) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from daemon.core.messages import Variant
 from daemon.engines.base import Running
 
 EMBEDDING_CTX = 8192  # longer inputs are rare, and the batch buffers grow with it
+# Unless a context is written: a row of logits for each token of a batch can take gigabytes.
+EMBEDDING_FLOOR = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ def contexts(asked: Asked, trained: int | None, kind: str) -> tuple[int, ...]:
     if not asked.shrink:
         return (largest,)
     floor = min(asked.min_ctx, largest)
+    if asked.ctx is None and kind in ("embedding", "rerank"):
+        floor = min(floor, EMBEDDING_FLOOR)
     grid: set[int] = {largest, floor}
     power = 1
     while power < largest:
@@ -45,14 +49,28 @@ def contexts(asked: Asked, trained: int | None, kind: str) -> tuple[int, ...]:
 
 
 def ways(
-    asked: Asked, trained: int | None, kind: str, pool: str, price: Callable[[Running], int]
+    asked: Asked,
+    trained: int | None,
+    kind: str,
+    price: Callable[[Running], Mapping[str, int]],
+    cache: Callable[[Running], int] | None = None,
 ) -> tuple[dict[str, Running], tuple[Variant, ...]]:
-    """Every way with what it costs (``price``: bytes), as the core and as the engine see it."""
+    """Every way with what it costs (``price``: bytes by pool), as core and engine see it.
+
+    ``cache``: bytes that a way may have for prompts of before. That is the first thing to be given
+    up: the largest context comes with it, then without, and smaller ones have none.
+    """
     runs: dict[str, Running] = {}
     variants: list[Variant] = []
-    for ctx in contexts(asked, trained, kind):
+
+    def add(running: Running) -> None:
+        runs[running.id] = running
+        variants.append(Variant(running.id, dict(price(running))))
+
+    for index, ctx in enumerate(contexts(asked, trained, kind)):
         slots = f" x {asked.slots} slots" if asked.slots > 1 else ""
         running = Running(f"context {ctx}{slots}", ctx, asked.slots)
-        runs[running.id] = running
-        variants.append(Variant(running.id, {pool: price(running)}))
+        if index == 0 and cache is not None and (size := cache(running)):
+            add(replace(running, id=f"{running.id} with a prompt cache", prompt_cache=size))
+        add(running)
     return runs, tuple(variants)

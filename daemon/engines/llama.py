@@ -39,6 +39,16 @@ _TYPE_K: Final[Group] = ("-ctk", "--cache-type-k")
 _TYPE_V: Final[Group] = ("-ctv", "--cache-type-v")
 _CACHE: Final[Group] = ("--cache-ram", "-cram")
 _CHECKPOINTS: Final[Group] = ("-ctxcp", "--ctx-checkpoints", "--swa-checkpoints")
+_FLASH: Final[Group] = ("-fa", "--flash-attn")
+_NO: Final = frozenset({"off", "0", "false", "disabled"})
+_SPECULATION: Final[Group] = ("--spec-type",)
+_LAYERS: Final[Group] = ("-ngl", "--gpu-layers", "--n-gpu-layers")
+_SPLIT: Final[Group] = ("-ts", "--tensor-split")
+_ALL_EXPERTS: Final[Group] = ("-cmoe", "--cpu-moe")
+_SOME_EXPERTS: Final[Group] = ("-ncmoe", "--n-cpu-moe")
+_OVERRIDE: Final[Group] = ("-ot", "--override-tensor")
+_NO_KV_OFFLOAD: Final[Group] = ("-nkvo", "--no-kv-offload")
+EVERY: Final = 1 << 30  # layers: more than any model has
 
 # Flags that would take the model out of our hands, each with what to do instead.
 RESERVED: Final[Mapping[str, str]] = {
@@ -77,6 +87,8 @@ class Memory:
     type_v: str
     prompt_cache: int  # bytes
     checkpoints: int  # per slot; llama.cpp's own default of 32 can take gigabytes
+    flash: bool = True  # False: -fa off
+    drafting: bool = False  # with the model's own layers for it
 
     @property
     def ctx_per_slot(self) -> int:
@@ -104,7 +116,39 @@ def memory_settings(running: Running, kind: str, args: Sequence[str] = ()) -> Me
         type_v=_value(args, _TYPE_V) or running.type_v,
         prompt_cache=cache * MIB,
         checkpoints=_number(args, _CHECKPOINTS, running.checkpoints),
+        flash=(_value(args, _FLASH) or "auto").lower() not in _NO,
+        drafting="mtp" in (_value(args, _SPECULATION) or ""),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where the user's ``args`` put the layers. ``gpu_layers`` None: as planned. ``host_experts``:
+    of how many layers the routed experts stay in main memory; ``host_patterns``: and of those that
+    a pattern of ``--override-tensor`` sends there."""
+
+    gpu_layers: int | None = None
+    split: tuple[float, ...] = ()
+    host_experts: int = 0
+    host_patterns: tuple[str, ...] = ()
+    kv_offload: bool = True
+
+
+def placement_settings(args: Sequence[str]) -> Placing:
+    """What ``args`` say of places. What cannot be read leaves them as planned."""
+    layers = _value(args, _LAYERS)
+    split = [part for part in re.split(r"[,/]", _value(args, _SPLIT) or "") if part]
+    sane = all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", part) for part in split)
+    pairs = [item.rpartition("=") for name, text in pairwise(args) if name in _OVERRIDE
+             for item in text.split(",")]  # fmt: skip
+    return Placing(
+        gpu_layers=int(layers) if layers and re.fullmatch(r"[0-9]{1,9}", layers) else None,
+        split=tuple(float(part) for part in split) if sane else (),
+        host_experts=EVERY if any(arg in _ALL_EXPERTS for arg in args)
+        else _number(args, _SOME_EXPERTS, 0),
+        host_patterns=tuple(pattern[:200] for pattern, _, device in pairs if device == "CPU"),
+        kv_offload=not any(arg in _NO_KV_OFFLOAD for arg in args),
+    )  # fmt: skip
 
 
 def _batches(running: Running, kind: str) -> tuple[int | None, int | None]:

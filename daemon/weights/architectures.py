@@ -95,6 +95,24 @@ HEADLESS_RECURRENT: Final = frozenset(
 # Hybrids with one attention layer in so many, unless the file lists its recurrent layers.
 INTERVAL: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
 DELTA_NETS: Final = frozenset({"qwen3next", "qwen35", "qwen35moe", "qwen4exp"})
+# Where no expert's width is written, all that are used share the feed-forward width; elsewhere each
+# has all of it.
+DIVIDED_EXPERTS: Final = frozenset(
+    {
+        "glm4moe",
+        "grovemoe",
+        "llada-moe",
+        "mellum",
+        "nemotron_h_moe",
+        "qwen2moe",
+        "qwen35moe",
+        "qwen3moe",
+        "qwen3next",
+        "qwen3vlmoe",
+        "qwen4exp",
+        "rnd1",
+    }
+)
 # Caches of classes of their own (indexers, compressed blocks): taken as ordinary ones.
 INEXACT: Final = frozenset(
     {

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from daemon.weights import gguf, gguf_layers, hf_config, safetensors
+from daemon.weights import gguf, gguf_layers, hf_config, parts, safetensors
 from daemon.weights.architectures import CACHELESS, EMBEDDERS
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import Kind, Layer, Weights, graph_width
 from daemon.weights.ggml import FILE_TYPES
 from daemon.weights.gguf import GGUFHeader, Value
+from daemon.weights.reader import Skipped
 
 __all__ = ["Layer", "Weights", "WeightsError", "describe"]
 
@@ -75,9 +76,10 @@ def _describe_gguf(path: Path) -> Weights:
     metadata = first.metadata
     architecture = _text(metadata, "general.architecture")
     _refuse_parts(path, metadata, architecture)
-    shape = _in_file(path, metadata, architecture)
-    template = _text(metadata, "tokenizer.chat_template") or None
     headers = [header for _, header in shards]
+    gated = any(header.tally.gated for header in headers)
+    shape = _in_file(path, metadata, architecture, gated=gated)
+    template = _text(metadata, "tokenizer.chat_template") or None
     return Weights(
         format="gguf",
         files=tuple(file for file, _ in shards),
@@ -95,12 +97,33 @@ def _describe_gguf(path: Path) -> Weights:
         disk_bytes=sum(header.file_size for header in headers),
         expert_bytes=sum(header.expert_bytes for header in headers),
         exact=shape.exact,
+        n_vocab=_vocabulary(metadata, headers),
+        heads=shape.heads,
+        logits=shape.logits,
+        recurrence=shape.recurrence,
+        parts=parts.joined(
+            (header.tally for header in headers),
+            predicting=shape.predicting,
+            count=len(shape.layers),
+        ),
     )
 
 
-def _in_file(path: Path, metadata: Mapping[str, Value], architecture: str) -> gguf_layers.Network:
+def _vocabulary(metadata: Mapping[str, Value], headers: list[GGUFHeader]) -> int:
+    """How many tokens the model knows; 0 where the file does not say."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, tuple):
+        return len(tokens)
+    if isinstance(tokens, Skipped):
+        return tokens.length
+    return max(header.tally.rows for header in headers)
+
+
+def _in_file(
+    path: Path, metadata: Mapping[str, Value], architecture: str, *, gated: bool
+) -> gguf_layers.Network:
     try:
-        return gguf_layers.network(metadata, architecture)
+        return gguf_layers.network(metadata, architecture, gated=gated)
     except WeightsError as error:
         raise WeightsError(f"{path.name}: {error}") from None
 
@@ -212,6 +235,7 @@ def _describe_safetensors(folder: Path) -> Weights:
         disk_bytes=sum(header.file_size for header in headers),
         vision=isinstance(config.get("vision_config"), dict),
         exact=shape.exact,
+        recurrence=shape.recurrence,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 Format = Literal["gguf", "safetensors"]
 Kind = Literal["chat", "completion", "embedding", "rerank"]
@@ -25,6 +25,44 @@ class Layer:
     window: int | None = None
     state_bytes: int = 0
     mla: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBytes:
+    """Tensor bytes of one layer, its routed experts apart. ``loaded`` False: a layer that predicts
+    further tokens, which llama.cpp passes over unless it drafts with it."""
+
+    dense: int = 0
+    experts: int = 0
+    loaded: bool = True
+
+    @property
+    def total(self) -> int:
+        return self.dense + self.experts
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Tensor bytes by place: what comes before the layers, each layer, the head behind them.
+
+    ``head`` 0: it shares the embedding's matrix, of which a GPU then gets a copy.
+    """
+
+    layers: tuple[LayerBytes, ...] = ()
+    embedding: int = 0
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """What the widest recurrent layer computes in: floats per token, and per sequence."""
+
+    width: int = 0
+    state: int = 0
+
+
+NO_PARTS: Final = Parts()
+NO_RECURRENCE: Final = Recurrent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +89,21 @@ class Weights:
     vision: bool = False
     draft: Weights | None = None
     exact: bool = True  # False: its cache has a shape that this package only approximates
+    n_vocab: int = 0  # 0 where the files do not say
+    heads: int = 0  # of attention, the most of any layer
+    logits: bool = True  # False: an encoder, whose graph ends in embeddings
+    recurrence: Recurrent = NO_RECURRENCE
+    parts: Parts = NO_PARTS  # empty where only the sum is known
 
     @property
     def recurrent(self) -> bool:
         """Whether a part of its memory cannot be rolled back token by token."""
         return any(layer.state_bytes for layer in self.layers)
+
+    @property
+    def passed_over(self) -> int:
+        """Bytes of layers that are not loaded unless the engine drafts with them."""
+        return sum(layer.total for layer in self.parts.layers if not layer.loaded)
 
 
 def graph_width(
@@ -67,19 +115,22 @@ def graph_width(
     expert_ff: int = 0,
     experts_used: int = 0,
     mla_length: int = 0,
-    delta_width: int = 0,
-    mamba_width: int = 0,
+    gated: bool = True,
+    encoder: bool = False,
 ) -> int:
     """Floats per token that the widest step of a llama.cpp graph needs at the same time.
 
-    Measured, not derived: llama.cpp 0c1e57098 on the CPU with flash attention, some 50 models with
-    one dimension changed at a time. The dense rule holds within 0.3%, attention within 0.1%; the
-    others are bounds from above (experts, compressed attention, Mamba: up to 25% high).
-    ``delta_width`` is a gated delta net's convolution, ``mamba_width`` that of a Mamba layer,
-    ``mla_length`` the decompressed key length of compressed attention.
+    Measured, not derived: two builds of llama.cpp (0c1e57098, and the one in xllamacpp
+    2026.10.11549) on the CPU with flash attention, the wider of the two, with one dimension changed
+    at a time. The newer one often does with one ``n_embd`` less. ``tests/bench/bench_footprint.py``
+    measures it again. ``gated``: the feed-forward layers have a gate. ``mla_length`` is the
+    decompressed key length of compressed attention.
     """
+    if encoder:
+        return max((3 * n_ff + 5 * n_embd) if gated else (2 * n_ff + n_embd), 17 * n_embd // 2)
     widths = [
-        3 * n_ff + 5 * n_embd,
+        # Compressed attention keeps some of its inputs while the layer is computed.
+        3 * n_ff + 5 * n_embd + (n_embd // 2 if mla_length else 0),
         5 * n_embd + heads * (2 * head_length + mla_length),
     ]
     if experts_used:
@@ -88,8 +139,17 @@ def graph_width(
         # where that is wide enough, else it comes on top.
         outputs = n_embd * experts_used if 2 * expert_ff < n_embd else 0
         widths.append(3 * routed + 5 * n_embd + outputs)
-    if delta_width:
-        widths.append((9 * delta_width + 18 * n_embd) // 4)
-    if mamba_width:
-        widths.append(53 * (mamba_width + n_embd) // 10)
     return max(widths)
+
+
+def mamba(*, n_embd: int, inner: int, state: int, groups: int, heads: int) -> Recurrent:
+    """A Mamba layer (the first kind has no groups), measured as ``graph_width`` was."""
+    if not groups:
+        return Recurrent(5 * n_embd + 5 * inner, state * inner)
+    projected = 2 * inner + 2 * groups * state + heads
+    return Recurrent(5 * n_embd + 26 * projected // 10, state * inner)
+
+
+def delta_net(*, n_embd: int, inner: int, key: int, state: int) -> Recurrent:
+    """A gated delta net: ``inner`` is the width of its values, ``key`` that of its keys."""
+    return Recurrent(5 * n_embd + max(9 * inner // 2 + 2 * key, 8 * key), state * inner)

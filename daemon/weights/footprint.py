@@ -1,13 +1,14 @@
 """How much memory a model will take, before its first start. Pure arithmetic, bytes throughout.
 
-``footprint = weights + kv + compute + prompt cache + overhead`` (+ context checkpoints). The
-formulas are those of llama.cpp (``llama-context.cpp``, ``llama-kv-cache*.cpp``,
-``llama-memory-recurrent.cpp``, commit 0c1e57098) and equal the sizes that it logs.
+``footprint = weights + kv + compute + output + prompt cache + overhead`` (+ context checkpoints).
+The formulas are those of llama.cpp (``llama-context.cpp``, ``llama-kv-cache*.cpp``,
+``llama-memory-recurrent.cpp``, commit 0c1e57098) and equal the sizes that it logs. Which share a
+GPU holds is in ``placement``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from daemon.core.units import MIB
@@ -16,6 +17,7 @@ from daemon.weights.ggml import CACHE_TYPES
 
 CELL_STEP: Final = 256  # llama.cpp pads every context to this
 OVERHEAD: Final = 20 * MIB  # of a llama.cpp process beside its buffers
+INPUT_FLOATS: Final = 16  # positions, cells and identities of one token
 MLX_OVERHEAD: Final = 128 * MIB  # a Python process with mlx and the tokenizer
 MLX_STEP: Final = 256  # tokens by which MLX's caches grow
 MLX_PREFILL: Final = 2048  # tokens that mlx-lm reads at once
@@ -29,7 +31,10 @@ class Shape:
     share all of them (``unified_kv``). ``ubatch``: ``-ub``. ``type_k``, ``type_v``: names of
     ``CACHE_TYPES``. ``prompt_cache``: bytes of ``--cache-ram``. ``checkpoints``: states kept per
     slot for going back in models with windows or recurrent layers (``--ctx-checkpoints``; the
-    engine's own default is 32, so it must always be told).
+    engine's own default is 32, so it must always be told). ``batch``: ``-b``. ``embedding``: every
+    token gives an output, so logits and embeddings of a whole batch are kept. ``all_logits``: an
+    engine that reserves for a logit row of every token though it makes one a slot. ``flash``: False
+    with ``-fa off``. ``drafting``: with the layers that predict further tokens.
     """
 
     ctx: int
@@ -41,9 +46,14 @@ class Shape:
     unified_kv: bool = False
     swa_full: bool = False
     checkpoints: int = 0
+    batch: int = 2048
+    embedding: bool = False
+    all_logits: bool = False
+    flash: bool = True
+    drafting: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("ctx", "slots", "ubatch"):
+        for name in ("ctx", "slots", "ubatch", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be 1 or more")
         for name in ("type_k", "type_v"):
@@ -61,6 +71,11 @@ class Shape:
     def streams(self) -> int:
         """Separate caches: one a slot, or one for all."""
         return 1 if self.unified_kv else self.slots
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one micro-batch."""
+        return min(self.ctx, self.ubatch)
 
     def window_cells(self, window: int) -> int:
         """Cells of a layer that sees ``window`` tokens, in one stream."""
@@ -80,17 +95,14 @@ class Breakdown:
     prompt_cache: int
     overhead: int
     checkpoints: int = 0
+    output: int = 0  # logits and embeddings of one batch
 
     @property
     def total(self) -> int:
-        return (
-            self.weights
-            + self.kv
-            + self.compute
-            + self.prompt_cache
-            + self.overhead
-            + self.checkpoints
-        )
+        return sum(astuple(self))
+
+    def __add__(self, other: Breakdown) -> Breakdown:
+        return Breakdown(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def estimate(weights: Weights, shape: Shape) -> Breakdown:
@@ -101,35 +113,77 @@ def estimate(weights: Weights, shape: Shape) -> Breakdown:
         kv += kv_bytes(weights.draft, shape)
         compute += compute_bytes(weights.draft, shape)
     return Breakdown(
-        weights=weights.tensor_bytes + weights.extra_bytes,
+        weights=weight_bytes(weights, shape) + weights.extra_bytes,
         kv=kv,
         compute=compute,
         prompt_cache=shape.prompt_cache,
         overhead=OVERHEAD,
         checkpoints=shape.checkpoints * shape.slots * checkpoint_bytes(weights, shape),
+        output=output_bytes(weights, shape),
     )
+
+
+def weight_bytes(weights: Weights, shape: Shape) -> int:
+    """Tensors that are really loaded."""
+    return weights.tensor_bytes - (0 if shape.drafting else weights.passed_over)
 
 
 def kv_bytes(weights: Weights, shape: Shape) -> int:
     """Attention caches and recurrent states of all slots."""
-    caches = sum(
-        _cells(layer, shape) * shape.streams * _cell_bytes(layer, shape.type_k, shape.type_v)
-        for layer in weights.layers
-    )
-    return caches + shape.slots * sum(layer.state_bytes for layer in weights.layers)
+    return sum(layer_bytes(layer, shape) for layer in weights.layers)
+
+
+def layer_bytes(layer: Layer, shape: Shape) -> int:
+    """What one layer remembers of all slots."""
+    cells = _cells(layer, shape) * shape.streams
+    return cells * _cell_bytes(layer, shape.type_k, shape.type_v) + shape.slots * layer.state_bytes
 
 
 def compute_bytes(weights: Weights, shape: Shape) -> int:
     """The buffer in which one micro-batch is computed: activations, and a mask per kind of cache.
 
-    The size of the vocabulary does not enter: logits are made for one token a slot.
+    The vocabulary enters where many tokens give logits: embeddings made by a decoder, and builds
+    from before June 2026, which reserve for all (llama.cpp #23861). Without flash attention the
+    scores of all heads over the whole cache are there at once, and masks are of 32 bits.
     """
+    tokens, n_embd = shape.tokens, weights.n_embd
+    cells = mask_cells(weights, shape)
+    # Copies of a state: one a sequence, two where the sequences share the micro-batch.
+    states = shape.slots * (1 if shape.slots == 1 else 2) * weights.recurrence.state
+    floats = max(
+        tokens * weights.graph_width,
+        tokens * weights.recurrence.width + states,
+    )
+    if weights.logits:
+        every = shape.embedding or shape.all_logits
+        rows = tokens if every else min(tokens, shape.slots)
+        floats = max(floats, 5 * tokens * n_embd + rows * weights.n_vocab)
+    if not shape.flash:
+        floats = max(floats, tokens * (8 * n_embd + weights.heads * max(cells)))
+    masks = tokens * sum(cells) * (2 if shape.flash else 4)
+    return 4 * (floats + tokens * INPUT_FLOATS) + masks
+
+
+def mask_cells(weights: Weights, shape: Shape) -> tuple[int, ...]:
+    """The cells that a token looks at, by kind of cache: all, and those of a window."""
     masks = {
         layer.window is not None: _cells(layer, shape) for layer in weights.layers if layer.kv_heads
     }
-    # A model without a cache attends within its batch.
-    cells = sum(masks.values()) or shape.ubatch
-    return 4 * shape.ubatch * weights.graph_width + 2 * shape.ubatch * cells
+    if masks:
+        return tuple(masks.values())
+    # Without a cache it attends within its batch, or not at all.
+    return (0,) if weights.recurrent else (shape.tokens,)
+
+
+def output_bytes(weights: Weights, shape: Shape) -> int:
+    """What the results of one batch are kept in, in ordinary memory.
+
+    With embeddings that is a row of logits for every token too, also of encoders, which make none
+    (seen: 0.2 MB a token of SmolLM2, whose vocabulary is 49,152).
+    """
+    if shape.embedding:
+        return 4 * shape.batch * (weights.n_vocab + weights.n_embd)
+    return 4 * shape.slots * weights.n_vocab
 
 
 def checkpoint_bytes(weights: Weights, shape: Shape) -> int:
@@ -169,7 +223,8 @@ def estimate_mlx(
     return Breakdown(
         weights=weights.tensor_bytes + weights.extra_bytes,
         kv=kv * slots,
-        compute=2 * prefill * weights.graph_width + weights.extra_compute,
+        compute=2 * prefill * max(weights.graph_width, weights.recurrence.width)
+        + weights.extra_compute,
         prompt_cache=prompt_cache,
         overhead=overhead,
     )

@@ -17,6 +17,7 @@ from typing import Final
 
 from daemon.weights.errors import WeightsError
 from daemon.weights.ggml import REMOVED_TYPES, TENSOR_TYPES
+from daemon.weights.parts import Tally
 from daemon.weights.reader import MAX_HEADER, Reader, Skipped, open_regular
 
 MAX_KEYS: Final = 65_536
@@ -59,6 +60,7 @@ class GGUFHeader:
     classifier: bool  # has the head of a sequence classifier (a reranker)
     data_offset: int
     file_size: int
+    tally: Tally  # which bytes lie where
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -189,6 +191,7 @@ class _TensorTable:
         self._end = 0  # of the furthest tensor, in the data
         self._classifier = False
         self._unknown = False
+        self._tally = Tally()
 
     def read_one(self) -> None:
         reader = self._reader
@@ -210,6 +213,7 @@ class _TensorTable:
         if "_exps." in name:
             self._expert_bytes += amount
         self._classifier = self._classifier or name.startswith("cls.")
+        self._tally.add(name, shape, amount)
 
     def _amount(self, name: str, shape: tuple[int, ...], kind: int) -> int:
         """Bytes of a tensor; 0 for a type newer than this table."""
@@ -257,6 +261,7 @@ class _TensorTable:
             classifier=self._classifier,
             data_offset=data_offset,
             file_size=reader.size,
+            tally=self._tally,
         )
 
     def _out_of_bounds(self, name: str) -> WeightsError:

@@ -13,6 +13,8 @@ from typing import Final
 from daemon.weights.architectures import (
     CACHELESS,
     DELTA_NETS,
+    DIVIDED_EXPERTS,
+    ENCODERS,
     HEADLESS_RECURRENT,
     INEXACT,
     INTERVAL,
@@ -21,7 +23,7 @@ from daemon.weights.architectures import (
     Window,
 )
 from daemon.weights.errors import WeightsError
-from daemon.weights.facts import Layer, graph_width
+from daemon.weights.facts import NO_RECURRENCE, Layer, Recurrent, delta_net, graph_width, mamba
 from daemon.weights.gguf import Value
 
 MAX_LAYERS: Final = 4096
@@ -38,6 +40,10 @@ class Network:
     n_ff: int
     width: int
     exact: bool
+    heads: int = 0
+    logits: bool = True
+    recurrence: Recurrent = NO_RECURRENCE
+    predicting: int = 0  # how many layers at the end predict further tokens
 
 
 class Keys:
@@ -83,8 +89,8 @@ class Keys:
         )
 
 
-def network(metadata: Mapping[str, Value], architecture: str) -> Network:
-    """The shape of the model that ``metadata`` describes.
+def network(metadata: Mapping[str, Value], architecture: str, *, gated: bool = True) -> Network:
+    """The shape of the model that ``metadata`` describes. ``gated``: it has tensors of a gate.
 
     Raises WeightsError where it is impossible or lacks its number of layers.
     """
@@ -104,8 +110,12 @@ def network(metadata: Mapping[str, Value], architecture: str) -> Network:
         n_ctx_train=keys.number("context_length"),
         n_embd=keys.number("embedding_length"),
         n_ff=keys.number("feed_forward_length"),
-        width=_width(keys, architecture),
+        width=_width(keys, architecture, gated=gated),
         exact=architecture not in INEXACT,
+        heads=keys.number("attention.head_count"),
+        logits=architecture not in ENCODERS,
+        recurrence=_recurrence(keys, architecture),
+        predicting=min(count, keys.number("nextn_predict_layers")),
     )
 
 
@@ -219,22 +229,31 @@ def _state_bytes(keys: Keys, heads: int) -> int:
     return 4 * (max(0, kernel - 1) * (inner + 2 * groups * size) + size * inner)
 
 
-def _width(keys: Keys, architecture: str) -> int:
+def _width(keys: Keys, architecture: str, *, gated: bool) -> int:
     used = keys.number("expert_used_count")
     n_ff = keys.number("feed_forward_length")
     n_embd = keys.number("embedding_length")
     heads = keys.number("attention.head_count")
-    inner = keys.number("ssm.inner_size")
-    groups = keys.number("ssm.group_count") * keys.number("ssm.state_size")
-    delta = architecture in DELTA_NETS
+    divided = used and architecture in DIVIDED_EXPERTS
     return graph_width(
         n_embd=n_embd,
         n_ff=max(n_ff, keys.number("expert_shared_feed_forward_length")),
         heads=heads,
         head_length=keys.number("attention.key_length", n_embd // heads if heads else 0),
-        expert_ff=keys.number("expert_feed_forward_length", n_ff // used if used else 0),
+        expert_ff=keys.number("expert_feed_forward_length", n_ff // used if divided else n_ff),
         experts_used=used,
         mla_length=keys.number("attention.key_length_mla"),
-        delta_width=inner + 2 * groups if delta else 0,
-        mamba_width=inner + groups if inner and not delta else 0,
+        gated=gated,
+        encoder=architecture in ENCODERS,
     )
+
+
+def _recurrence(keys: Keys, architecture: str) -> Recurrent:
+    inner, state = keys.number("ssm.inner_size"), keys.number("ssm.state_size")
+    if not inner:
+        return NO_RECURRENCE
+    n_embd, groups = keys.number("embedding_length"), keys.number("ssm.group_count")
+    if architecture in DELTA_NETS:
+        return delta_net(n_embd=n_embd, inner=inner, key=groups * state, state=state)
+    heads = keys.number("ssm.time_step_rank")
+    return mamba(n_embd=n_embd, inner=inner, state=state, groups=groups, heads=heads)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from daemon.weights.errors import WeightsError
-from daemon.weights.facts import Kind, Layer, graph_width
+from daemon.weights.facts import NO_RECURRENCE, Kind, Layer, Recurrent, delta_net, graph_width
 from daemon.weights.gguf_layers import MAX_LAYERS, MAX_NUMBER, Network
 
 # One layer in so many sees everything, where the configuration does not list its layers.
@@ -103,8 +103,6 @@ def network(config: Mapping[str, Any]) -> Network:
     n_ff = text.number("intermediate_size", "n_inner", "d_ff")
     heads = text.number("num_attention_heads", "n_head")
     used = text.number("num_experts_per_tok", "experts_per_token", "top_k_experts")
-    delta = text.number("linear_num_value_heads") * text.number("linear_value_head_dim")
-    keys = text.number("linear_num_key_heads") * text.number("linear_key_head_dim")
     encoder = text.text("model_type") in _ENCODERS
     return Network(
         layers=(Layer(),) * count if encoder else tuple(_layers(text, count)),
@@ -118,10 +116,19 @@ def network(config: Mapping[str, Any]) -> Network:
             head_length=text.number("head_dim", default=n_embd // heads if heads else 0),
             expert_ff=text.number("moe_intermediate_size", "expert_ffn_hidden_size", default=n_ff),
             experts_used=used,
-            delta_width=delta + 2 * keys,
         ),
         exact="index_topk" not in text.values,
+        recurrence=_recurrence(text, n_embd),
     )
+
+
+def _recurrence(text: Config, n_embd: int) -> Recurrent:
+    inner = text.number("linear_num_value_heads") * text.number("linear_value_head_dim")
+    if not inner:
+        return NO_RECURRENCE
+    state = text.number("linear_key_head_dim")
+    key = text.number("linear_num_key_heads") * state
+    return delta_net(n_embd=n_embd, inner=inner, key=key, state=state)
 
 
 def _layers(text: Config, count: int) -> list[Layer]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.backends.backend import Timing
+from daemon.backends.learned import Learned
 from daemon.backends.prepare import Located, Prepared, Preparer
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
@@ -63,6 +64,8 @@ class Kitchen:
     folder: Path
     devices: str = ""
     pools: Sequence[str] = ("ram",)
+    learned: Learned | None = None
+    room: Mapping[str, int] | None = None
     paths: Paths = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +99,8 @@ class Kitchen:
 
     def preparer(self, settings: Settings) -> Preparer:
         registry = Registry(settings, self.environ, None, PLATFORM)
-        return Preparer(registry, settings, self.pools, self.environ, self.locate)
+        more = {"learned": self.learned, "room": self.room}
+        return Preparer(registry, settings, self.pools, self.environ, self.locate, **more)
 
     def locate(self, model: Model) -> Located:
         """As the daemon does; what is beside the weights is found there."""

@@ -59,6 +59,26 @@ async def test_ready_is_told_after_a_real_request(stage: Stage) -> None:
     assert await backend.answers_now(5.0)
 
 
+async def test_what_the_engine_said_of_its_memory_is_kept(stage: Stage) -> None:
+    said = stage.root / "said"
+    said.write_text(
+        "load_tensors:   CPU_Mapped model buffer size =    92.00 MiB\n"
+        "sched_reserve:        CPU compute buffer size =    15.00 MiB\n"
+    )
+    program = ("/bin/sh", "-c", f"cat '{said}' >&2; exec \"$@\"", "sh", *FAKE)
+    (stage.root / "log" / "tiny.log").write_text("load_tensors: CPU model buffer size = 7.00 MiB\n")
+    backend, told = stage.begin(program=program)
+    await told.have(BackendReady)
+    await until(lambda: backend.allotted, "what it said")
+    assert backend.allotted is not None
+    assert backend.allotted.total == 107 * MIB  # not what stood there before
+    silent, told = stage.begin(generation=2)
+    await told.have(BackendReady)
+    assert silent._task is not None
+    await asyncio.wait({silent._task}, timeout=10)
+    assert silent.allotted is None
+
+
 async def test_its_record_says_what_a_later_daemon_must_know(stage: Stage) -> None:
     backend, told = stage.begin()
     await told.have(BackendReady)

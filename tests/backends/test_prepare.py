@@ -12,12 +12,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from daemon.backends.prepare import OWN_BYTES, Prepared
+from daemon.backends.prepare import Prepared
 from daemon.core.problems import Code
 from daemon.engines.base import LaunchPlan
+from daemon.engines.pricing import OWN_BYTES
 from daemon.weights.footprint import Breakdown, Shape, estimate, estimate_mlx
 from tests.backends.kitchen import Kitchen
 from tests.models import make_gguf
+from tests.models.net import write
+from tests.models.zoo import ZOO
 from tests.weights.files import write_gguf
 
 MIB = 1 << 20
@@ -203,6 +206,9 @@ def shape_of(argv: tuple[str, ...], trained: int) -> Shape:
         unified_kv=any(word in ("-kvu", "--kv-unified") for word in argv),
         swa_full="--swa-full" in argv,
         checkpoints=int(last("32", "-ctxcp", "--ctx-checkpoints")),
+        batch=int(last("2048", "-b", "--batch-size")),
+        embedding="--embeddings" in argv or "--reranking" in argv,
+        all_logits=True,  # build 8123
     )
 
 
@@ -279,6 +285,23 @@ def test_an_mlx_engine_by_its_own_formula(kitchen: Kitchen, tiny_hf: Path, tmp_p
     assert item.weights is not None
     assert item.weights.format == "safetensors"
     assert list(item.prices.values()) == [estimate_mlx(item.weights, 1024, slots=2)]
+
+
+def test_a_prompt_cache_where_the_budget_leaves_room(tmp_path: Path) -> None:
+    path = write(ZOO["qwen3-30b-a3b"][0](), tmp_path / "m.gguf")
+    config = model(path, ctx=8192)
+    roomy = Kitchen(tmp_path, room={"ram": 64 << 30})
+    roomy.install()
+    item = roomy.sound(config)
+    assert list(item.ways) == ["context 8192 with a prompt cache", "context 8192"]
+    with_cache, without = (variant.need["ram"] for variant in item.spec.variants)
+    assert with_cache - without == item.prices["context 8192 with a prompt cache"].prompt_cache
+    assert with_cache - without == 8 * 768 * MIB
+    argv = launched(item)
+    assert argv[argv.index("--cache-ram") + 1] == str(8 * 768)
+    assert item.promised("context 8192 with a prompt cache")["ram"] > 8 * 768 * MIB
+    assert list(Kitchen(tmp_path, room={"ram": 32 << 30}).sound(config).ways) == ["context 8192"]
+    assert list(Kitchen(tmp_path).sound(config).ways) == ["context 8192"]
 
 
 # ---------------------------------------------------------------- contexts
@@ -365,7 +388,9 @@ def test_where_it_runs(
     kitchen = Kitchen(tmp_path, devices, pools)
     kitchen.install()
     item = kitchen.sound(model(tiny_gguf, **({"pool": written} if written else {})))
-    assert {tuple(variant.need) for variant in item.spec.variants} == {(expected,)}
+    needs = {tuple(variant.need) for variant in item.spec.variants}
+    # What a GPU has is not all: the embedding and the process are in main memory.
+    assert needs == {(expected, "ram") if expected.startswith("gpu") else (expected,)}
 
 
 # ---------------------------------------------------------------- args and environment

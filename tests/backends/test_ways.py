@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.backends.ways import EMBEDDING_CTX, Asked, contexts, ways
+from daemon.backends.ways import EMBEDDING_CTX, EMBEDDING_FLOOR, Asked, contexts, ways
 from daemon.engines.base import Running
 
 tokens = st.integers(1, 2_000_000)
@@ -33,7 +33,8 @@ def test_contexts_descend_within_their_bounds(asked: Asked, trained: int | None,
         else:
             assert largest == min(trained or asked.limit, asked.limit)
     if asked.shrink:
-        assert smallest == min(asked.min_ctx, largest)
+        free = asked.ctx is None and kind in ("embedding", "rerank")
+        assert smallest == min(asked.min_ctx, largest, EMBEDDING_FLOOR if free else largest)
     else:
         assert found == (largest,)
 
@@ -58,7 +59,7 @@ def test_a_written_context_is_never_shrunk_where_that_is_refused(
         (Asked(None, 131072, 32768, 1, True), None, "chat", (131072, 98304, 65536, 49152, 32768)),
         (Asked(None, 131072, 32768, 1, True), 512, "chat", (512,)),
         (Asked(None, 131072, 2048, 1, True), 8192, "rerank", (8192, 6144, 4096, 3072, 2048)),
-        (Asked(None, 131072, 32768, 1, True), 32768, "embedding", (8192,)),
+        (Asked(None, 131072, 32768, 1, True), 32768, "embedding", (8192, 6144, 4096, 3072, 2048)),
         (Asked(10000, 131072, 5000, 1, True), 4096, "chat", (10000, 8192, 6144, 5000)),
     ],
 )
@@ -72,11 +73,11 @@ def test_each_way_is_one_variant_with_its_price(
 ) -> None:
     priced: list[Running] = []
 
-    def price(running: Running) -> int:
+    def price(running: Running) -> dict[str, int]:
         priced.append(running)
-        return running.ctx * running.slots * per_token
+        return {"gpu0": running.ctx * running.slots * per_token}
 
-    runs, variants = ways(asked, trained, kind, "gpu0", price)
+    runs, variants = ways(asked, trained, kind, price)
     assert [v.id for v in variants] == list(runs)
     assert priced == list(runs.values())
     assert [run.ctx for run in priced] == list(contexts(asked, trained, kind))
@@ -87,3 +88,21 @@ def test_each_way_is_one_variant_with_its_price(
         assert variant.rung == 0
         assert (run.id, str(run.ctx) in run.id) == (variant.id, True)
         assert (f"x {asked.slots} slots" in run.id) is (asked.slots > 1)
+
+
+def test_a_prompt_cache_is_the_first_thing_to_go() -> None:
+    def price(running: Running) -> dict[str, int]:
+        return {"ram": running.ctx + running.prompt_cache}
+
+    asked = Asked(None, 65536, 32768, 2, shrink=True)
+    runs, variants = ways(asked, None, "chat", price, lambda running: running.ctx * 10)
+    assert [v.id for v in variants] == [
+        "context 65536 x 2 slots with a prompt cache",
+        "context 65536 x 2 slots",
+        "context 49152 x 2 slots",
+        "context 32768 x 2 slots",
+    ]
+    assert [v.need["ram"] for v in variants] == [65536 * 11, 65536, 49152, 32768]
+    assert [run.prompt_cache for run in runs.values()] == [655360, 0, 0, 0]
+    assert [run.id for run in runs.values()] == list(runs)
+    assert ways(asked, None, "chat", price, lambda running: 0) == ways(asked, None, "chat", price)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.weights.facts import graph_width
+from daemon.weights.facts import Recurrent, delta_net, graph_width, mamba
 
 MIB = 1 << 20
 
@@ -63,12 +63,20 @@ MEASURED = {
             "head_length": 256,
             "expert_ff": 512,
             "experts_used": 8,
-            "delta_width": 8192,
         },
         76.0,
     ),
-    "delta net alone": ({"n_embd": 4096, "n_ff": 2048, "delta_width": 8192}, 72.1),
-    "Nemotron's Mamba": ({"n_embd": 2688, "n_ff": 0, "mamba_width": 5120}, 80.5),
+    "BGE M3": (
+        {
+            "n_embd": 1024,
+            "n_ff": 4096,
+            "heads": 16,
+            "head_length": 64,
+            "gated": False,
+            "encoder": True,
+        },
+        18.01,
+    ),
     "nomic-embed": ({"n_embd": 768, "n_ff": 3072, "heads": 12, "head_length": 64}, 25.5),
 }
 
@@ -76,3 +84,20 @@ MEASURED = {
 @pytest.mark.parametrize(("shape", "measured"), MEASURED.values(), ids=MEASURED.keys())
 def test_the_graph_is_as_wide_as_the_engine_said(shape: dict[str, int], measured: float) -> None:
     assert compute_mib(graph_width(**shape)) == pytest.approx(measured, rel=0.03)
+
+
+# Floats per token that the wider of two builds took, less the state of one sequence at 512 tokens.
+@pytest.mark.parametrize(
+    ("recurrence", "measured"),
+    [
+        (mamba(n_embd=2560, inner=5120, state=16, groups=0, heads=160), 38150),
+        (mamba(n_embd=2560, inner=5120, state=128, groups=1, heads=80), 39030),
+        (mamba(n_embd=2688, inner=4096, state=128, groups=8, heads=64), 40192),
+        (delta_net(n_embd=1024, inner=2048, key=1024, state=128), 16394),
+        (delta_net(n_embd=1024, inner=4096, key=1024, state=128), 24841),
+    ],
+)
+def test_recurrent_layers_are_as_wide_as_the_engine_said(
+    recurrence: Recurrent, measured: int
+) -> None:
+    assert measured * 0.99 <= recurrence.width <= measured * 1.05

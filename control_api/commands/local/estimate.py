@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from control_api.client import RefusedError
 from control_api.commands.command import Command
-from control_api.commands.local.settings import add_config_flag, load_settings
+from control_api.commands.local.settings import add_config_flag, find_paths, load_settings
 from control_api.commands.output import Out, size
 
 if TYPE_CHECKING:
+    from daemon.engines.pricing import Site
     from daemon.weights.facts import Weights
     from daemon.weights.footprint import Breakdown
 
@@ -23,7 +26,8 @@ def estimate(args: Namespace, out: Out) -> int:
     path = weights_path(args.model, args.config)
     weights = read_weights(path)
     contexts = [args.ctx] if args.ctx else _contexts(weights)
-    rows = [(ctx, footprint(weights, ctx, args.slots)) for ctx in contexts]
+    site = site_of(args.model, args.config, weights)
+    rows = [(ctx, footprint(weights, ctx, args.slots, site)) for ctx in contexts]
     if out.json:
         out.value(
             {
@@ -75,13 +79,55 @@ def read_weights(path: Path) -> Weights:
         raise RefusedError("invalid_request", str(error)) from error
 
 
-def footprint(weights: Weights, ctx: int, slots: int) -> Breakdown:
-    """The bytes with ``slots`` conversations of ``ctx`` tokens each."""
-    from daemon.weights.footprint import Shape, estimate, estimate_mlx
+def site_of(name: str, config: str | None, weights: Weights) -> Site:
+    """The engine and the args that the model of this name, or the file, would be run with here."""
+    from daemon.config.catalog import Catalog
+    from daemon.config.mistakes import ConfigError
+    from daemon.config.presets import load_presets
+    from daemon.config.settings import Settings
+    from daemon.core.problems import Problem, ProblemError
+    from daemon.engines.pricing import Site
+    from daemon.engines.registry import Registry
 
-    if weights.format == "gguf":
-        return estimate(weights, Shape(ctx=ctx * slots, slots=slots))
-    return estimate_mlx(weights, ctx, slots=slots)
+    try:
+        settings = load_settings(config).settings
+    except ConfigError:
+        if not Path(name).expanduser().exists():
+            raise
+        settings = Settings()  # a file needs no configuration
+    registry = Registry(settings, os.environ, find_paths(config).cache_dir / "engines.json")
+    model = Catalog.build(settings, load_presets()).models.get(name)
+    engine: str | Problem | None = model.engine if model is not None else None
+    if engine is None:
+        form = "gguf" if weights.format == "gguf" else "mlx"
+        engine = registry.choose(form, weights.kind)
+    if isinstance(engine, Problem):  # none is here: as the usual one would
+        engine = "llama-server" if weights.format == "gguf" else "mlx-lm"
+    try:
+        installed = registry.find(engine)
+        version, gpu = installed.version, bool(installed.accelerators)
+    except ProblemError:
+        version, gpu = "", False
+    own = tuple(model.args_for(engine)) if model is not None else ()
+    args = (*settings.engines.entry(engine).args, *own)
+    kind = (model.kind if model is not None else None) or weights.kind
+    apple = sys.platform == "darwin"
+    apart = gpu and not apple and (model is None or model.pool != "ram")
+    devices = ("gpu",) if apart else ()
+    return Site(engine, version, kind, args, devices, unified_gpu=gpu and apple)
+
+
+def footprint(weights: Weights, ctx: int, slots: int, site: Site) -> Breakdown:
+    """The bytes with ``slots`` conversations of ``ctx`` tokens each, of all pools together."""
+    from daemon.engines.base import Running
+    from daemon.engines.pricing import price
+    from daemon.weights.footprint import Breakdown
+
+    try:
+        parts = price(weights, Running("", ctx, slots), site)
+    except ValueError as error:
+        raise RefusedError("invalid_request", f"Its args cannot be run: {error}.") from error
+    return sum(parts.values(), Breakdown(0, 0, 0, 0, 0))
 
 
 def summary(weights: Weights) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.backends.kitchen import Kitchen
 from tests.commands.conftest import Ctl
 
 
@@ -37,3 +38,22 @@ def test_of_nothing(ctl: Ctl, home: Path) -> None:
         result = ctl("estimate", str(home / name) if "." in name else name)
         assert (result.code, result.out) == (1, "")
         assert name in result.err
+
+
+def test_it_says_what_the_daemon_would_charge(
+    ctl: Ctl, home: Path, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    """The same function prices a start: its args and what the engine takes itself count."""
+    config = {"models": {"tiny": {"path": str(tiny_gguf), "ctx": 2048, "args": ["-ub", "128"]}}}
+    kitchen = Kitchen(tmp_path)
+    kitchen.install()
+    (price,) = kitchen.sound(config).prices.values()
+    program = tmp_path / "bin" / "llama-server"
+    (home / "config.toml").write_text(
+        f'[models.tiny]\npath = "{tiny_gguf}"\nargs = ["-ub", "128"]\nengine = "llama-server"\n'
+        f'[engines.llama-server]\npath = "{program}"\n',
+        "utf-8",
+    )
+    (said,) = ctl("estimate", "tiny", "--ctx", "2048", "--json").json["estimates"]
+    assert said["total"] == price.total
+    assert said["compute"] == price.compute

@@ -1,0 +1,129 @@
+"""What one way to run a model costs, by engine: the same figures for `ctl estimate`, `ctl show` and
+the scheduler. Pure.
+
+For llama.cpp the command line decides, the user's ``args`` included: context, slots, cache types,
+which layers lie on which GPU (``-ngl``, ``-ts``, ``-ncmoe``, ``-ot``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from daemon.core.units import GIB, MIB
+from daemon.engines import llama
+from daemon.engines.base import Running
+from daemon.weights.facts import Weights
+from daemon.weights.footprint import Breakdown, Shape, estimate_mlx, kv_bytes
+from daemon.weights.placement import ALL, Placement, expert_layers, place
+
+LLAMA: Final = ("llama-server", "xllamacpp")
+OWN_BYTES: Final = {"xllamacpp": 24 * MIB, "vllm-mlx": 672 * MIB, "vllm": 2048 * MIB}
+"""What a process of this engine takes beside what the footprint formulas count (a Python
+interpreter, libraries); resident sizes as measured, vllm's from its documentation."""
+# The first build that reserves one row of logits a slot (llama.cpp #23861, June 2026), or a little
+# later: too high is the safer mistake.
+LOGITS_PER_SLOT: Final = 9500
+
+MAX_PROMPT_CACHE: Final = 8 * GIB  # llama.cpp's own default
+MIN_PROMPT_CACHE: Final = 256 * MIB  # less holds too little to be worth a variant
+_CACHE_STEP: Final = 64 * MIB
+
+_BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where and by what a model is run. ``devices``: the pools of its GPUs, none for the processor
+    and for unified memory; ``host``: the pool of all else. ``unified_gpu``: a GPU works in it."""
+
+    engine: str
+    version: str = ""
+    kind: str = "chat"
+    args: Sequence[str] = ()
+    devices: tuple[str, ...] = ()
+    host: str = "ram"
+    gpu_layers: int = ALL
+    unified_gpu: bool = False
+
+
+def price(weights: Weights, running: Running, site: Site) -> dict[str, Breakdown]:
+    """Bytes of each pool. Raises ValueError for args that llama.cpp would refuse."""
+    own = Breakdown(0, 0, 0, 0, OWN_BYTES.get(site.engine, 0))
+    if site.engine not in LLAMA:
+        pool = site.devices[0] if site.devices else site.host
+        return {pool: estimate_mlx(weights, running.ctx, slots=running.slots) + own}
+    parts = place(weights, shape(weights, running, site), placement(weights, site))
+    return parts | {site.host: parts.get(site.host, replace(own, overhead=0)) + own}
+
+
+def shape(weights: Weights, running: Running, site: Site) -> Shape:
+    """How llama.cpp is really asked to run it. Raises ValueError for what cannot be."""
+    memory = llama.memory_settings(running, site.kind, site.args)
+    return Shape(
+        memory.n_ctx or weights.n_ctx_train or running.ctx,  # -c 0: as long as it was trained
+        memory.slots,
+        memory.ubatch,
+        memory.type_k,
+        memory.type_v,
+        memory.prompt_cache,
+        memory.unified,
+        swa_full="--swa-full" in site.args,
+        checkpoints=memory.checkpoints,
+        batch=memory.batch,
+        embedding=site.kind in ("embedding", "rerank"),
+        all_logits=reserves_all_logits(site.version),
+        flash=memory.flash,
+        drafting=memory.drafting,
+    )
+
+
+def placement(weights: Weights, site: Site) -> Placement:
+    """Where llama.cpp puts the layers."""
+    asked = llama.placement_settings(site.args)
+    count = len(weights.layers)
+    experts = frozenset(range(min(asked.host_experts, count)))
+    for pattern in asked.host_patterns:
+        experts |= expert_layers(pattern, count)
+    layers = site.gpu_layers if asked.gpu_layers is None else asked.gpu_layers
+    shared = site.unified_gpu and not site.devices
+    return Placement(
+        devices=("the GPU",) if shared else site.devices,
+        host=site.host,
+        gpu_layers=layers,
+        split=asked.split,
+        host_experts=experts or None,
+        kv_offload=asked.kv_offload,
+        shared=shared,
+    )
+
+
+def reserves_all_logits(version: str) -> bool:
+    """Whether this build reserves a row of logits for every token of a micro-batch. Versions that
+    are no build number are taken for new ones."""
+    match = _BUILD.match(version)
+    return match is not None and int(match[1]) < LOGITS_PER_SLOT
+
+
+def prompt_cache(weights: Weights, running: Running, site: Site, left: int) -> int:
+    """Bytes for ``--cache-ram`` where the budget leaves ``left`` beside this way to run; 0: none.
+
+    A quarter of it, so that other models find room too; no more than eight conversations fill,
+    nor than the engine's own default. 0 too where the user has set it.
+    """
+    if site.engine not in LLAMA or site.kind in ("embedding", "rerank"):
+        return 0
+    if {"--cache-ram", "-cram"}.intersection(site.args):
+        return 0
+    wanted = shape(weights, running, site)
+    conversation = kv_bytes(weights, wanted) // wanted.slots
+    most = min(MAX_PROMPT_CACHE, left // 4, 8 * conversation)
+    size = most // _CACHE_STEP * _CACHE_STEP
+    return size if size >= max(MIN_PROMPT_CACHE, conversation) else 0
+
+
+def spreads(args: Sequence[str]) -> bool:
+    """Whether the user has llama.cpp spread a model over several GPUs."""
+    return bool({"-ts", "--tensor-split"}.intersection(args))
