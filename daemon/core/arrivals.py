@@ -32,6 +32,7 @@ class Arrivals(Book):
         if ticket.load:
             page.loads[ticket.id] = ticket
         else:
+            page.returned(now, self.policy)
             page.queue.push(ticket, now)
             self._invite(ticket, now)
         self._arm(ticket.id, ticket.deadline, page.starting_seconds(now))
@@ -74,7 +75,7 @@ class Arrivals(Book):
             return
         del page.leases[ticket_id]
         del self._where[ticket_id]
-        page.last_used = max(page.last_used, now)
+        page.last_used = page.released = max(page.last_used, now)
         self._touched.add(page.name)
 
     def _page_of(self, ticket_id: int) -> Page | None:

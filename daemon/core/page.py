@@ -48,6 +48,7 @@ class Page:
     first_size: Bytes | None = None  # what it took once ready: growth is measured from it
     measured: Bytes = field(default_factory=dict)  # what it takes, as last seen
     gap: float = 0.0  # usual seconds between a release and the next request
+    released: float | None = None  # when the last lease ended
     load_seconds: float = 0.0
     stop_seconds: float = 0.0
     starting_total: float = 0.0  # seconds in STARTING: a ticket's clock stands still meanwhile
@@ -163,6 +164,15 @@ class Page:
         """How long this one may serve before ``target`` may take its place while it is busy."""
         price = target.load_seconds + self.load_seconds + self.stop_seconds
         return min(max(policy.quantum_factor * price, policy.quantum_min), policy.quantum_max)
+
+    def returned(self, now: float, policy: Policy) -> None:
+        """A request comes. Learn how long it takes a client to come back, also from those who
+        found their model gone: else one that is taken too early would never be kept longer.
+        A longer absence than any linger is no such return."""
+        if self.released is None or self.leases or len(self.queue):
+            return
+        if (gap := now - self.released) <= policy.linger_max:
+            self.gap = 0.5 * self.gap + 0.5 * gap
 
     def linger(self, policy: Policy) -> float:
         """How long it is kept after a release because its client will probably be back."""

@@ -174,8 +174,6 @@ class Scheduler(Neighbour):
             self._grant(page, ticket, now)
 
     def _grant(self, page: Page, ticket: Ticket, now: float) -> None:
-        if not page.leases:
-            page.gap = 0.5 * page.gap + 0.5 * (now - page.idle_since())
         slot = min(set(range(page.spec.slots)) - set(page.leases.values()))
         page.leases[ticket.id] = slot
         page.last_used = max(page.last_used, now)
