@@ -74,6 +74,9 @@ class Book:
         self._exiled: set[str] = set()  # loaded by hand, taken by pressure: they come back
         self._back_at: float | None = None  # then, if memory stays free
         self._touched: set[str] = set()
+        self._looks: dict[str, tuple[object, ...]] = {}  # of backends, as claims last saw them
+        self._stale = True  # something has changed that claims go by
+        self._stale_at = 0.0  # and time alone changes it then
 
     # ------------------------------------------------------------ indexes
 
@@ -81,15 +84,32 @@ class Book:
         """Put a model where it belongs after anything about it has changed."""
         name = page.name
         index, other = self._waiting, self._small
+        changed = name == self.claim
         if page.state is State.STOPPED and page.waits() and self.pages.get(name) is page:
             if page.only_small(self.policy):
                 index, other = other, index
             if index.put(name, page.rank(self.policy), page.least()):
                 self._unchecked.add(name)
+                changed = True
         else:
-            index.remove(name)
-        other.remove(name)
+            changed |= index.remove(name)
+        changed |= other.remove(name)
+        if page.state.resident or name in self._looks:
+            changed |= self._looks_different(page)
+        self._stale |= changed
         self._timers.set(name, page.wakes_at(self.policy))
+
+    def _looks_different(self, page: Page) -> bool:
+        """Whether anything that claims go by has changed about a backend."""
+        before = self._looks.get(page.name)
+        if not page.state.resident:
+            del self._looks[page.name]
+            return True
+        busy = bool(page.leases or len(page.queue))
+        unserved = bool(page.started_for) and page.unserved()
+        look = (page.state, busy, page.idle_since(), page.pinned, page.gap, unserved)
+        self._looks[page.name] = look
+        return look != before
 
     def _move(self, page: Page, state: State) -> None:
         page.move(state)

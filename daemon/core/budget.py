@@ -33,7 +33,10 @@ def total(parts: Iterable[Bytes]) -> dict[str, int]:
 
 def fits(need: Bytes, room: Bytes) -> bool:
     """Whether ``need`` goes into ``room`` in every pool; a pool that does not exist has no room."""
-    return all(count <= room.get(pool, 0) for pool, count in need.items() if count > 0)
+    for pool, count in need.items():  # a plain loop: it is asked very often
+        if count > 0 and count > room.get(pool, 0):
+            return False
+    return True
 
 
 def largest(a: Bytes, b: Bytes) -> dict[str, int]:
@@ -103,12 +106,14 @@ class Ledger:
         ]
         self._recount()
 
-    def expire(self, now: float) -> None:
-        """Stop waiting for what did not come back in time."""
+    def expire(self, now: float) -> bool:
+        """Stop waiting for what did not come back in time; whether there was any."""
         kept = [item for item in self._settling if item.until > now]
         if len(kept) != len(self._settling):
             self._settling = kept
             self._recount()
+            return True
+        return False
 
     def _recount(self) -> None:
         self._committed = total([*self._charges.values(), self.settling()])

@@ -19,6 +19,7 @@ from daemon.core.operators import Operators
 from daemon.core.page import CLAIM, Page
 
 NOBODY: frozenset[str] = frozenset()
+NEVER = float("inf")
 INSTANT = 0.001  # seconds, so that a window has surely ended, however times are rounded
 
 
@@ -42,13 +43,21 @@ class Claims(Operators):
     """Starts, claims, victims, backfill."""
 
     def _settle_claim(self, now: float) -> None:
-        """Start what fits; let the oldest of the others claim; let younger ones fill gaps."""
+        """Start what fits; let the oldest of the others claim; let younger ones fill gaps.
+
+        All of that stands as it was decided last, unless something that it goes by has changed.
+        """
+        if not self._stale and now < self._stale_at:
+            return
+        self._stale, self._stale_at = False, NEVER
         before, self.claim, self._claim_deadline = self.claim_victims, None, None
         self.claim_victims = NOBODY
         if (self._waiting or self._small) and self.paused is None:
             self._hand_out(now)
         if before or self.claim_victims:
             self._call_off_drains(before - self.claim_victims)
+        if self._claim_deadline is not None:
+            self._stale_at = min(self._stale_at, self._claim_deadline)
 
     def _hand_out(self, now: float) -> None:
         survey = self._refuse_hopeless(self._survey(now), now)
@@ -89,6 +98,8 @@ class Claims(Operators):
                 pinned or page.leases or page.last_used >= horizon or page.state is State.STARTING
             ):
                 _add(beside_recent, charge, -1)
+                if page.last_used >= horizon:
+                    self._stale_at = min(self._stale_at, page.last_used + self.policy.recent)
             if not (pinned or leaves or page.state is State.STARTING):
                 candidates.append(page.as_resident(charge))
         return Survey(room, beside_pins, beside_recent, later, candidates)

@@ -9,7 +9,7 @@ from daemon.core.budget import fits, minus, plus
 from daemon.core.messages import Bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: many are made at each decision
 class Resident:
     """A backend that could leave. ``reload``: seconds that it would cost to bring it back."""
 

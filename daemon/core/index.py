@@ -53,7 +53,7 @@ class Waiting:
         return self._order[0][1] if self._order else None
 
     def put(self, model: str, rank: float, needs: Least) -> bool:
-        """Note it, anew where something changed; whether it is new or needs something else."""
+        """Note it, anew where something changed; whether anything has."""
         key = (rank, model)
         before = self._ranks.get(model)
         if before != key:
@@ -62,19 +62,21 @@ class Waiting:
             insort(self._order, key)
             self._ranks[model] = key
         if self._least.get(model) == needs:
-            return before is None
+            return before != key
         self._forget_needs(model)
         self._least[model] = needs
         for pool, count in needs:
             insort(self._needs.setdefault(pool, []), (count, model))
         return True
 
-    def remove(self, model: str) -> None:
-        """It waits no more; nothing if it did not."""
+    def remove(self, model: str) -> bool:
+        """It waits no more; False if it did not."""
         key = self._ranks.pop(model, None)
-        if key is not None:
-            del self._order[bisect_left(self._order, key)]
-            self._forget_needs(model)
+        if key is None:
+            return False
+        del self._order[bisect_left(self._order, key)]
+        self._forget_needs(model)
+        return True
 
     def _forget_needs(self, model: str) -> None:
         for pool, count in self._least.pop(model, ()):

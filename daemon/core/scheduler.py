@@ -43,6 +43,8 @@ class Scheduler(Neighbour):
     def handle(self, event: Event, now: float) -> list[Command]:
         """Tell one fact; get the orders that follow from it."""
         self._out = []
+        if not isinstance(event, RequestArrived | RequestCancelled | RequestEnded | TimeAdvanced):
+            self._stale = True
         match event:
             case RequestArrived(ticket):
                 self._arrived(ticket, now)
@@ -91,7 +93,7 @@ class Scheduler(Neighbour):
     # ------------------------------------------------------------ deciding
 
     def _decide(self, now: float) -> None:
-        self.ledger.expire(now)
+        self._stale |= self.ledger.expire(now)
         self._expire_tickets(now)
         self._wake(now)
         self._keep_peace(now)

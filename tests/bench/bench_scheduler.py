@@ -70,7 +70,8 @@ class Crowd:
     @staticmethod
     def _spec(name: str, size: int) -> ModelSpec:
         variants = tuple(
-            Variant(f"ctx-{step}", {"gpu0": size - 9 * step, "ram": size // 10}) for step in range(6)
+            Variant(f"ctx-{step}", {"gpu0": size - 9 * step, "ram": size // 10})
+            for step in range(6)
         )
         return ModelSpec(name, variants, slots=4, keep_alive=600.0, load_estimate=8.0)
 
@@ -179,7 +180,9 @@ def compare(seeds: int) -> int:
             loads = statistics.mean(r.loads for r in results)
             wait = statistics.mean(_wait(work, r) for r in results)
             done = statistics.mean(r.makespan for r in results)
-            print(f"{work.name:24} {name:16} {served:6.0f}  {loads:6.0f} {wait:12.0f} s {done:8.0f} s")
+            print(
+                f"{work.name:24} {name:16} {served:6.0f}  {loads:6.0f} {wait:12.0f} s {done:8.0f} s"
+            )
             if name == "ours":
                 missed += [f"{work.name}: {m}" for m in _misses(work, served, wait, done)]
         facts = (

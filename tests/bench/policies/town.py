@@ -133,7 +133,9 @@ class Town:
     def run(self) -> Result:
         while True:
             due = self.landlord.deadline()
-            times = [t for t in (due, self._agenda[0][0] if self._agenda else None) if t is not None]
+            times = [
+                t for t in (due, self._agenda[0][0] if self._agenda else None) if t is not None
+            ]
             if not times or min(times) > self.end:
                 break
             self.now = max(self.now, min(times))

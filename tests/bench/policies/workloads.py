@@ -100,7 +100,9 @@ def _houses(load: float, slots: int, names: str, size: int = 6) -> tuple[House, 
 
 WORKLOADS = (
     Workload("W1 two agents", _houses(12.0, 1, "AB"), 7200.0, _w1, served=839, loads=113),
-    Workload("W2 A saturated, B asks", _houses(12.0, 2, "AB"), 7200.0, _w2, longest=73.0, model="B"),
+    Workload(
+        "W2 A saturated, B asks", _houses(12.0, 2, "AB"), 7200.0, _w2, longest=73.0, model="B"
+    ),
     Workload("W3 1000 at once", _houses(15.0, 4, "ABC"), 20000.0, _w3, makespan=654.0, loads=9),
     Workload(
         "W4 agents, background",
