@@ -70,8 +70,11 @@ class Operators(Runs):
             self._budget(event.budget, now)
         for name in [name for name in self.pages if name not in event.models]:
             self._remove(self.pages[name], now)
+        back: set[str] = set()
         for name, spec in event.models.items():
             page = self.pages.get(name)
+            if page is None or page.removed:
+                back.add(name)
             anew = name in event.touched
             news = event.budget is not None or anew
             wanted = news or page is None or spec.pinned > page.spec.pinned
@@ -89,6 +92,14 @@ class Operators(Runs):
             if wanted and page.pinned and stands_still:
                 page.wanted_since = now
             self._touched.add(name)
+        if back and self._queued:
+            self._invite_again(back, now)
+
+    def _invite_again(self, hosts: set[str], now: float) -> None:
+        """Models that may stand in for others have come (back)."""
+        waiting = [t for p in self.pages.values() for t in p.queue if t.stand_in in hosts]
+        for ticket in sorted(waiting, key=lambda t: (t.arrived, t.id)):
+            self._invite(ticket, now)
 
     def _respec(self, page: Page, spec: ModelSpec, now: float, *, anew: bool) -> None:
         if page.spec.pinned != spec.pinned:
@@ -158,7 +169,7 @@ class Operators(Runs):
     def _resume(self, now: float) -> None:
         if self.paused is None:
             return
-        self.paused = None
+        self.paused, self._stale = None, True
         self._say(Publish("resumed", "", {}))
         for page in self.pages.values():
             if page.returns == PAUSE:

@@ -95,8 +95,8 @@ class Scheduler(Neighbour):
     def _decide(self, now: float) -> None:
         self._stale |= self.ledger.expire(now)
         self._expire_tickets(now)
-        self._wake(now)
         self._keep_peace(now)
+        self._wake(now)
         self._serve(now)
         self._make_room(now)
         self._settle_claim(now)
