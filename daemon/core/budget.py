@@ -33,7 +33,7 @@ def total(parts: Iterable[Bytes]) -> dict[str, int]:
 
 def fits(need: Bytes, room: Bytes) -> bool:
     """Whether ``need`` goes into ``room`` in every pool; a pool that does not exist has no room."""
-    for pool, count in need.items():  # a plain loop: it is asked very often
+    for pool, count in need.items():  # noqa: SIM110 - a plain loop: it is asked very often
         if count > 0 and count > room.get(pool, 0):
             return False
     return True

@@ -53,13 +53,16 @@ class Claims(Operators):
         before, self.claim, self._claim_deadline = self.claim_victims, None, None
         self.claim_victims = NOBODY
         if (self._waiting or self._small) and self.paused is None:
-            self._hand_out(now)
+            while self._hand_out(now):
+                pass  # something began beside the claim, which may be content with less now
         if before or self.claim_victims:
             self._call_off_drains(before - self.claim_victims)
         if self._claim_deadline is not None:
             self._stale_at = min(self._stale_at, self._claim_deadline)
 
-    def _hand_out(self, now: float) -> None:
+    def _hand_out(self, now: float) -> bool:
+        """One look at all who wait; whether it is to be repeated."""
+        self.claim, self.claim_victims = None, NOBODY
         survey = self._refuse_hopeless(self._survey(now), now)
         while (name := self._waiting.first()) is not None:
             page = self.pages[name]
@@ -69,11 +72,11 @@ class Claims(Operators):
             elif fits(variant.need, survey.room):
                 survey = self._start_now(page, variant, now)
             elif self._claims(page, variant, survey, now):
-                self._backfill(page, variant, survey, now)
-                return
-        if self._small:
-            survey = self._fill(survey, survey.room, None, now)
-            self._claim_for_small(survey, now)
+                if self._backfills(page, variant, survey, now):
+                    return True
+                self._make_them_go(page, now)
+                return False
+        return bool(self._small) and self._small_calls(survey, now)
 
     def _start_now(self, page: Page, variant: Variant, now: float) -> Survey:
         """How things look once it has begun; a pin may leave no room for others."""
@@ -148,26 +151,28 @@ class Claims(Operators):
     # ------------------------------------------------------------ the claim
 
     def _claims(self, page: Page, variant: Variant, survey: Survey, now: float) -> bool:
-        """Name who must leave for it, and make them go once all of them may be taken. False if it
-        gave up instead."""
+        """Name who must leave for it. False if it gave up instead."""
         chosen = eviction.choose_victims(variant.need, survey.later, survey.candidates) or ()
         victims = [self.pages[r.model] for r in chosen]
-        times = [victim.takeable_at(page, self.policy) for victim in victims]
-        known = [t for t in times if t is not None]
         gives_up = self._gives_up_at(page, victims)
         if gives_up is not None and gives_up <= now:
-            self._give_up(page, victims, known, now)
+            self._give_up(page, victims, now)
             return False
         self.claim, self.claim_victims = page.name, frozenset(r.model for r in chosen)
-        later = [t for t in known if t > now]
-        if len(known) == len(times) and not later:
-            for victim in sorted(victims, key=lambda p: p.name):
+        self._claim_deadline = gives_up
+        return True
+
+    def _make_them_go(self, page: Page, now: float) -> None:
+        """The victims of the claim leave once all of them may be taken."""
+        victims = [self.pages[name] for name in sorted(self.claim_victims)]
+        times = [victim.takeable_at(page, self.policy) for victim in victims]
+        later = [t for t in times if t is not None and t > now]
+        if None not in times and not later:
+            for victim in victims:
                 self._evict(victim, page, now)
             later = self._preempt(page, victims, now)
-        self._claim_deadline = max(later, default=None)
-        if gives_up is not None:
-            self._claim_deadline = min(gives_up, self._claim_deadline or gives_up)
-        return True
+        if later:
+            self._claim_deadline = min(max(later), self._claim_deadline or max(later))
 
     def _gives_up_at(self, page: Page, victims: list[Page]) -> float | None:
         """When its oldest request has waited as long as it may for busy victims."""
@@ -179,8 +184,9 @@ class Claims(Operators):
         busy = any(victim.leases or len(victim.queue) for victim in victims)
         return min(arrivals) + self.policy.memory_wait if busy and arrivals else None
 
-    def _give_up(self, page: Page, victims: list[Page], times: list[float], now: float) -> None:
+    def _give_up(self, page: Page, victims: list[Page], now: float) -> None:
         """Refuse those that have waited long enough; younger ones go on waiting."""
+        times = [t for t in (v.takeable_at(page, self.policy) for v in victims) if t is not None]
         busy = [v.name for v in victims if v.leases or len(v.queue)]
         problem = admission.held_up(
             page.name, busy, self.policy.memory_wait, max(times, default=now) - now
@@ -220,32 +226,36 @@ class Claims(Operators):
 
     # ------------------------------------------------------------ beside the claim
 
-    def _backfill(self, claimant: Page, variant: Variant, survey: Survey, now: float) -> None:
+    def _backfills(self, page: Page, variant: Variant, survey: Survey, now: float) -> bool:
         """A younger model may start only if the claim stays satisfiable without evicting it."""
         charges = total(self.ledger.charged(name) for name in self.claim_victims)
         left = minus(plus(survey.later, charges), variant.need)
-        self._fill(survey, left, claimant.name, now)
+        return self._fills(survey, left, page.name, now)
 
-    def _fill(self, survey: Survey, left: dict[str, int], claim: str | None, now: float) -> Survey:
+    def _fills(self, survey: Survey, left: dict[str, int], claim: str | None, now: float) -> bool:
         """Start, oldest first, those that fit now and into what is ``left`` beside the claim."""
         spare = {pool: min(n, left.get(pool, 0)) for pool, n in survey.room.items()}
         names = [*self._waiting.within(spare), *self._small.within(spare)]
+        began = False
         for name in sorted(names, key=self._rank_of) if len(names) > 1 else names:
             page = self.pages[name]
             waits = name != claim and (name in self._waiting or name in self._small)
             variant = self._choose(page, survey) if waits else None
             if variant is None or not fits(variant.need, spare):
                 continue
-            survey = self._start_now(page, variant, now)
+            survey, began = self._start_now(page, variant, now), True
             left = minus(left, variant.need)
             spare = {pool: min(n, left.get(pool, 0)) for pool, n in survey.room.items()}
-        return survey
+        return began
 
     def _rank_of(self, name: str) -> tuple[float, str]:
         return (self._waiting if name in self._waiting else self._small).rank(name)
 
-    def _claim_for_small(self, survey: Survey, now: float) -> None:
-        """Nobody else claims: small calls may have what is idle and was not used lately."""
+    def _small_calls(self, survey: Survey, now: float) -> bool:
+        """Nobody else claims: small calls may have what is idle and was not used lately. Whether
+        something began, and all is to be looked at again."""
+        if self._fills(survey, survey.room, None, now):
+            return True
         horizon = now - self.policy.recent
         cold = [r for r in survey.candidates if not r.leases and r.last_used < horizon]
         for name in self._small:
@@ -256,10 +266,12 @@ class Claims(Operators):
             chosen = eviction.choose_victims(variant.need, survey.later, cold)
             if chosen is not None:
                 self.claim, self.claim_victims = name, frozenset(r.model for r in chosen)
+                if self._backfills(page, variant, survey, now):
+                    return True
                 for resident in chosen:
                     self._evict(self.pages[resident.model], page, now)
-                self._backfill(page, variant, survey, now)
-                return
+                return False
         warm = [r.last_used for r in survey.candidates if r.last_used >= horizon]
         if warm:
             self._claim_deadline = min(warm) + self.policy.recent + INSTANT
+        return False

@@ -107,6 +107,7 @@ class Neighbour(Claims):
             self._back_at = now + self.policy.pressure_clear
         if self._back_at > now or self.paused is not None:
             return
+        self._back_at = now + self.policy.pressure_clear  # for those that have no room yet
         spare = self.ledger.room(keep=self.ledger.low)
         gone = [self.pages[name] for name in self._exiled]
         for page in sorted(gone, key=lambda p: (-p.last_used, p.name)):

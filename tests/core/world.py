@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from daemon.core.budget import fits
@@ -18,6 +19,7 @@ from daemon.core.messages import (
     BackendReady,
     BackendUnhealthy,
     BudgetChanged,
+    Bytes,
     CancelRequest,
     CatalogChanged,
     Command,
@@ -146,7 +148,9 @@ class World:
     def plan_something(self) -> None:
         roll = self.rng.random()
         model = self.rng.choice(list(self.specs))
-        if roll < 0.62 or (self.calm and roll > 0.70):
+        if self.marked and roll < 0.04:
+            self.observe({})
+        elif roll < 0.62 or (self.calm and roll > 0.70):
             self.arrive(model)
         elif roll < 0.70 and self.waiting:
             ticket_id = self.rng.choice(list(self.waiting))
@@ -187,11 +191,13 @@ class World:
             self.lowered = True
             key = self.rng.choice(list(self.alive))
             charged = self.core.ledger.charged(key[0])
-            growth = self.rng.choice([1, 1, 4])
+            growth = self.rng.choice([1, 4])
+            self.observe({key: charged})
+            self.lowered = True
             self.observe({key: {pool: n + growth for pool, n in charged.items()}})
-        elif roll < 0.96:
+        elif roll < 0.949 or (self.core.paused is not None and roll > 0.98):
             self.pause_or_go_on()
-        elif roll < 0.97:
+        elif roll < 0.96:
             self.check_picture()
         else:
             self.observe({})
@@ -208,13 +214,20 @@ class World:
         self.forced = False
 
     def observe(self, footprints: dict[tuple[str, int], dict[str, int]]) -> None:
-        """The machine is looked at; in some worlds another program wants memory."""
-        self.free = {pool: self.rng.randint(0, 10) for pool in self.pools}
+        """The machine is looked at; in some worlds another program wants memory for a while."""
+        free = {pool: self.rng.randint(0, 10) for pool in self.pools}
+        if self.marked and min(free.values()) < 4:
+            for delay in (0.5, 3.0):
+                self.at(delay, MemoryObserved(dict.fromkeys(self.pools, 10)))
+        self.look(free, footprints)
+
+    def look(self, free: Bytes, footprints: Mapping[tuple[str, int], Bytes]) -> None:
+        self.free = dict(free)
         starting = {n for n, p in self.core.pages.items() if p.state is State.STARTING}
         self.unseen = {key: need for key, need in self.unseen.items() if key[0] in starting}
         low = dict.fromkeys(self.pools, 2) if self.marked else {}
         high = dict.fromkeys(self.pools, 4) if self.marked else {}
-        self.tell(MemoryObserved(dict(self.free), dict(footprints), low, high))
+        self.tell(MemoryObserved(free, footprints, low, high))
 
     def arrive(self, model: str) -> None:
         self.sequence += 1
@@ -229,7 +242,7 @@ class World:
             self.now + (1e6 if self.calm else 300.0),
             body_bytes=rng.randint(0, 100),
             priority=0.0 if plain else rng.choice([-1.0, 0.0, 1.0, 5.0]),
-            load=not self.calm and rng.random() < 0.05,
+            load=not self.calm and rng.random() < (0.2 if self.marked else 0.05),
             small=not plain and rng.random() < 0.4,
             stand_in=None if plain else rng.choice([*self.specs, "nobody", None]),
         )
@@ -293,6 +306,9 @@ class World:
                 self.tell(event)
                 del self.outcomes[ticket_id]
                 self.join(replace(self.tickets[ticket_id], attempt=2))
+                return
+            case MemoryObserved(free, footprints):
+                self.look(free, footprints)
                 return
             case RequestEnded(ticket_id):
                 self.running.pop(ticket_id, None)
