@@ -136,7 +136,7 @@ class Operators(Runs):
         self._over = True
         for page in self.pages.values():
             if page.unfit and page.pinned and page.state is State.STOPPED:
-                page.wanted_since, page.unfit = now, False
+                page.wanted_since = now
                 self._touched.add(page.name)
 
     # ------------------------------------------------------------ pause

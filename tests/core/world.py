@@ -73,7 +73,7 @@ class World:
     seed: int
     steps: int = 300
     calm: bool = False  # only requests: then no wait is longer than the design's bound
-    log: list[tuple[float, str]] = field(default_factory=list)
+    log: list[tuple[float, Event | Command]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -192,7 +192,7 @@ class World:
             key = self.rng.choice(list(self.alive))
             charged = self.core.ledger.charged(key[0])
             growth = self.rng.choice([1, 4])
-            self.observe({key: charged})
+            self.observe({key: dict(charged)})
             self.lowered = True
             self.observe({key: {pool: n + growth for pool, n in charged.items()}})
         elif roll < 0.949 or (self.core.paused is not None and roll > 0.98):
@@ -359,9 +359,9 @@ class World:
 
     def tell(self, event: Event) -> None:
         commands = self.core.handle(event, self.now)
-        self.log.append((self.now, repr(event)))
+        self.log.append((self.now, event))
         for command in commands:
-            self.log.append((self.now, "  " + repr(command)))
+            self.log.append((self.now, command))
             self.obey(command)
         self.check()
 
