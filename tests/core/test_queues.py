@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +42,35 @@ def test_who_comes_back_joins_the_end_of_the_round() -> None:
     assert line.pop(10.0).id == 1
     line.push(ticket(3, "a"), 3.0)
     assert drained(line) == [2, 3]
+
+
+def test_who_has_priority_goes_ahead_of_younger_turns_only() -> None:
+    low, high = ticket(1, "a"), replace(ticket(20, "b"), priority=1.0)
+    assert drained(queue(low, high)) == [20, 1]
+    late = replace(ticket(32, "b"), priority=1.0)
+    assert drained(queue(low, late)) == [1, 32], "half a minute is all that it is worth"
+
+
+def test_the_head_of_a_line_decides_for_its_client() -> None:
+    first, urgent = ticket(1, "a"), replace(ticket(2, "a"), priority=2.0)
+    line = queue(ticket(0, "b"), first, urgent)
+    assert line.remove(1) is first
+    assert drained(line) == [2, 0]
+    assert drained(queue(ticket(0, "b"), first, urgent)) == [0, 1, 2]
+
+
+def test_the_first_is_the_oldest_but_for_priority() -> None:
+    line = queue(ticket(1), replace(ticket(20), priority=1.0))
+    assert (line.oldest(), line.first()) == (1.0, -10.0)
+    line.remove(20)
+    assert line.first() == 1.0
+
+
+def test_small_calls_are_counted() -> None:
+    line = queue(ticket(1), replace(ticket(2), small=True))
+    assert line.small == 1
+    line.remove(2)
+    assert line.small == 0
 
 
 def test_a_second_attempt_keeps_the_place_of_its_age() -> None:

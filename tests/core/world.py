@@ -281,10 +281,10 @@ class World:
 
     def advance(self) -> None:
         """To the next thing on the agenda or the scheduler's own deadline."""
-        deadline = self.core.next_deadline()
-        next_event = self.agenda[0][0] if self.agenda else None
-        pause = self.rng.choice([0.0, 0.1, 1.0])
-        horizon = self.now + pause
+        self.pass_time(self.rng.choice([0.0, 0.1, 1.0]))
+
+    def pass_time(self, seconds: float) -> None:
+        horizon = self.now + seconds
         while True:
             deadline = self.core.next_deadline()
             next_event = self.agenda[0][0] if self.agenda else None
