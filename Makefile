@@ -2,7 +2,7 @@
 # make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test test-long mutants check bench llama-server lock clean
+.PHONY: help run env test test-long mutants simulate check bench llama-server lock clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -26,6 +26,10 @@ test-long: ## the suite with full counts (seeds, examples), and the mutants
 mutants: ## break the core on purpose, one way at a time: the tests must notice
 	@sh scripts/env.sh run test
 	@.venv/bin/python -P tests/core/mutants.py
+
+simulate: ## 100,000 seeds of the scheduler's world, over all processors (ARGS=2000 for fewer)
+	@sh scripts/env.sh run test
+	@PYTHONPATH=. .venv/bin/python -P -m tests.core.simulate $(ARGS)
 
 check: ## format, lint, types, import directions, fast tests
 	@sh scripts/check.sh

@@ -12,6 +12,10 @@ def policy(settings: Settings) -> Policy:
     """The scheduler's constants."""
     timing = settings.timing
     return Policy(
+        memory_policy=settings.memory.policy,
+        max_drain=settings.memory.max_drain,
+        pressure_clear=timing.pressure_clear,
+        thrash_window=timing.thrash_window,
         settle=timing.settle,
         recent=timing.recent_use,
         quantum_min=timing.quantum_min,

@@ -28,13 +28,19 @@ def test_the_defaults_of_the_file_are_those_of_the_core() -> None:
     [("settle", "settle"), ("recent_use", "recent"), ("quantum_min", "quantum_min"),
      ("quantum_max", "quantum_max"), ("linger_min", "linger_min"), ("linger_max", "linger_max"),
      ("backoff", "backoff"), ("backoff_max", "backoff_max"), ("breaker_retry", "half_open"),
-     ("backoff_reset", "healthy_after")],
+     ("backoff_reset", "healthy_after"), ("pressure_clear", "pressure_clear"),
+     ("thrash_window", "thrash_window")],
 )  # fmt: skip
 def test_a_duration_reaches_its_constant_alone(setting: str, constant: str) -> None:
     made = policy(settings(timing={setting: 3.25}))
     changed = [f.name for f in fields(Policy) if getattr(made, f.name) != getattr(Policy(), f.name)]
     assert changed == [constant]
     assert getattr(made, constant) == 3.25
+
+
+def test_what_is_done_when_memory_is_short() -> None:
+    made = policy(settings(memory={"policy": "wait_then_fail", "max_drain": "90s"}))
+    assert (made.memory_policy, made.max_drain) == ("wait_then_fail", 90.0)
 
 
 def test_the_breaker() -> None:

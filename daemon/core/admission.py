@@ -13,6 +13,8 @@ from daemon.core.policy import Policy
 from daemon.core.problems import Code, Problem
 from daemon.core.units import format_bytes
 
+LONGEST_RETRY_AFTER = 30.0  # seconds; some clients give up on a longer one, some sleep it out
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -85,9 +87,11 @@ def unavailable(page: Page, now: float) -> Problem:
     return Problem(base.code, base.message, hint, None, {**base.facts, "half_open_in": wait})
 
 
-def waited_out(model: str, claim: str | None) -> Problem:
+def waited_out(model: str, claim: str | None, *, paused: bool = False) -> Problem:
     """The queue's deadline passed."""
     behind = f" {claim} is being given room first." if claim not in (None, model) else ""
+    if paused:
+        behind = " Serving is paused; go on with: ctl resume"
     return Problem(
         Code.QUEUE_TIMEOUT,
         f"{model} did not become free in time.{behind}",
@@ -96,19 +100,82 @@ def waited_out(model: str, claim: str | None) -> Problem:
     )
 
 
+def paused(until: float | None, now: float) -> Problem:
+    """Nothing is served for a while, as somebody asked."""
+    if until is None:
+        return Problem(
+            Code.PAUSED, "Serving is paused.", "Go on with: ctl resume", LONGEST_RETRY_AFTER
+        )
+    left = max(0.0, until - now)
+    return Problem(
+        Code.PAUSED,
+        f"Serving is paused for another {left:.0f} s.",
+        "Try again then, or go on now with: ctl resume",
+        retry_after(left),
+        facts={"seconds": left},
+    )
+
+
+def retry_after(seconds: float) -> float:
+    """An honest wait, as far as clients bear one."""
+    return min(max(1.0, seconds), LONGEST_RETRY_AFTER)
+
+
+def held_up(model: str, busy: Sequence[str], waited: float, later: float) -> Problem:
+    """``memory_policy = wait_then_fail``: those that would have to leave are busy for too long.
+
+    ``later``: seconds until the first of them could be made to leave.
+    """
+    names = ", ".join(sorted(busy))
+    return Problem(
+        Code.QUEUE_TIMEOUT,
+        f"{model} has no room: {names} kept the memory busy for {waited:.0f} s.",
+        "Try again later, or let it wait longer: memory.policy = wait",
+        retry_after(later),
+        facts={"busy": sorted(busy), "waited": waited},
+    )
+
+
+def preempted(model: str, claim: str) -> Problem:
+    """``memory_policy = preempt``: another model has waited long enough."""
+    return Problem(
+        Code.PREEMPTED,
+        f"{model} had to make room for {claim}.",
+        "Try again: it waits its turn then.",
+        1.0,
+        facts={"claim": claim},
+    )
+
+
+def drained_too_long(model: str, seconds: float) -> Problem:
+    """``max_drain``: what ran on a backend that leaves took longer than it may."""
+    return Problem(
+        Code.PREEMPTED,
+        f"{model} is leaving, and its last requests took more than {seconds:.0f} s.",
+        "Try again.",
+        1.0,
+    )
+
+
 def never_fits(page: Page, ledger: Ledger, pins: Sequence[Page]) -> Problem:
     """No variant goes into the budget, even with everything gone that may go."""
     if not page.spec.variants:  # they went while it waited
         return not_pulled(page.name)
     least = (page.allowed() or page.spec.variants)[-1]
-    facts: dict[str, object] = {"needed": dict(least.need), "budget": dict(ledger.budget)}
+    facts: dict[str, object] = {
+        "needed": dict(least.need),
+        "budget": dict(ledger.budget),
+        "variant": least.id,
+    }
     if pins and fits(least.need, ledger.budget):
         held = total(ledger.charged(p.name) for p in pins)
         names = ", ".join(sorted(p.name for p in pins))
+        best = next(v for v in page.allowed() if fits(v.need, ledger.budget))
+        facts["without_pins"] = best.id  # the largest context that there would be room for
         return Problem(
             Code.ALL_PINNED,
-            f"{page.name} needs {_bytes(least.need)}, but pinned models hold "
-            f"{_bytes(held)} of {_bytes(ledger.budget)}.",
+            f"{page.name} needs {_bytes(least.need)} at the least ({least.id}), "
+            f"but pinned models hold {_bytes(held)} of {_bytes(ledger.budget)}.",
             f"Unpin one of: {names}",
             facts={**facts, "pinned": names.split(", ")},
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daemon.core.budget import fits, plus, total
+from daemon.core.budget import fits, minus, plus
 from daemon.core.messages import Bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: many are made at each decision
 class Resident:
     """A backend that could leave. ``reload``: seconds that it would cost to bring it back."""
 
@@ -36,14 +36,17 @@ def choose_victims(
     """
     ordered = sorted(residents, key=lambda r: r.order)
     chosen: list[Resident] = []
-    while not fits(need, plus(room, total(r.charge for r in chosen))):
+    left = dict(room)
+    while not fits(need, left):
         if len(chosen) == len(ordered):
             return None
         chosen.append(ordered[len(chosen)])
+        left = plus(left, chosen[-1].charge)
     for resident in reversed(list(chosen)):
-        rest = [r for r in chosen if r is not resident]
-        if fits(need, plus(room, total(r.charge for r in rest))):
-            chosen = rest
+        less = minus(left, resident.charge)
+        if fits(need, less):
+            chosen = [r for r in chosen if r is not resident]
+            left = less
     if len(chosen) > 1 and not any(r.draining for r in chosen):
         busy = any(r.leases for r in chosen)
         for resident in ordered:

@@ -53,7 +53,10 @@ class Ticket:
     """One waiting request, or (``load``) an operator's wish to have the model ready.
 
     ``arrived`` orders the queue and survives a second attempt; ``deadline`` ends the wait.
-    ``client`` is whoever is queued fairly; ``principal`` the key that asked.
+    ``client`` is whoever is queued fairly; ``principal`` the key that asked. ``priority`` (of the
+    key; the model's own is added) counts as seconds of age, see ``Policy.bonus``. A ``small`` one
+    (title, tag, autocompletion) makes no model leave that is in use. ``stand_in`` names a model
+    that may serve it while the wanted one is not ready or has no free slot.
     """
 
     id: int
@@ -66,6 +69,8 @@ class Ticket:
     attempt: int = 1
     priority: float = 0.0
     load: bool = False
+    small: bool = False
+    stand_in: str | None = None
 
 
 class ExitClass(StrEnum):
@@ -87,6 +92,8 @@ class Ask(StrEnum):
     PIN = "pin"
     UNPIN = "unpin"
     RESET = "reset"
+    PAUSE = "pause"  # everything leaves, pins too, and nothing starts
+    RESUME = "resume"
 
 
 class Outcome(StrEnum):
@@ -162,19 +169,32 @@ class BackendExited:
 
 @dataclass(frozen=True, slots=True)
 class MemoryObserved:
-    """Free bytes per pool as the machine says, and what running backends really take."""
+    """Free bytes per pool as the machine says, and what running backends really take.
+
+    ``low`` and ``high``: the marks of free bytes per pool. Below the low one another program needs
+    memory, and idle backends leave until the high one is reached. Empty: as told before. A pool
+    without marks is not watched, and starts are not measured against what is free there.
+    """
 
     free: Bytes
     footprints: Mapping[tuple[str, int], Bytes] = field(default_factory=dict)
+    low: Bytes = field(default_factory=dict)
+    high: Bytes = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorAsked:
-    """``model`` None means all. ``force`` lets an unload cut running requests."""
+    """``model`` None means all. ``force`` lets an unload or a pause cut running requests.
+
+    Of a pause, which is always for all: ``seconds`` until it ends by itself (None: at ``resume``);
+    ``hold``: requests wait meanwhile, else they are refused at once.
+    """
 
     ask: Ask
     model: str | None = None
     force: bool = False
+    seconds: float | None = None
+    hold: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +265,10 @@ class KillBackend:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The ticket may use this slot of this backend. A ``load`` ticket gets slot -1 and no lease."""
+    """The ticket may use this slot of this backend. A ``load`` ticket gets slot -1 and no lease.
+
+    ``model`` is the one really used: another than the ticket's where a stand-in serves it.
+    """
 
     ticket_id: int
     model: str
@@ -261,7 +284,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
-    """End a running request now (forced unload, failed liveness check)."""
+    """End a running request now: forced unload, failed liveness check, ``max_drain``, preempted."""
 
     ticket_id: int
     problem: Problem
@@ -269,7 +292,7 @@ class CancelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Something that people and metrics want to hear of."""
+    """Something that people and metrics want to hear of; ``model`` is empty if it is about all."""
 
     kind: str
     model: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from daemon.core.eviction import Resident
+from daemon.core.index import Least, least
 from daemon.core.lifecycle import State, check
 from daemon.core.messages import Bytes, ExitClass, ModelSpec, Ticket, Variant
 from daemon.core.policy import Policy
@@ -12,7 +14,8 @@ from daemon.core.queues import FairQueue
 from daemon.core.restarts import History
 
 CLAIM, UNLOAD, CHANGED, IDLE = "evict", "unload", "changed", "idle"
-"""Why a backend drains or stops. Only a drain for a claim may be called off."""
+PAUSE, PRESSURE, OVER, OUTGROWN = "pause", "pressure", "over budget", "outgrown"
+"""Why a backend drains or stops. A drain for a claim, or for a pause, may be called off."""
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ class Page:
     generation: int = 0
     variant: Variant | None = None
     queue: FairQueue = field(default_factory=FairQueue)
+    guests: FairQueue = field(default_factory=FairQueue)  # of other models: this one may stand in
     loads: dict[int, Ticket] = field(default_factory=dict)
     leases: dict[int, int] = field(default_factory=dict)  # ticket -> slot
     started_for: set[int] = field(default_factory=set)  # not one of them granted yet
@@ -37,7 +41,14 @@ class Page:
     last_used: float = 0.0
     stopping_at: float = 0.0
     drain_reason: str = ""
+    draining_at: float = 0.0
+    cut: bool = False  # its running requests were told to end, so that the drain ends
+    returns: str = ""  # PAUSE or PRESSURE took it, and it comes back afterwards
+    unfit: bool = False  # pinned, and there is no room for it
+    first_size: Bytes | None = None  # what it took once ready: growth is measured from it
+    measured: Bytes = field(default_factory=dict)  # what it takes, as last seen
     gap: float = 0.0  # usual seconds between a release and the next request
+    released: float | None = None  # when the last lease ended
     load_seconds: float = 0.0
     stop_seconds: float = 0.0
     starting_total: float = 0.0  # seconds in STARTING: a ticket's clock stands still meanwhile
@@ -50,6 +61,7 @@ class Page:
     problem: Problem | None = None  # why it is FAILED or in BACKOFF
     failed_as: tuple[ExitClass, str] | None = None  # told before the exit itself
     removed: bool = False  # no longer in the catalog: disappears with its process
+    _allowed: tuple[object, tuple[Variant, ...], Least] | None = None
 
     def __post_init__(self) -> None:
         self.pinned = self.spec.pinned
@@ -77,13 +89,39 @@ class Page:
             ages.append(self.wanted_since)
         return min(ages)
 
+    def rank(self, policy: Policy) -> float:
+        """When the first of those that wait came, were priority age."""
+        ages = [t.arrived - policy.bonus(t.priority) for t in self.loads.values()]
+        if (first := self.queue.first()) is not None:
+            ages.append(first)
+        if self.wanted_since is not None:
+            ages.append(self.wanted_since)
+        return min(ages) - policy.bonus(self.spec.priority)
+
     def age_key(self, policy: Policy) -> tuple[float, str]:
         """Order of claims: arrival, with some seconds off for priority, so that all age alike."""
-        return (self.oldest() - policy.priority_seconds * self.spec.priority, self.name)
+        return (self.rank(policy), self.name)
+
+    def only_small(self, policy: Policy) -> bool:
+        """Whether nothing but small calls wants it: it makes nobody leave that is in use."""
+        queue = self.queue
+        others = self.loads or self.wanted_since is not None or queue.small < len(queue)
+        return not others and not policy.small_evicts
+
+    def _looked_up(self) -> tuple[object, tuple[Variant, ...], Least]:
+        given = (self.spec.variants, self.smallest, self.rung)
+        if self._allowed is None or self._allowed[0] != given:
+            found = tuple(v for v in self.spec.variants[self.smallest :] if v.rung <= self.rung)
+            self._allowed = (given, found, least(tuple(v.need for v in found)))
+        return self._allowed
 
     def allowed(self) -> tuple[Variant, ...]:
         """The variants that may be started now, best first."""
-        return tuple(v for v in self.spec.variants[self.smallest :] if v.rung <= self.rung)
+        return self._looked_up()[1]
+
+    def least(self) -> Least:
+        """For the index of those that wait: what the smallest of them need."""
+        return self._looked_up()[2]
 
     def starting_seconds(self, now: float) -> float:
         """All seconds that it has been STARTING until now."""
@@ -101,10 +139,40 @@ class Page:
             return None
         return self.idle_since() + self.spec.keep_alive
 
+    def cut_at(self, policy: Policy) -> float | None:
+        """When its drain has lasted too long."""
+        if self.state is not State.DRAINING or policy.max_drain is None or self.cut:
+            return None
+        return self.draining_at + policy.max_drain if self.leases else None
+
+    def wakes_at(self, policy: Policy) -> float | None:
+        """When something happens to it by the passing of time alone."""
+        if self.state is State.BACKOFF:
+            return self.retry_at
+        return self.expires_at() if self.state is State.READY else self.cut_at(policy)
+
+    def idle(self) -> bool:
+        """Ready, and of no use to anybody at this moment."""
+        return self.state is State.READY and not (self.leases or self.loads or len(self.queue))
+
+    def leaves(self) -> bool:
+        """On its way out whatever becomes of the claim."""
+        drains = self.state is State.DRAINING and self.drain_reason != CLAIM
+        return drains or self.state is State.STOPPING
+
     def quantum(self, target: Page, policy: Policy) -> float:
         """How long this one may serve before ``target`` may take its place while it is busy."""
         price = target.load_seconds + self.load_seconds + self.stop_seconds
         return min(max(policy.quantum_factor * price, policy.quantum_min), policy.quantum_max)
+
+    def returned(self, now: float, policy: Policy) -> None:
+        """A request comes. Learn how long it takes a client to come back, also from those who
+        found their model gone: else one that is taken too early would never be kept longer.
+        A longer absence than any linger is no such return."""
+        if self.released is None or self.leases or len(self.queue):
+            return
+        if (gap := now - self.released) <= policy.linger_max:
+            self.gap = 0.5 * self.gap + 0.5 * gap
 
     def linger(self, policy: Policy) -> float:
         """How long it is kept after a release because its client will probably be back."""
@@ -127,6 +195,17 @@ class Page:
         if self.leases or len(self.queue):
             return turn_over
         return min(self.idle_since() + self.linger(policy), turn_over)
+
+    def as_resident(self, charge: Bytes) -> Resident:
+        """As a choice of victims sees it."""
+        return Resident(
+            self.name,
+            charge,
+            len(self.leases) + len(self.queue),
+            self.idle_since(),
+            self.load_seconds,
+            self.state is State.DRAINING,
+        )
 
     def price(self) -> Bytes:
         return self.variant.need if self.variant else {}

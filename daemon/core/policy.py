@@ -4,6 +4,10 @@ design's, found by simulation."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+MemoryPolicy = Literal["wait", "wait_then_fail", "preempt"]
+"""A claim whose victims stay busy: waits, gives up, or has their requests cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,15 @@ class Policy:
     linger_max: float = 8.0
     linger_share: float = 0.5  # of a reload: waiting longer than that costs more than it saves
     priority_seconds: float = 30.0  # one step of priority counts as this much age
+    priority_max: float = 60.0  # and all steps together as less than this: nobody starves
+    memory_policy: MemoryPolicy = "wait"
+    memory_wait: float = 60.0  # how long a claim bears busy victims, unless it just waits
+    max_drain: float | None = None  # a longer drain has its requests ended; None: never
+    small_evicts: bool = False  # whether small calls make models leave that are in use
+    hard_factor: float = 1.5  # a backend this much over its first size is started anew
+    pressure_clear: float = 60.0  # memory must be free this long before anything comes back
+    thrash_window: float = 300.0
+    thrash_warn: float = 0.4  # a larger share of that window spent starting is worth a warning
     queue_total: int = 4096
     queue_model: int = 2048
     queue_client: int = 512
@@ -34,3 +47,14 @@ class Policy:
     half_open: float = 300.0
     port_retries: int = 3
     healthy_after: float = 600.0  # ready this long: earlier crashes are forgotten
+
+    def bonus(self, priority: float) -> float:
+        """Seconds of age that a priority is worth, negative for one below zero.
+
+        The first steps count in full; then each is worth less, so that the order of priorities
+        stays and no distance between two of them reaches the usual patience of a queue.
+        """
+        seconds, half = abs(priority) * self.priority_seconds, self.priority_max / 2
+        if seconds > half:
+            seconds = self.priority_max - half * half / seconds
+        return seconds if priority > 0 else -seconds

@@ -34,6 +34,8 @@ class Code(StrEnum):
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     UNLOADED = "unloaded"
+    PREEMPTED = "preempted"
+    PAUSED = "paused"
     NOT_PULLED = "not_pulled"
     PULL_FAILED = "pull_failed"
     # the backend

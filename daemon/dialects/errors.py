@@ -68,6 +68,8 @@ _LOOKS: dict[Code, _Look] = {
     Code.QUEUE_FULL: _BUSY,
     Code.QUEUE_TIMEOUT: _BUSY,
     Code.UNLOADED: _BUSY,
+    Code.PREEMPTED: _BUSY,
+    Code.PAUSED: _BUSY,
     # Not on the disk will not mend itself: 400, whose text every client shows.
     Code.NOT_PULLED: _Look(400, _BAD, 400, _BAD, 409, "model"),
     Code.PULL_FAILED: _DOWN,

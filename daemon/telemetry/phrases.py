@@ -22,12 +22,20 @@ def _exited(model: str, facts: Facts) -> str:
     return f"{model} died ({why}){detail}"
 
 
+def _for(seconds: float | None) -> str:
+    return "" if seconds is None else f" for {seconds:.0f} s"
+
+
 def _stop(model: str, facts: Facts) -> str:
     reasons = {
         "evict": "to make room",
         "unload": "as asked",
         "changed": "because its configuration changed",
         "idle": "after its keep-alive",
+        "pause": "for a pause",
+        "pressure": "because other programs need memory",
+        "over budget": "to keep the memory budget",
+        "outgrown": "because it has grown too much",
     }
     return f"{model} is stopped {reasons.get(facts['reason'], facts['reason'])}"
 
@@ -41,6 +49,16 @@ _WORDS: dict[str, Callable[[str, Facts], str]] = {
     "exited": _exited,
     "backoff": lambda m, f: f"{m} may start again in {f['seconds']:.1f} s",
     "failed": lambda m, f: f"{m} is given up: {f['detail'] or f['exit_class']}",
+    "cut": lambda m, f: f"{m} ends {f['requests']} running requests: {f['reason']}",
+    "unfit": lambda m, f: f"{m} is pinned, but does not run: {f['detail']}",
+    "returns": lambda m, f: f"{m} comes back, memory is free again",
+    "outgrown": lambda m, f: (
+        f"{m} grew from {_amount(f['first'])} to {_amount(f['now'])} and is started anew"
+    ),
+    "paused": lambda m, f: "serving is paused" + _for(f["seconds"]),
+    "resumed": lambda m, f: "serving goes on",
+    "pressure": lambda m, f: f"other programs need memory: {_amount(f['free'])} left",
+    "pressure over": lambda m, f: "memory is free again",
     "grown": lambda m, f: f"{m} has grown to {_amount(f['charged'])}",
 }
 
@@ -48,4 +66,4 @@ _WORDS: dict[str, Callable[[str, Facts], str]] = {
 def phrase(kind: str, model: str, facts: Facts) -> str:
     """One sentence for an event of the core; an unknown kind is told by its name."""
     words = _WORDS.get(kind)
-    return words(model, facts) if words else f"{model}: {kind}"
+    return words(model, facts) if words else f"{model}: {kind}".removeprefix(": ")

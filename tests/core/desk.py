@@ -95,6 +95,7 @@ class Desk:
         self.ticket = 0
         self.tickets: dict[int, Ticket] = {}
         self.commands: list[Command] = []
+        self.said: list[Publish] = []
         self.wakes = 0
         self.specs = {spec.name: spec for spec in models}
         self.tell(CatalogChanged(self.specs))
@@ -104,17 +105,20 @@ class Desk:
     def tell(self, event: Event) -> list[str]:
         """The orders that follow, without what is only published."""
         self.commands = self.core.handle(event, self.now)
+        self.said = [c for c in self.commands if isinstance(c, Publish)]
         return [short(c) for c in self.commands if not isinstance(c, Publish)]
 
     def at(self, time: float) -> list[str]:
         """Let time pass until then, with a wake-up at each deadline that the scheduler names."""
         orders: list[str] = []
+        said: list[Publish] = []
         while (due := self.core.next_deadline()) is not None and due <= time:
             self.now = max(self.now, due)
             self.wakes += 1
             assert self.wakes < 1000, f"woken again and again at {self.now}"
             orders += self.tell(TimeAdvanced())
-        self.now = time
+            said += self.said
+        self.now, self.said = time, said
         return orders
 
     def arrive(
@@ -126,10 +130,25 @@ class Desk:
         patience: float = 300.0,
         body: int = 0,
         arrived: float | None = None,
+        priority: float = 0.0,
+        small: bool = False,
+        stand_in: str | None = None,
     ) -> list[str]:
         self.ticket += 1
         since = self.now if arrived is None else arrived
-        ticket = Ticket(self.ticket, name, client, "key", since, since + patience, body, load=load)
+        ticket = Ticket(
+            self.ticket,
+            name,
+            client,
+            "key",
+            since,
+            since + patience,
+            body,
+            priority=priority,
+            load=load,
+            small=small,
+            stand_in=stand_in,
+        )
         self.tickets[ticket.id] = ticket
         return self.tell(RequestArrived(ticket))
 
@@ -166,6 +185,18 @@ class Desk:
     def catalog(self, *models: ModelSpec, touched: str = "") -> list[str]:
         self.specs = {spec.name: spec for spec in models}
         return self.tell(CatalogChanged(self.specs, frozenset(touched.split())))
+
+    def pause(
+        self, seconds: float | None = None, *, hold: bool = True, force: bool = False
+    ) -> list[str]:
+        return self.tell(OperatorAsked(Ask.PAUSE, None, force, seconds, hold))
+
+    def resume(self) -> list[str]:
+        return self.tell(OperatorAsked(Ask.RESUME))
+
+    def marks(self, free: int, low: int = 2, high: int = 4) -> list[str]:
+        """What ``ram`` has free, and the marks of other programs' needs."""
+        return self.tell(MemoryObserved({"ram": free}, {}, {"ram": low}, {"ram": high}))
 
     def free(self, **pools: int) -> list[str]:
         return self.tell(MemoryObserved(pools))
@@ -210,6 +241,6 @@ class Desk:
         return found[-1]
 
     def published(self, kind: str) -> list[dict[str, object]]:
-        """The facts of what the last event had published."""
-        said = [c for c in self.commands if isinstance(c, Publish) and c.kind == kind]
+        """The facts of what the last event, or the last passing of time, had published."""
+        said = [c for c in self.said if c.kind == kind]
         return [{"model": c.model, **c.facts} for c in said]

@@ -114,7 +114,11 @@ def test_too_large_tells_needed_budget_and_how_much_too_much() -> None:
     assert problem.message == (
         "m needs 12.0 GiB at the least (ctx-12), the budget is 10.0 GiB: 2.0 GiB too much."
     )
-    assert problem.facts == {"needed": {"unified": 12 * GIB}, "budget": {"unified": 10 * GIB}}
+    assert problem.facts == {
+        "needed": {"unified": 12 * GIB},
+        "budget": {"unified": 10 * GIB},
+        "variant": "ctx-12",
+    }
     assert problem.retry_after is None
 
 
@@ -136,7 +140,10 @@ def test_all_pinned_names_the_pins_and_what_they_hold() -> None:
     ledger.charge("alpha", {"unified": 4 * GIB})
     problem = admission.never_fits(page(8), ledger, pins)
     assert problem.code is Code.ALL_PINNED
-    assert problem.message == "m needs 8.0 GiB, but pinned models hold 7.0 GiB of 10.0 GiB."
+    assert problem.message == (
+        "m needs 8.0 GiB at the least (ctx-8), but pinned models hold 7.0 GiB of 10.0 GiB."
+    )
+    assert problem.facts["without_pins"] == "ctx-8"
     assert problem.hint == "Unpin one of: alpha, zeta"
     assert problem.facts["pinned"] == ["alpha", "zeta"]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.mutants import MUTANTS, ROOT, Mutant, apply
+from tests.core.mutants import MUTANTS, ROOT, apply
+from tests.core.mutations import Mutant
 
 
 def test_there_are_enough_and_each_has_its_own_name() -> None:

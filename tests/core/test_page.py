@@ -37,7 +37,7 @@ def waiting(one: Page, arrived: float, *, load: bool = False) -> Page:
     if load:
         one.loads[number] = ticket
     else:
-        one.queue.push(ticket)
+        one.queue.push(ticket, arrived)
     return one
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +20,12 @@ def ticket(number: int, client: str = "c", *, arrived: float = -1.0, attempt: in
 def queue(*tickets: Ticket) -> FairQueue:
     made = FairQueue()
     for one in tickets:
-        made.push(one)
+        made.push(one, one.arrived)
     return made
 
 
 def drained(line: FairQueue) -> list[int]:
-    return [line.pop().id for _ in range(len(line))]
+    return [line.pop(10.0).id for _ in range(len(line))]
 
 
 def test_one_client_is_served_first_come_first_served() -> None:
@@ -37,20 +39,49 @@ def test_clients_take_turns_however_many_one_of_them_sent() -> None:
 
 def test_who_comes_back_joins_the_end_of_the_round() -> None:
     line = queue(ticket(1, "a"), ticket(2, "b"))
-    assert line.pop().id == 1
-    line.push(ticket(3, "a"))
+    assert line.pop(10.0).id == 1
+    line.push(ticket(3, "a"), 3.0)
     assert drained(line) == [2, 3]
+
+
+def test_who_has_priority_goes_ahead_of_younger_turns_only() -> None:
+    low, high = ticket(1, "a"), replace(ticket(20, "b"), priority=1.0)
+    assert drained(queue(low, high)) == [20, 1]
+    late = replace(ticket(32, "b"), priority=1.0)
+    assert drained(queue(low, late)) == [1, 32], "half a minute is all that it is worth"
+
+
+def test_the_head_of_a_line_decides_for_its_client() -> None:
+    first, urgent = ticket(1, "a"), replace(ticket(2, "a"), priority=2.0)
+    line = queue(ticket(0, "b"), first, urgent)
+    assert line.remove(1) is first
+    assert drained(line) == [2, 0]
+    assert drained(queue(ticket(0, "b"), first, urgent)) == [0, 1, 2]
+
+
+def test_the_first_is_the_oldest_but_for_priority() -> None:
+    line = queue(ticket(1), replace(ticket(20), priority=1.0))
+    assert (line.oldest(), line.first()) == (1.0, -10.0)
+    line.remove(20)
+    assert line.first() == 1.0
+
+
+def test_small_calls_are_counted() -> None:
+    line = queue(ticket(1), replace(ticket(2), small=True))
+    assert line.small == 1
+    line.remove(2)
+    assert line.small == 0
 
 
 def test_a_second_attempt_keeps_the_place_of_its_age() -> None:
     line = queue(ticket(1), ticket(3), ticket(4))
-    line.push(ticket(2, attempt=2))
+    line.push(ticket(2, attempt=2), 5.0)
     assert drained(line) == [1, 2, 3, 4]
 
 
 def test_a_second_attempt_goes_behind_those_of_the_same_age() -> None:
     line = queue(ticket(1, arrived=5.0), ticket(2, arrived=6.0))
-    line.push(ticket(3, arrived=5.0, attempt=2))
+    line.push(ticket(3, arrived=5.0, attempt=2), 7.0)
     assert drained(line) == [1, 3, 2]
 
 
@@ -73,9 +104,9 @@ def test_the_oldest_is_exact_whoever_leaves() -> None:
     assert line.oldest() == 1.0
     line.remove(1)
     assert line.oldest() == 2.0
-    line.pop()
+    line.pop(10.0)
     assert line.oldest() == 3.0
-    line.pop()
+    line.pop(10.0)
     assert line.oldest() is None
 
 
@@ -83,9 +114,9 @@ def test_a_model_that_serves_for_weeks_remembers_none_of_it() -> None:
     """Nobody asks a running model for its oldest ticket, so the index must tidy itself."""
     line = FairQueue()
     for n in range(1, 1001):
-        line.push(ticket(n))
+        line.push(ticket(n), n)
         if n % 2:
-            line.pop()
+            line.pop(10.0)
         else:
             line.remove(n)
     assert len(line._by_age) == 0
@@ -100,18 +131,18 @@ def test_nothing_is_lost_and_each_client_keeps_its_order(
     served: list[Ticket] = []
     for number, (client, _) in enumerate(arrivals):
         one = ticket(number, client)
-        line.push(one)
+        line.push(one, number)
         waiting[number] = one
         step = data.draw(st.sampled_from(["wait", "pop", "leave"]))
         if step == "pop":
-            served.append(line.pop())
+            served.append(line.pop(10.0))
             del waiting[served[-1].id]
         elif step == "leave":
             gone = data.draw(st.sampled_from(sorted(waiting)))
             assert line.remove(gone) is waiting.pop(gone)
         assert len(line) == len(waiting)
         assert line.oldest() == min((t.arrived for t in waiting.values()), default=None)
-    served += [line.pop() for _ in range(len(line))]
+    served += [line.pop(10.0) for _ in range(len(line))]
     for client in "abc":
         ids = [t.id for t in served if t.client == client]
         assert ids == sorted(ids)

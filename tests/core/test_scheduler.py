@@ -62,7 +62,11 @@ def test_a_start_is_finished_even_if_nobody_waits_for_it_any_more() -> None:
 def test_what_can_never_fit_is_refused_at_once_with_the_numbers() -> None:
     desk = Desk(model("a", 12))
     assert desk.arrive("a") == ["reject 1 model_too_large"]
-    assert desk.problem.facts == {"needed": {"ram": 12}, "budget": {"ram": 10}}
+    assert desk.problem.facts == {
+        "needed": {"ram": 12},
+        "budget": {"ram": 10},
+        "variant": "full",
+    }
     assert desk.arrive("a", load=True) == ["reject 2 model_too_large"]
 
 
@@ -71,7 +75,9 @@ def test_when_pins_are_in_the_way_they_are_named_at_once() -> None:
     desk.ready("a")
     assert desk.arrive("b") == ["reject 1 all_pinned"]
     assert desk.problem.facts["pinned"] == ["a"]
-    assert desk.problem.message == "b needs 6 B, but pinned models hold 6 B of 10 B."
+    assert desk.problem.message == (
+        "b needs 6 B at the least (full), but pinned models hold 6 B of 10 B."
+    )
 
 
 def test_a_pin_that_is_on_its_way_out_is_waited_for() -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from daemon.core.budget import fits
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
     Ask,
@@ -17,6 +19,7 @@ from daemon.core.messages import (
     BackendReady,
     BackendUnhealthy,
     BudgetChanged,
+    Bytes,
     CancelRequest,
     CatalogChanged,
     Command,
@@ -40,18 +43,27 @@ from daemon.core.messages import (
     TimeAdvanced,
     Variant,
 )
+from daemon.core.policy import Policy
+from daemon.core.problems import Code
 from daemon.core.scheduler import Scheduler
 
-POOL = "gpu0"
+POOL, OTHER = "gpu0", "gpu1"
 
 
-def variants(size: int, *, ladder: bool) -> tuple[Variant, ...]:
-    """``size`` bytes in one pool; with a ladder also a half, and a third after memory ran out."""
+def variants(size: int, kind: str) -> tuple[Variant, ...]:
+    """``size`` bytes. ``ladder``: also a half, and a third after memory ran out; ``spread``: over
+    two pools; ``placed``: in the one pool or in the other."""
     full = Variant("full", {POOL: size})
-    if not ladder:
-        return (full,)
     half, third = max(1, size // 2), max(1, size // 3)
-    return (full, Variant("half", {POOL: half}), Variant("rung1", {POOL: third}, rung=1))
+    match kind:
+        case "ladder":
+            return (full, Variant("half", {POOL: half}), Variant("rung1", {POOL: third}, rung=1))
+        case "spread":
+            return (Variant("spread", {POOL: half, OTHER: third}),)
+        case "placed":
+            return (full, Variant("there", {OTHER: size}), Variant("both", {POOL: 1, OTHER: half}))
+        case _:
+            return (full,)
 
 
 @dataclass
@@ -60,23 +72,18 @@ class World:
 
     seed: int
     steps: int = 300
-    log: list[tuple[float, str]] = field(default_factory=list)
+    calm: bool = False  # only requests: then no wait is longer than the design's bound
+    log: list[tuple[float, Event | Command]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.now = 0.0
         sizes = [self.rng.randint(1, 9) for _ in range(self.rng.randint(2, 5))]
-        self.specs = {
-            f"m{i}": ModelSpec(
-                f"m{i}",
-                variants(size, ladder=self.rng.random() < 0.3),
-                slots=self.rng.randint(1, 3),
-                keep_alive=self.rng.choice([-1.0, 0.0, 5.0, 60.0]),
-                priority=self.rng.choice([0.0, 0.0, 1.0]),
-            )
-            for i, size in enumerate(sizes)
-        }
-        self.core = Scheduler({POOL: 10})
+        self.pools = (POOL, OTHER) if not self.calm and self.rng.random() < 0.4 else (POOL,)
+        self.specs = {f"m{i}": self.model(f"m{i}", size) for i, size in enumerate(sizes)}
+        self.marked = not self.calm and self.rng.random() < 0.4
+        self.policy = Policy() if self.calm else self.some_policy()
+        self.core = Scheduler(dict.fromkeys(self.pools, 10), self.policy)
         self.agenda: list[tuple[float, int, Event]] = []
         self.sequence = 0
         self.alive: dict[tuple[str, int], bool] = {}  # (model, generation) -> told to stop
@@ -91,6 +98,34 @@ class World:
         self.excused: set[str] = set()  # it died, was unloaded or changed: I5 does not hold it
         self.order: dict[tuple[str, str], list[int]] = {}
         self.worst_wait = 0.0
+        self.bounds: dict[int, float] = {}  # ticket -> longest wait that the design allows
+        self.worst_share = 0.0  # of a bound, that a wait came to
+        self.free: dict[str, int] = {}
+        self.unseen: dict[tuple[str, int], dict[str, int]] = {}  # started, not in ``free`` yet
+        self.kinds: set[str] = set()  # of what was published
+
+    def model(self, name: str, size: int) -> ModelSpec:
+        kinds = ["plain", "plain", "ladder"]
+        if len(self.pools) > 1:
+            kinds += ["spread", "placed", "placed"]
+        return ModelSpec(
+            name,
+            variants(size, "plain" if self.calm else self.rng.choice(kinds)),
+            slots=self.rng.randint(1, 3),
+            keep_alive=self.rng.choice([-1.0, 0.0, 5.0, 60.0]),
+            priority=0.0 if self.calm else self.rng.choice([0.0, 0.0, 1.0]),
+        )
+
+    def some_policy(self) -> Policy:
+        choose = self.rng.choice
+        return Policy(
+            memory_policy=choose(["wait", "wait", "wait_then_fail", "preempt"]),
+            memory_wait=choose([3.0, 20.0, 60.0]),
+            max_drain=choose([None, None, 2.0, 30.0]),
+            small_evicts=choose([False, False, False, True]),
+            recent=choose([600.0, 15.0]),
+            pressure_clear=choose([2.0, 60.0]),
+        )
 
     def run(self) -> None:
         self.tell(CatalogChanged(dict(self.specs)))
@@ -113,7 +148,9 @@ class World:
     def plan_something(self) -> None:
         roll = self.rng.random()
         model = self.rng.choice(list(self.specs))
-        if roll < 0.62:
+        if self.marked and roll < 0.04:
+            self.observe({})
+        elif roll < 0.62 or (self.calm and roll > 0.70):
             self.arrive(model)
         elif roll < 0.70 and self.waiting:
             ticket_id = self.rng.choice(list(self.waiting))
@@ -147,30 +184,80 @@ class World:
             self.excused.add(model)
             self.tell(CatalogChanged({n: s for n, s in self.specs.items() if n != model}))
             self.at(0.2, CatalogChanged(dict(self.specs)))
-        elif roll < 0.94:
+        elif roll < 0.935:
             self.lowered = True
-            self.tell(BudgetChanged({POOL: self.rng.randint(8, 10)}))
-        elif roll < 0.95 and self.alive:
+            self.tell(BudgetChanged({pool: self.rng.randint(8, 10) for pool in self.pools}))
+        elif roll < 0.945 and self.alive:
             self.lowered = True
             key = self.rng.choice(list(self.alive))
-            grown = {POOL: self.core.ledger.charged(key[0]).get(POOL, 0) + 1}
-            self.tell(MemoryObserved({POOL: 5}, {key: grown}))
+            charged = self.core.ledger.charged(key[0])
+            growth = self.rng.choice([1, 4])
+            self.observe({key: dict(charged)})
+            self.lowered = True
+            self.observe({key: {pool: n + growth for pool, n in charged.items()}})
+        elif roll < 0.949 or (self.core.paused is not None and roll > 0.98):
+            self.pause_or_go_on()
+        elif roll < 0.96:
+            self.check_picture()
         else:
-            self.tell(MemoryObserved({POOL: self.rng.randint(0, 10)}))
+            self.observe({})
 
-    def arrive(self, model: str, *, load: bool = False) -> None:
+    def pause_or_go_on(self) -> None:
+        if self.core.paused is not None and self.rng.random() < 0.7:
+            self.tell(OperatorAsked(Ask.RESUME))
+            return
+        self.excused.update(self.specs)
+        self.forced = self.rng.random() < 0.2
+        seconds = self.rng.choice([None, 2.0, 10.0])
+        hold = self.rng.random() < 0.6
+        self.tell(OperatorAsked(Ask.PAUSE, None, self.forced, seconds, hold))
+        self.forced = False
+
+    def observe(self, footprints: dict[tuple[str, int], dict[str, int]]) -> None:
+        """The machine is looked at; in some worlds another program wants memory for a while."""
+        free = {pool: self.rng.randint(0, 10) for pool in self.pools}
+        if self.marked and min(free.values()) < 4:
+            for delay in (0.5, 3.0):
+                self.at(delay, MemoryObserved(dict.fromkeys(self.pools, 10)))
+        self.look(free, footprints)
+
+    def look(self, free: Bytes, footprints: Mapping[tuple[str, int], Bytes]) -> None:
+        self.free = dict(free)
+        starting = {n for n, p in self.core.pages.items() if p.state is State.STARTING}
+        self.unseen = {key: need for key, need in self.unseen.items() if key[0] in starting}
+        low = dict.fromkeys(self.pools, 2) if self.marked else {}
+        high = dict.fromkeys(self.pools, 4) if self.marked else {}
+        self.tell(MemoryObserved(free, footprints, low, high))
+
+    def arrive(self, model: str) -> None:
         self.sequence += 1
+        rng = self.rng
+        plain = self.calm or rng.random() < 0.6
         ticket = Ticket(
             self.sequence,
             model,
-            f"c{self.rng.randint(0, 2)}",
+            f"c{rng.randint(0, 2)}",
             "local",
             self.now,
-            self.now + 300.0,
-            body_bytes=self.rng.randint(0, 100),
-            load=load or self.rng.random() < 0.05,
+            self.now + (1e6 if self.calm else 300.0),
+            body_bytes=rng.randint(0, 100),
+            priority=0.0 if plain else rng.choice([-1.0, 0.0, 1.0, 5.0]),
+            load=not self.calm and rng.random() < (0.2 if self.marked else 0.05),
+            small=not plain and rng.random() < 0.4,
+            stand_in=None if plain else rng.choice([*self.specs, "nobody", None]),
         )
+        if self.calm:
+            self.bounds[ticket.id] = self.bound(model)
         self.join(ticket)
+
+    def bound(self, model: str) -> float:
+        """The design's: (N+1)(k/slots+2) turns, each a quantum, a service, a stop, what settles,
+        and a load; all at their longest here."""
+        older = sum(1 for t in self.waiting.values() if t.model == model)
+        slots = self.specs[model].slots
+        quantum = min(2 * (12.0 + 12.0 + 3.0), self.policy.quantum_max)
+        turn = quantum + 6.0 + 3.0 + self.policy.settle + 12.0
+        return (len(self.specs) + 1) * (older / slots + 2) * turn
 
     def join(self, ticket: Ticket) -> None:
         """Wait, behind all of the same client that are not younger."""
@@ -183,6 +270,7 @@ class World:
 
     def die(self, model: str, generation: int, kind: ExitClass) -> None:
         asked = self.alive.pop((model, generation))
+        self.unseen.pop((model, generation), None)
         if not asked:
             self.excused.add(model)
         for ticket_id in [t for t, key in self.running.items() if key == (model, generation)]:
@@ -193,10 +281,10 @@ class World:
 
     def advance(self) -> None:
         """To the next thing on the agenda or the scheduler's own deadline."""
-        deadline = self.core.next_deadline()
-        next_event = self.agenda[0][0] if self.agenda else None
-        pause = self.rng.choice([0.0, 0.1, 1.0])
-        horizon = self.now + pause
+        self.pass_time(self.rng.choice([0.0, 0.1, 1.0]))
+
+    def pass_time(self, seconds: float) -> None:
+        horizon = self.now + seconds
         while True:
             deadline = self.core.next_deadline()
             next_event = self.agenda[0][0] if self.agenda else None
@@ -218,6 +306,9 @@ class World:
                 self.tell(event)
                 del self.outcomes[ticket_id]
                 self.join(replace(self.tickets[ticket_id], attempt=2))
+                return
+            case MemoryObserved(free, footprints):
+                self.look(free, footprints)
                 return
             case RequestEnded(ticket_id):
                 self.running.pop(ticket_id, None)
@@ -242,6 +333,7 @@ class World:
         """Let everything run out: no ticket may be left behind."""
         for model in self.specs:
             self.tell(OperatorAsked(Ask.UNPIN, model))
+        self.tell(OperatorAsked(Ask.RESUME))
         for _ in range(20_000):
             if not self.waiting and not self.running:
                 break
@@ -267,9 +359,9 @@ class World:
 
     def tell(self, event: Event) -> None:
         commands = self.core.handle(event, self.now)
-        self.log.append((self.now, repr(event)))
+        self.log.append((self.now, event))
         for command in commands:
-            self.log.append((self.now, "  " + repr(command)))
+            self.log.append((self.now, command))
             self.obey(command)
         self.check()
 
@@ -282,12 +374,16 @@ class World:
 
     def obey(self, command: Command) -> None:
         match command:
-            case StartBackend(model, generation):
+            case StartBackend(model, generation, variant):
+                assert self.core.paused is None, "something starts during a pause"
+                self.check_machine(variant)
+                self.unseen[(model, generation)] = dict(variant.need)
                 assert all(m != model for m, _ in self.alive), f"{model} started twice"
                 assert (model, generation) not in self.used, "an old generation again"
                 self.used.add((model, generation))
-                committed = self.core.ledger.committed.get(POOL, 0)
-                assert committed <= self.core.ledger.budget[POOL], "I1: started beyond the budget"
+                for pool in variant.need:
+                    committed = self.core.ledger.committed[pool]
+                    assert committed <= self.core.ledger.budget[pool], "I1: beyond the budget"
                 unserved = self.starts.get(model)
                 assert not unserved or model in self.excused, (
                     f"I5: {model} served none of {unserved}"
@@ -297,7 +393,7 @@ class World:
                 self.starts[model] = {t.id for t in self.waiting.values() if t.model == model}
                 roll = self.rng.random()
                 delay = self.rng.choice([0.2, 2.0, 12.0])
-                if roll < 0.85:
+                if roll < 0.85 or self.calm:
                     self.at(delay, BackendReady(model, generation))
                 elif roll < 0.88:
                     self.at(delay, BackendExited(model, generation, ExitClass.PORT, "taken"))
@@ -311,15 +407,22 @@ class World:
                 cut = [t for t, key in self.running.items() if key == (model, generation)]
                 assert self.forced or not cut, f"I2: {model} stopped ({reason}) with leases {cut}"
                 page = self.core.pages[model]
-                assert reason not in ("evict", "idle") or not page.pinned, f"I7: {model} is pinned"
+                if reason in ("evict", "idle", "pressure", "over budget"):
+                    assert not page.pinned, f"I7: {model} is pinned, and stopped ({reason})"
                 self.end(model, generation)
             case KillBackend(model, generation):
                 self.excused.add(model)
                 self.end(model, generation)
             case Grant(ticket_id, model, generation, slot):
-                ticket = self.unqueue_granted(ticket_id)
-                assert self.core.pages[model].state in (State.READY, State.DRAINING)
-                assert self.alive.get((model, generation)) is False
+                ticket = self.unqueue_granted(ticket_id, model)
+                state = self.core.pages[model].state
+                assert ticket.load or state in (State.READY, State.DRAINING)
+                assert (model, generation) in self.alive
+                assert ticket.load or not self.alive[(model, generation)]
+                wait = self.now - ticket.arrived
+                if ticket_id in self.bounds:
+                    self.worst_share = max(self.worst_share, wait / self.bounds[ticket_id])
+                    assert wait <= self.bounds[ticket_id], f"I4: {ticket_id} waited {wait:.0f} s"
                 self.worst_wait = max(self.worst_wait, self.now - ticket.arrived)
                 if ticket.load:
                     assert slot == -1
@@ -330,19 +433,60 @@ class World:
                 assert problem.message
                 self.once(ticket_id, "refused")
                 self.unqueue(ticket_id)
-            case CancelRequest(ticket_id):
-                assert self.forced or ticket_id in self.running
-                self.at(0.0, RequestEnded(ticket_id))
-            case Publish():
-                pass
+            case CancelRequest(ticket_id, problem):
+                assert ticket_id in self.running
+                self.check_cut(ticket_id, problem.code)
+                self.at(self.rng.choice([0.0, 0.2]), RequestEnded(ticket_id))
+            case Publish(kind, model, facts):
+                self.kinds.add(kind)
+                if kind == "evict":
+                    self.check_eviction(model, str(facts["claim"]))
 
-    def unqueue_granted(self, ticket_id: int) -> Ticket:
+    def check_machine(self, variant: Variant) -> None:
+        """Nothing starts that does not fit in what is really free, where marks are told."""
+        for pool in self.core.ledger.low:
+            taken = sum(need.get(pool, 0) for need in self.unseen.values())
+            need = variant.need.get(pool, 0)
+            assert need <= max(0, self.free[pool] - taken), f"{pool} has no {need} really free"
+
+    def check_cut(self, ticket_id: int, code: Code) -> None:
+        """I2: a running request is ended for few reasons."""
+        if code is not Code.PREEMPTED:
+            assert self.forced or code is Code.UPSTREAM_ERROR
+            return
+        page = self.core.pages[self.running[ticket_id][0]]
+        policy, claim = self.policy, self.core.claim
+        assert page.state is State.DRAINING
+        assert not page.pinned or page.drain_reason != "evict"
+        too_long = policy.max_drain is not None
+        too_long = too_long and self.now >= page.draining_at + (policy.max_drain or 0.0)
+        waited = policy.memory_policy == "preempt" and claim is not None
+        waited = waited and self.core.pages[claim or ""].oldest() + policy.memory_wait <= self.now
+        assert too_long or waited, f"I2: {page.name} was cut short"
+
+    def check_eviction(self, victim: str, claim: str) -> None:
+        """Small calls make nobody leave that is in use, or was lately."""
+        asking = [t for t in self.waiting.values() if t.model == claim]
+        small = asking and all(t.small and not t.load for t in asking)
+        if small and self.core.pages[claim].wanted_since is None and not self.policy.small_evicts:
+            page = self.core.pages[victim]
+            assert not page.leases, f"{victim} leaves, busy, for a small call"
+            assert page.idle_since() + self.policy.recent <= self.now, f"{victim} was in use"
+
+    def unqueue_granted(self, ticket_id: int, used: str) -> Ticket:
         ticket = self.waiting[ticket_id]
         self.once(ticket_id, "granted")
+        line = self.order.get((ticket.model, ticket.client), [])
+        if used != ticket.model:
+            assert ticket.stand_in == used, f"{ticket_id} was sent to {used}"
+            wanted = self.core.pages[ticket.model]
+            free = wanted.state is State.READY and len(wanted.leases) < wanted.spec.slots
+            assert not free, f"{ticket_id} had a slot of its own model"
+            line = [t for t in line if self.tickets[t].stand_in == used]
         if not ticket.load:
-            line = self.order[(ticket.model, ticket.client)]
             assert line[0] == ticket_id, f"I10: {ticket_id} before {line[0]} of the same client"
-        self.starts[ticket.model] = set()
+        if used == ticket.model:
+            self.starts[used] = set()
         return self.unqueue(ticket_id)
 
     def once(self, ticket_id: int, outcome: str) -> None:
@@ -356,40 +500,68 @@ class World:
     # ------------------------------------------------------------ invariants after each step
 
     def check(self) -> None:
+        self.check_memory()
         core = self.core
-        committed, budget = core.ledger.committed, core.ledger.budget
-        over = committed.get(POOL, 0) > budget[POOL]
-        assert self.lowered or not over, f"I1: {committed} of {budget}"
-        self.lowered = over
-        charged = sum(
-            page.variant.need[POOL]
-            for page in core.pages.values()
-            if page.state.resident and page.variant
-        )
-        assert committed.get(POOL, 0) >= charged, "the ledger forgot a live process"
         for page in core.pages.values():
             if page.state is State.READY:
                 free = page.spec.slots - len(page.leases)
-                assert not (free and len(page.queue)), f"I9: {page.name} waits beside a free slot"
+                waits = len(page.queue) or len(page.guests)
+                assert not (free and waits), f"I9: someone waits beside a free slot of {page.name}"
             assert len(page.leases) <= page.spec.slots
             assert len(set(page.leases.values())) == len(page.leases), "a slot granted twice"
             resident = any(model == page.name for model, _ in self.alive)
             assert page.state.resident == resident, f"{page.name}: {page.state} but {self.alive}"
-        if core.claim is not None:
-            claimant = core.pages[core.claim]
-            assert claimant.waits(), "I10: a claim for nobody"
-            others = [
-                p
-                for p in core.pages.values()
-                if p.state is State.STOPPED and p.waits() and p is not claimant
-            ]
-            key = claimant.age_key(core.policy)
-            assert all(key <= p.age_key(core.policy) for p in others), "I4: not the oldest claims"
-        draining = [
-            p
-            for p in core.pages.values()
-            if p.state is State.DRAINING and p.drain_reason == "evict"
-        ]
-        assert core.claim is not None or not draining, "I10: drains for nobody"
+            if core.paused is not None:
+                assert page.state not in (State.READY, State.STARTING), "it runs during a pause"
+        self.check_claim()
         if self.waiting and not self.agenda:
             assert core.next_deadline() is not None, "I6: waiting, and nothing is due"
+
+    def check_memory(self) -> None:
+        committed, budget = self.core.ledger.committed, self.core.ledger.budget
+        over = any(committed.get(pool, 0) > budget[pool] for pool in budget)
+        assert self.lowered or not over, f"I1: {committed} of {budget}"
+        self.lowered = over
+        for pool in budget:
+            charged = sum(
+                page.variant.need.get(pool, 0)
+                for page in self.core.pages.values()
+                if page.state.resident and page.variant
+            )
+            assert committed.get(pool, 0) >= charged, "the ledger forgot a live process"
+
+    def check_claim(self) -> None:
+        core = self.core
+        waiting = [p for p in core.pages.values() if p.state is State.STOPPED and p.waits()]
+        # Small calls claim only where nobody else does.
+        normal = [p for p in waiting if not p.only_small(core.policy)]
+        if core.claim is not None:
+            claimant = core.pages[core.claim]
+            assert claimant in waiting, "I10: a claim for nobody"
+            key = claimant.age_key(core.policy)
+            assert claimant in normal or not normal, "small calls claim before others"
+            if claimant in normal:
+                ages = [p.age_key(core.policy) for p in normal]
+                assert key == min(ages), "I4: not the oldest claims"
+        elif normal:
+            assert core.paused is not None, "I4: somebody waits, and nobody claims"
+        drains = [p for p in core.pages.values() if p.state is State.DRAINING]
+        for page in drains:
+            assert page.drain_reason != "evict" or page.name in core.claim_victims, "I10: for whom?"
+        if waiting and core.paused is None:
+            first = min(normal or waiting, key=lambda p: p.age_key(core.policy))
+            survey = core._survey(self.now)
+            variant = core._choose(first, survey)
+            startable = variant is not None and fits(variant.need, survey.room)
+            assert not startable, f"I9: {first.name} fits and waits"
+
+    def check_picture(self) -> None:
+        """What people are shown is what is."""
+        picture = self.core.explain(self.now)
+        assert {w.model for w in picture.waiting} == {
+            p.name for p in self.core.pages.values() if p.waits()
+        }
+        assert sum(w.requests + w.loads for w in picture.waiting) == len(self.waiting)
+        assert (picture.claim.model if picture.claim else None) == self.core.claim
+        assert all(w.why.text and w.oldest_age >= 0.0 for w in picture.waiting)
+        assert 0.0 <= picture.thrash_ratio <= 1.0
