@@ -33,6 +33,8 @@ STATUS: Final[dict[Code, int]] = {
     Code.QUEUE_FULL: 503,
     Code.QUEUE_TIMEOUT: 503,
     Code.UNLOADED: 409,
+    Code.PREEMPTED: 503,
+    Code.PAUSED: 503,
     Code.NOT_PULLED: 409,
     Code.PULL_FAILED: 502,
     Code.MODEL_UNAVAILABLE: 503,

@@ -84,13 +84,10 @@ class Held:
     hold: Hold
     generation: int
     slot: int
+    model: str  # whose backend serves it: a stand-in's, where the ticket's own is not ready
     _supervisor: Supervisor
     on_cancel: Callable[[Problem], None] | None = None
     _over: bool = False
-
-    @property
-    def model(self) -> str:
-        return self.ticket.model
 
     @property
     def upstream_model(self) -> str:
@@ -385,7 +382,7 @@ class Supervisor:
         if queued is None:  # left in the same moment
             self._inbox.append(RequestEnded(grant.ticket_id, Outcome.CLIENT_GONE))
             return
-        lease = Held(queued.ticket, run.holding, grant.generation, grant.slot, self)
+        lease = Held(queued.ticket, run.holding, grant.generation, grant.slot, grant.model, self)
         if grant.slot >= 0:
             self._leases[grant.ticket_id] = lease
         queued.done(lease)

@@ -70,6 +70,16 @@ def test_what_can_never_fit_is_refused_at_once_with_the_numbers() -> None:
     assert desk.arrive("a", load=True) == ["reject 2 model_too_large"]
 
 
+def test_it_is_refused_at_once_behind_a_claim_too() -> None:
+    desk = Desk(model("a"), model("b"), model("huge", 12), model("late", 9))
+    desk.serve("a", 2.0)
+    desk.arrive("b")
+    assert desk.arrive("huge") == ["reject 3 model_too_large"]
+    assert desk.arrive("late") == []
+    assert desk.budget(ram=8) == ["reject 4 model_too_large"]
+    assert desk.core.claim == "b"
+
+
 def test_when_pins_are_in_the_way_they_are_named_at_once() -> None:
     desk = Desk(model("a", 6, pinned=True), model("b"))
     desk.ready("a")
