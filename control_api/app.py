@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from control_api import backends, daemon, events, logs, models, openapi
 from control_api.auth import PRINCIPAL_KEY, Auth, check
+from control_api.bodies import decode_body
 from control_api.errors import StatusProblemError, response
 from control_api.jobs import Jobs
 from control_api.operation import (
@@ -23,7 +24,6 @@ from control_api.operation import (
     Call,
     Limits,
     Operation,
-    decode_body,
     model_name,
     query_of,
     require_json,
@@ -61,12 +61,13 @@ def make_app(
     """
     world = _World(port, limits or Limits(), redact)
     app = web.Application(
-        middlewares=[_guard(auth)],
+        middlewares=[_guard(auth, world)],
         client_max_size=world.limits.body_bytes,
         # bodies are refused when compressed, so nothing has to be inflated
         handler_args={"auto_decompress": False},
     )
     app[openapi.OPERATIONS_KEY] = OPERATIONS
+    app[_WORLD_KEY] = world
     for operation in OPERATIONS:
         handler = _handler(operation, world)
         app.router.add_route(operation.method, PREFIX + operation.path, handler)
@@ -80,6 +81,11 @@ def make_app(
     app.on_shutdown.append(end_streams)
     app.on_shutdown.append(end_jobs)
     return app
+
+
+def set_limits(app: web.Application, limits: Limits) -> None:
+    """Other limits for the requests that come from now on; sizes that are fixed stay."""
+    app[_WORLD_KEY].limits = limits
 
 
 class _World:
@@ -106,6 +112,9 @@ class _World:
             body=body,
             query=query,
         )
+
+
+_WORLD_KEY: Final = web.AppKey("world", _World)
 
 
 def _handler(operation: Operation, world: _World) -> Handler:
@@ -145,7 +154,7 @@ def _too_large(limits: Limits) -> ProblemError:
     )
 
 
-def _guard(auth: Auth) -> Middleware:
+def _guard(auth: Auth, world: _World) -> Middleware:
     """Who it is, before the path is even looked at; then every error in the one envelope."""
 
     @web.middleware
@@ -154,12 +163,13 @@ def _guard(auth: Auth) -> Middleware:
             request[PRINCIPAL_KEY] = check(auth, request)
             return await handler(request)
         except ProblemError as error:
-            return response(error)
+            refused = error
         except web.HTTPException as error:
-            return response(_of_http(request, error))
+            refused = _of_http(request, error)
         except Exception:
             log.exception("%s %s failed", request.method, request.rel_url.raw_path)
-            return response(ProblemError(Problem(Code.INTERNAL, "The daemon failed; see its log.")))
+            refused = ProblemError(Problem(Code.INTERNAL, "The daemon failed; see its log."))
+        return response(refused, world.limits.retry_after_max)
 
     return guard
 

@@ -17,19 +17,24 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from daemon.views import PoolView
+from daemon.views import ChoiceView, PoolView
 
 PREFIX: Final = "/control/v1"
 SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
+# How long ctl waits is its own affair: it reads no configuration (that of the daemon may be another
+# file), and Ctrl-C is at hand.
 CONNECT_SECONDS: Final = 5.0
+PING_SECONDS: Final = 2.0
+"""For an answer that only tells whether a daemon is there."""
 ANSWER_SECONDS: Final = 30.0
 SLOW_SECONDS: Final = 3600.0
 """For an unload, which waits for running requests, and a reload."""
 STREAM_SECONDS: Final = 60.0
-"""Streams have a heartbeat every 15 s; four missing ones mean that the daemon hangs."""
+"""Streams have a heartbeat at least every 30 s; two missing ones mean that the daemon hangs."""
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 
 _View = TypeVar("_View")
+_INNER: Final[dict[str, type]] = {"pools": PoolView, "choices": ChoiceView}  # by the field's name
 
 
 class UnreachableError(Exception):
@@ -279,8 +284,9 @@ def view(kind: type[_View], data: Mapping[str, Any]) -> _View:
     may be newer than this program. Raises ``RefusedError`` if it is too old to have them all."""
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     known = {name: data[name] for name in names if name in data}
-    if "pools" in known:
-        known["pools"] = [view(PoolView, pool) for pool in known["pools"]]
+    for name, inner in _INNER.items():
+        if name in known:
+            known[name] = [view(inner, each) for each in known[name]]
     try:
         return kind(**known)
     except TypeError as error:

@@ -11,9 +11,6 @@ from aiohttp import web
 from control_api.schemas import ErrorBody, ErrorDetail
 from daemon.core.problems import Code, Problem, ProblemError
 
-MAX_RETRY_AFTER: Final = 30
-"""Seconds. Clients obey longer ones too (reliability: one SDK sleeps whatever it is told)."""
-
 STATUS: Final[dict[Code, int]] = {
     Code.INVALID_REQUEST: 400,
     Code.INVALID_JSON: 400,
@@ -25,6 +22,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.BODY_TOO_LARGE: 413,
     Code.BODY_TIMEOUT: 408,
     Code.UNSUPPORTED_ENCODING: 415,
+    Code.UNSUPPORTED_MEDIA_TYPE: 415,
     Code.UNAUTHORIZED: 401,
     Code.FORBIDDEN: 403,
     Code.MISDIRECTED: 421,
@@ -48,7 +46,7 @@ STATUS: Final[dict[Code, int]] = {
 
 
 class StatusProblemError(ProblemError):
-    """A problem whose status is not the one of its code (an unknown media type is a 415)."""
+    """A problem whose status is not the one of its code (no backend of a model is a 404)."""
 
     def __init__(
         self, problem: Problem, status: int, headers: dict[str, str] | None = None
@@ -73,14 +71,16 @@ def encode(value: Any) -> bytes:
     return msgspec.json.encode(value, enc_hook=str)
 
 
-def response(error: ProblemError) -> web.Response:
-    """The envelope with its status; ``Retry-After`` only where trying again may help."""
+def response(error: ProblemError, retry_after_max: float) -> web.Response:
+    """The envelope with its status; ``Retry-After`` (whole seconds, 1 to ``retry_after_max``) only
+    where trying again may help."""
     problem = error.problem
     status, headers = STATUS[problem.code], {}
     if isinstance(error, StatusProblemError):
         status, headers = error.status, dict(error.headers)
     if problem.retry_after is not None:
-        headers["Retry-After"] = str(min(MAX_RETRY_AFTER, max(1, math.ceil(problem.retry_after))))
+        wait = max(1, min(int(retry_after_max), math.ceil(problem.retry_after)))
+        headers["Retry-After"] = str(wait)
     return web.Response(
         status=status,
         body=encode(ErrorBody(error=detail(problem))),

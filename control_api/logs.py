@@ -16,7 +16,7 @@ from daemon.logs.follow import follow, tail
 log = logging.getLogger(__name__)
 
 DAEMON: Final = "daemon"
-"""The name of the daemon's own log; a model of this name has its log in the files only."""
+"""The name of the daemon's own log; the configuration allows no model of this name."""
 
 
 async def logs(call: Call) -> web.StreamResponse:

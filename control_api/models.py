@@ -10,7 +10,9 @@ from aiohttp import web
 from control_api.errors import encode
 from control_api.operation import JSON, NDJSON, Call, Empty, Operation, Query, answer
 from control_api.schemas import (
+    MAX_CTX,
     Done,
+    FitView,
     LoadBody,
     Models,
     ModelView,
@@ -34,9 +36,15 @@ async def show_model(call: Call) -> web.StreamResponse:
     return answer(call.port.model(call.name))
 
 
+async def fit(call: Call) -> web.StreamResponse:
+    return answer(await call.port.fit(call.name, ctx=call.query["ctx"] or None))
+
+
 async def load(call: Call) -> web.StreamResponse:
     name = call.port.model(call.name).name
-    return await _run(call, call.port.load(name, ctx=call.body.ctx), f"load {name}", name)
+    return await _run(
+        call, call.port.load(name, ctx=call.body.ctx, fit=call.body.fit), f"load {name}", name
+    )
 
 
 async def pull(call: Call) -> web.StreamResponse:
@@ -115,6 +123,16 @@ OPERATIONS: Final = (
         summary="One model.",
         answer=ModelView,
         errors=(Code.MODEL_NOT_FOUND,),
+    ),
+    Operation(
+        method="GET",
+        path="/models/{name}/fit",
+        handler=fit,
+        tag=_TAG,
+        summary="Whether a load would fit, whom it would evict, and what could be done.",
+        answer=FitView,
+        query=(Query("ctx", 0, "Context in tokens; 0: as configured.", 0, MAX_CTX),),
+        errors=(Code.MODEL_NOT_FOUND, Code.NOT_PULLED, Code.ENGINE_MISSING),
     ),
     Operation(
         method="POST",

@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 
-from control_api.errors import StatusProblemError, encode
+from control_api.errors import encode
 from control_api.jobs import Jobs
 from control_api.schemas import MODEL_NAME, Body, Empty
 from control_api.streams import Streams
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.logs.follow import POLL
 from daemon.ports import ControlPort
 
 PREFIX: Final = "/control/v1"
@@ -32,14 +32,19 @@ _TRUE, _FALSE = {"1", "true", "yes"}, {"0", "false", "no"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of the control API: seconds, bytes and counts. Tests shorten them."""
+    """Bounds of the control API: seconds, bytes and counts. Tests shorten them.
+
+    Those of the heartbeat and of Retry-After are settings (``[timing]``); the others guard a
+    private socket against programs of the same user, and are none.
+    """
 
     body_bytes: int = 64 * 1024
     body_seconds: float = 10.0  # for the whole body of a request
     write_seconds: float = 60.0  # a reader that takes nothing for so long is cut off
-    heartbeat_seconds: float = 15.0
+    heartbeat_seconds: float = 15.0  # at most half of what ctl waits for one
+    retry_after_max: float = 30.0  # clients obey longer ones: one SDK sleeps whatever it is told
     first_step_seconds: float = 0.5  # a load refused within this gets a status of its own
-    log_poll_seconds: float = 0.25
+    log_poll_seconds: float = POLL
     streams: int = 32  # open event and log streams
     event_queue: int = 256  # events kept for a slow reader before it is dropped
 
@@ -151,13 +156,10 @@ def require_json(request: web.Request) -> None:
     """Refuses every other media type: a web page can send those without asking (CSRF)."""
     if request.headers.get("Content-Type", "").split(";")[0].strip().lower() != JSON:
         found = request.headers.get("Content-Type", "none")[:80]
-        raise StatusProblemError(
-            Problem(
-                Code.INVALID_REQUEST,
-                f"Content-Type is {found!r}; this API takes JSON only.",
-                "Send `Content-Type: application/json`.",
-            ),
-            415,
+        raise bad_request(
+            f"Content-Type is {found!r}; this API takes JSON only.",
+            "Send `Content-Type: application/json`.",
+            Code.UNSUPPORTED_MEDIA_TYPE,
         )
     if "Content-Encoding" in request.headers:
         raise bad_request(
@@ -165,19 +167,6 @@ def require_json(request: web.Request) -> None:
             "Leave Content-Encoding out.",
             Code.UNSUPPORTED_ENCODING,
         )
-
-
-def decode_body(kind: type[Body], raw: bytes) -> Body:
-    """The body as its type; no body means ``{}``. Raises ``ProblemError`` naming the field."""
-    try:
-        return msgspec.json.decode(raw or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        allowed = ", ".join(kind.__struct_fields__) or "none"
-        raise bad_request(f"{error}.", f"Allowed fields: {allowed}.") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise bad_request(
-            f"The body is not valid JSON: {error}.", code=Code.INVALID_JSON
-        ) from error
 
 
 __all__ = [
@@ -193,7 +182,6 @@ __all__ = [
     "Query",
     "answer",
     "bad_request",
-    "decode_body",
     "model_name",
     "query_of",
     "require_json",

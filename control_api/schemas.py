@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from daemon.views import BackendView, EventView, ModelView, ReloadView, StatusView
+from daemon.ports import LoadFit
+from daemon.views import BackendView, EventView, FitView, ModelView, ReloadView, StatusView
 
 __all__ = [
     "BackendView",
@@ -22,6 +23,7 @@ __all__ = [
     "ErrorBody",
     "ErrorDetail",
     "EventView",
+    "FitView",
     "LoadBody",
     "ModelView",
     "Models",
@@ -49,9 +51,12 @@ class Empty(Body, frozen=True):
 
 
 class LoadBody(Body, frozen=True):
-    """``ctx``: context in tokens for this run only. ``wait``: stream the steps until ready."""
+    """``ctx``: context in tokens for this run only. ``fit``, for this run too: what to do where
+    room is tight; without it a given ``ctx`` is kept to, and refused if it does not fit.
+    ``wait``: stream the steps until ready."""
 
     ctx: Annotated[int, msgspec.Meta(ge=MIN_CTX, le=MAX_CTX)] | None = None
+    fit: LoadFit | None = None
     wait: bool = False
 
 

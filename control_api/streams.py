@@ -10,6 +10,8 @@ from aiohttp import web
 
 from daemon.core.problems import Code, Problem, ProblemError
 
+CROWDED_RETRY = 5.0  # seconds; nobody knows when a reader leaves
+
 
 class Streams:
     """The open streams. Each gives a function that wakes and ends it; :meth:`close` calls all."""
@@ -30,7 +32,7 @@ class Streams:
                     Code.QUEUE_FULL,
                     f"{self._limit} event and log streams are open already.",
                     "Close one of them.",
-                    retry_after=5.0,
+                    retry_after=CROWDED_RETRY,
                 )
             )
         self._open.add(end)

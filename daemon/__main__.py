@@ -135,8 +135,9 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
 def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
     """Into our own rotated file, and for people (or the journal) onto the terminal."""
     root = logging.getLogger()
-    root.setLevel(settings.logs.level.upper())
-    root.addHandler(open_log(paths.daemon_log, settings.logs.max_size, settings.logs.keep))
+    logs = settings.logs
+    root.setLevel(logs.level.upper())
+    root.addHandler(open_log(paths.daemon_log, logs.max_size, logs.keep, form=logs.format))
     terminal = logging.StreamHandler(sys.stderr)
     stamp = "" if mode == "service" else "%(asctime)s "
     terminal.setFormatter(logging.Formatter(f"{stamp}%(levelname).1s %(message)s", "%H:%M:%S"))

@@ -16,10 +16,11 @@ import socket
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from daemon.adoption import settle_leftovers
+from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
 from daemon.config.paths import Paths
 from daemon.config.settings import Settings
@@ -28,6 +29,7 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.reading import Reader
 from daemon.relay.front import Front
@@ -41,11 +43,12 @@ from daemon.translate import policy
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from control_api.operation import Limits as ControlLimits
     from daemon.housekeeping import Housekeeper
 
 log = logging.getLogger("modelport")
 
-KILL_MARGIN = 15.0  # seconds beyond the ladder's own graces before we leave all the same
+CONTROL_CLOSE = 2.0  # seconds for open answers of the control socket: they are told to end first
 
 
 class Daemon:
@@ -74,6 +77,7 @@ class Daemon:
         self.control = Control(
             self.supervisor, self.configured, self.bus, paths, mode, version, self.stop
         )
+        self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
         self._reloads: set[asyncio.Task[None]] = set()
@@ -90,6 +94,7 @@ class Daemon:
         try:
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
+            self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             runner = await self._open_control()
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
@@ -119,25 +124,30 @@ class Daemon:
             sock=self.sock,
         )
         self.supervisor.close_connections = front.forget
-        self.configured.applied = lambda changed: front.set_guard(guard_of(changed))
         host, port = front.addresses[0][:2]
         self.control.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("listening on %s", self.control.url)
         return front
 
     def _housekeeper(self) -> Housekeeper:
-        from daemon.housekeeping import Housekeeper
+        from daemon.housekeeping import Housekeeper, Rounds
 
-        timing = self.settings.timing
-        return Housekeeper(
-            self.supervisor,
-            observe.free,
-            self.paths.log_dir,
-            sample_every=timing.machine_sample,
-            settle_every=timing.settle_poll,
-            tidy_every=timing.housekeeping,
-            log_max_age=self.settings.logs.max_age,
-        )
+        rounds = Rounds.of(self.settings)
+        return Housekeeper(self.supervisor, observe.free, self.paths.log_dir, rounds)
+
+    def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
+        """What was read again counts from now on, apart from what is bound once."""
+        front.set_guard(guard_of(changed))
+        front.set_limits(relay_limits(changed))
+        self.supervisor.shutdown_retry = changed.timing.shutdown_retry
+        housekeeper.follow(changed)
+        if self._control_app is not None:
+            from control_api.app import set_limits
+
+            set_limits(self._control_app, control_limits(changed))
+        if changed.logs != self.settings.logs:
+            follow_logs(changed)
+        self.settings = changed
 
     async def _open_control(self) -> web.AppRunner:
         """The private socket: file permissions are the password."""
@@ -148,11 +158,13 @@ class Daemon:
 
         path = self.paths.control_socket
         path.unlink(missing_ok=True)
+        limits = control_limits(self.settings)
+        self._control_app = make_app(self.control, auth=OwnerAuth(), limits=limits)
         runner = web.AppRunner(
-            make_app(self.control, auth=OwnerAuth()),
+            self._control_app,
             access_log=None,
             handler_cancellation=True,  # a watcher that left is noticed
-            shutdown_timeout=2.0,
+            shutdown_timeout=CONTROL_CLOSE,
         )
         await runner.setup()
         before = os.umask(0o177)
@@ -171,7 +183,7 @@ class Daemon:
             self.mode,
             reading.stock,
             self.supervisor,
-            self.settings.timing.adopt_timeout,
+            Waits.of(self.settings),
         )
         self.configured.take(reading, frozenset())  # now the pins, where none was taken over
         self.supervisor.open()
@@ -248,12 +260,13 @@ class Daemon:
             await asyncio.gather(*(run.detach() for run in runs))
             return
         self.supervisor.tell(OperatorAsked(Ask.UNLOAD, force=True))
-        grace = 2 * self.settings.timing.stop_grace + KILL_MARGIN
-        await self._unless_hurried(self.supervisor.all_gone(grace))
+        timing = self.settings.timing
+        ladder = timing.stop_grace + timing.kill_grace + timing.reap_timeout
+        await self._unless_hurried(self.supervisor.all_gone(ladder))
         if self.supervisor.backends:
             for run in runs:
                 run.kill()
-            await self.supervisor.all_gone(KILL_MARGIN)
+            await self.supervisor.all_gone(timing.reap_timeout)
         await asyncio.gather(*(run.closed() for run in runs), return_exceptions=True)
 
     def _write_facts(self, front: Front) -> None:
@@ -294,6 +307,26 @@ def guard_of(settings: Settings) -> Guard:
     return Guard(hosts=settings.server.hosts, cors_origins=settings.server.cors_origins)
 
 
+def follow_logs(settings: Settings) -> None:
+    """The daemon's own log as configured now; those of backends follow at their next start."""
+    logs, root = settings.logs, logging.getLogger()
+    root.setLevel(logs.level.upper())
+    for handler in root.handlers:
+        if isinstance(handler, RotatingHandler):
+            handler.max_bytes, handler.keep = logs.max_size, logs.keep
+            handler.form = logs.format
+
+
+def control_limits(settings: Settings) -> ControlLimits:
+    """The control API's limits as configured."""
+    from control_api.operation import Limits as ControlLimits
+
+    timing = settings.timing
+    return ControlLimits(
+        heartbeat_seconds=timing.event_keepalive, retry_after_max=timing.retry_after_max
+    )
+
+
 def relay_limits(settings: Settings) -> Limits:
     """The data plane's limits as configured."""
     timing = settings.timing
@@ -303,7 +336,11 @@ def relay_limits(settings: Settings) -> Limits:
         idle_timeout=timing.client_idle,
         body_silence=timing.body_stall,
         write_stall=timing.write_stall,
+        linger=timing.close_linger,
         connect_timeout=timing.connect_timeout,
         pool_idle=timing.upstream_idle,
+        tick=timing.sweep,
         retry_after_drain=timing.shutdown_retry,
+        retry_after_lost=timing.lost_retry,
+        retry_after_max=timing.retry_after_max,
     )

@@ -19,17 +19,17 @@ from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.admission import never_fits
-from daemon.core.budget import fits
+from daemon.core.budget import fits, minus, total
 from daemon.core.lifecycle import State
 from daemon.core.messages import ModelSpec
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.ports import Progress
+from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
 from daemon.supervisor import STOPPING, Supervisor
 from daemon.telemetry.bus import Bus
-from daemon.translate import policy
+from daemon.translate import patience, policy
 from daemon.views import EventView, ReloadView
 
 log = logging.getLogger("modelport.config")
@@ -174,27 +174,43 @@ class Configured:
             problem=self.reader.missing(model),
         )
 
-    async def ensure(self, name: str, ctx: int | None) -> Prepared:
-        """The model in the stock and known to the scheduler, with ``ctx`` for this run if given.
+    async def sized(self, name: str, ctx: int | None) -> Prepared:
+        """The model with every context from the wanted one (``ctx``, else as configured) down to
+        its smallest, priced; nothing is changed by it. Raises ProblemError."""
+        item = self.named(name)
+        if isinstance(item, Problem):
+            raise ProblemError(item)
+        model = _for_run(self.original(item.model.name), ctx, "shrink")
+        fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
+        if fresh.problem is not None:
+            raise ProblemError(fresh.problem)
+        return fresh
+
+    async def ensure(self, name: str, ctx: int | None, fit: LoadFit | None = None) -> Prepared:
+        """The model in the stock and known to the scheduler, with ``ctx`` and ``fit`` for this run
+        if given.
 
         What could not be served is looked at again. Raises ProblemError, also for a context that
         can never fit; then all is as before.
         """
+        usual = ctx is None and fit is None
         async with self._changing:
             item = self.named(name)
             if isinstance(item, Problem):
                 raise ProblemError(item)
             name = item.model.name
-            back = ctx is None and name in self._overrides and not self._running(name)
-            if ctx is None and item.problem is None and not back:
+            back = usual and name in self._overrides and not self._running(name)
+            if usual and item.problem is None and not back:
                 return item
-            model = self._original(name) if ctx is None else _only(self._original(name), ctx)
+            model = self.original(name) if usual else _for_run(self.original(name), ctx, fit)
             fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
-            if ctx is None:
+            if usual:
                 self._overrides.pop(name, None)
             elif fresh.problem is not None:
                 return fresh
             else:
+                if fit == "ignore":
+                    fresh = self._squeezed(fresh)
                 self._override(fresh)
             self._restock(fresh, anew=not self._runs_as(fresh))
             return fresh
@@ -203,6 +219,17 @@ class Configured:
         """In a thread. ``look_again``: also for engines, which may have been installed since."""
         preparer = self.reader.preparer(self.settings) if look_again else self.stock.preparer
         return preparer.prepare(model)
+
+    def _squeezed(self, item: Prepared) -> Prepared:
+        """Charged with no more than there is beside the pins, so that it is tried all the same."""
+        core = self.supervisor.scheduler
+        pins = [p for p in core.pages.values() if p.pinned and p.name != item.model.name]
+        room = minus(core.ledger.budget, total(core.ledger.charged(p.name) for p in pins))
+        variants = tuple(
+            replace(v, need={pool: min(n, max(0, room.get(pool, 0))) for pool, n in v.need.items()})
+            for v in item.spec.variants
+        )
+        return replace(item, spec=replace(item.spec, variants=variants))
 
     def _override(self, fresh: Prepared) -> None:
         ledger, spec = self.supervisor.scheduler.ledger, fresh.spec
@@ -242,7 +269,8 @@ class Configured:
         variant = page.variant if page is not None and page.state in RUNS else None
         return variant is not None and variant.id in item.ways
 
-    def _original(self, name: str) -> Model:
+    def original(self, name: str) -> Model:
+        """As it is configured, whatever one run was given."""
         catalog = self.stock.catalog
         return catalog.models.get(name) or catalog.presets[name]
 
@@ -257,7 +285,7 @@ class Configured:
 
     async def pull(self, name: str) -> AsyncIterator[Progress]:
         """Bring a model's files; ends when they are there. Raises ProblemError."""
-        model = self._original(name)
+        model = self.original(name)
         if model.path is None and model.repo is None and model.install is None:
             yield Progress("pull", f"{name} needs no download", 1.0)
         elif await asyncio.to_thread(self.reader.present, model):
@@ -267,7 +295,7 @@ class Configured:
         elif model.repo is None:
             raise ProblemError(self.reader.missing(model))
         else:
-            async for step in self.pulls.watch(model, self.settings.timing.download_stall):
+            async for step in self.pulls.watch(model, patience(self.settings)):
                 yield step
 
     async def _arrived(self, pulled: Model) -> None:
@@ -281,9 +309,12 @@ class Configured:
             self._restock(item, anew=True)
 
 
-def _only(model: Model, ctx: int) -> Model:
-    """With just this context, however tight memory is."""
-    return replace(model, ctx=ctx, ctx_written=True, fit="refuse")
+def _for_run(model: Model, ctx: int | None, fit: LoadFit | None) -> Model:
+    """As this one load asks: with just this context unless it may ``shrink``."""
+    if ctx is not None:
+        floor = min(ctx, model.min_ctx)
+        model = replace(model, ctx=ctx, ctx_written=True, ctx_limit=ctx, min_ctx=floor)
+    return replace(model, fit="shrink" if fit == "shrink" else "refuse")
 
 
 def _view(changes: Changes, touched: frozenset[str]) -> ReloadView:
@@ -291,8 +322,8 @@ def _view(changes: Changes, touched: frozenset[str]) -> ReloadView:
         ok=True,
         added=list(changes.added),
         removed=list(changes.removed),
-        changed=sorted(touched),
-        relabelled=sorted({*changes.relabelled, *changes.retuned}),
+        changed=sorted(touched - {*changes.added, *changes.removed}),
+        relabelled=sorted({*changes.relabelled, *changes.retuned} - touched),
         settings=list(changes.keys),
         needs_restart=list(changes.needs_restart),
     )

@@ -18,14 +18,25 @@ from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
 from daemon.config.paths import Paths
 from daemon.configured import Configured
+from daemon.core.eviction import Resident
 from daemon.core.lifecycle import State
-from daemon.core.messages import Ask, OperatorAsked
+from daemon.core.messages import Ask, Bytes, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Problem, ProblemError
-from daemon.ports import Lease, Progress
+from daemon.ports import Lease, LoadFit, Progress
+from daemon.preflight import Preflight, Way, preflight
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
-from daemon.views import BackendView, EventView, ModelView, PoolView, ReloadView, StatusView
+from daemon.views import (
+    BackendView,
+    ChoiceView,
+    EventView,
+    FitView,
+    ModelView,
+    PoolView,
+    ReloadView,
+    StatusView,
+)
 
 LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
 
@@ -165,7 +176,28 @@ class Control:
 
     # ------------------------------------------------------------ loading
 
-    async def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
+    async def fit(self, name: str, *, ctx: int | None = None) -> FitView:
+        """See ``ControlPort``."""
+        item = await self.configured.sized(name, ctx)
+        pages, ledger = self.supervisor.scheduler.pages, self.supervisor.scheduler.ledger
+        setting = self.configured.original(item.model.name).fit if ctx is None else "refuse"
+        found = preflight(
+            item.model.name,
+            [Way(item.ways[v.id].ctx, v.need) for v in item.spec.variants],
+            ledger.budget,
+            [
+                _resident(page, ledger.charged(name))
+                for name, page in pages.items()
+                if page.state.resident
+            ],
+            frozenset(name for name, page in pages.items() if page.pinned),
+            shrink=setting != "refuse",
+        )
+        return _fit_view(found, setting, ledger.budget)
+
+    async def load(
+        self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
+    ) -> AsyncIterator[Progress]:
         """See ``ControlPort``. The load goes on when the caller leaves."""
         item = self._find(name)
         engine = f" ({item.engine_name})" if item.engine_name else ""
@@ -173,7 +205,7 @@ class Control:
         if not item.pulled:
             async for step in self.pull(item.model.name):
                 yield step
-        item = await self.configured.ensure(item.model.name, ctx)
+        item = await self.configured.ensure(item.model.name, ctx, fit)
         if item.problem is not None:
             raise ProblemError(item.problem)
         try:
@@ -279,6 +311,35 @@ def where(run: Backend, charged: dict[str, int]) -> str:
     shares = [(pool, round(100 * n / total)) for pool, n in sorted(charged.items()) if n]
     names = {"ram": "cpu", "unified": "gpu" if run.installed.accelerators else "cpu"}
     return " ".join(f"{share}% {names.get(pool, pool)}" for pool, share in shares)
+
+
+def _resident(page: Page, charged: Bytes) -> Resident:
+    return Resident(
+        page.name, charged, len(page.leases) + len(page.queue), page.idle_since(), page.load_seconds
+    )
+
+
+def _fit_view(found: Preflight, setting: str, budget: Bytes) -> FitView:
+    given = found.given
+    return FitView(
+        model=found.model,
+        verdict=found.verdict.value,
+        text=found.text,
+        setting=setting,
+        wanted_context=found.wanted.context,
+        wanted=dict(found.wanted.need),
+        context=given.context if given else None,
+        need=dict(given.need) if given else {},
+        budget=dict(budget),
+        evicts=list(found.evicts),
+        pinned=list(found.pinned),
+        choices=[
+            ChoiceView(
+                key=c.key, text=c.text, context=c.context, fit=c.fit, command=list(c.command)
+            )
+            for c in found.choices
+        ],
+    )
 
 
 def _pinned(model: str, pinned: bool) -> str:

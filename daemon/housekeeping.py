@@ -6,20 +6,47 @@ APScheduler keeps the calendar; its jobs post facts. Every policy timer is the c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.backends.backend import Backend
+from daemon.config.settings import Settings
 from daemon.core.messages import Bytes, MemoryObserved
 from daemon.machine.process import footprints
 from daemon.supervisor import Supervisor
 
 log = logging.getLogger("modelport.housekeeping")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often something is looked at, in seconds: while backends run what each takes (``sample``)
+    and what the machine has left (``machine``), while memory settles the latter by ``settle``.
+    ``log_max_age``: seconds after which a rotated log goes."""
+
+    sample: float
+    machine: float
+    settle: float
+    tidy: float
+    log_max_age: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rounds:
+        """As configured."""
+        timing = settings.timing
+        return cls(
+            sample=timing.memory_sample,
+            machine=timing.machine_sample,
+            settle=timing.settle_poll,
+            tidy=timing.housekeeping,
+            log_max_age=settings.logs.max_age,
+        )
 
 
 @dataclass(slots=True)
@@ -29,19 +56,28 @@ class Housekeeper:
     supervisor: Supervisor
     free: Callable[[], Bytes]
     log_dir: Path
-    sample_every: float  # seconds, while backends run
-    settle_every: float  # seconds, while memory settles
-    tidy_every: float
-    log_max_age: float
+    rounds: Rounds
     _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
-    _sampling: asyncio.Task[None] | None = None
+    _looking: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self) -> None:
         self._calendar.start()
-        self._calendar.add_job(self.tidy, "interval", seconds=self.tidy_every, id="tidy")
+        self._calendar.add_job(self.tidy, "interval", seconds=self.rounds.tidy, id="tidy")
         self.supervisor.wake_sampler = self.wake
         self.wake()
+
+    def follow(self, settings: Settings) -> None:
+        """Rounds as configured now. One that stays as it was is not begun anew."""
+        before, rounds = self.rounds, Rounds.of(settings)
+        self.rounds = rounds
+        for name, was, seconds in (
+            ("tidy", before.tidy, rounds.tidy),
+            ("sample", before.sample, rounds.sample),
+            ("machine", before.machine, rounds.machine),
+        ):
+            if was != seconds and self._calendar.get_job(name) is not None:
+                self._calendar.reschedule_job(name, trigger="interval", seconds=seconds)
 
     def stop(self) -> None:
         """No more jobs and timers, whoever comes or goes."""
@@ -50,17 +86,21 @@ class Housekeeper:
             self._calendar.shutdown(wait=False)
         if self._settling is not None:
             self._settling.cancel()
-        if self._sampling is not None:
-            self._sampling.cancel()
+        for task in self._looking:
+            task.cancel()
 
     def wake(self) -> None:
         """Backends came or went: look at memory now, and go on as long as there is a reason."""
         busy = bool(self.supervisor.backends)
-        job = self._calendar.get_job("sample")
-        if busy and job is None:
-            self._calendar.add_job(self.sample, "interval", seconds=self.sample_every, id="sample")
-        elif not busy and job is not None:
-            job.remove()
+        for look, name, seconds in (
+            (self.sample, "sample", self.rounds.sample),
+            (self.look_around, "machine", self.rounds.machine),
+        ):
+            job = self._calendar.get_job(name)
+            if busy and job is None:
+                self._calendar.add_job(look, "interval", seconds=seconds, id=name)
+            elif not busy and job is not None:
+                job.remove()
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle(), name="settling")
 
@@ -69,18 +109,37 @@ class Housekeeper:
         while self.supervisor.scheduler.ledger.settling():
             free = await asyncio.to_thread(self.free)  # a program to run on some machines
             self.supervisor.tell(MemoryObserved(free))
-            await asyncio.sleep(self.settle_every)
+            await asyncio.sleep(self.rounds.settle)
+
+    async def look_around(self) -> None:
+        """What the machine has left."""
+        with self._held():
+            self.supervisor.tell(MemoryObserved(await asyncio.to_thread(self.free)))
 
     async def sample(self) -> None:
-        """What each backend really takes, and what the machine has left."""
-        self._sampling = asyncio.current_task()
+        """What each backend really takes."""
+        with self._held():
+            await self._sample()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """The calendar's own task, to be ended with us."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._looking.add(task)
+        try:
+            yield
+        finally:
+            self._looking.discard(task)
+
+    async def _sample(self) -> None:
         runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
         pids = {(run.model, run.generation): run.pid for run in runs if run.pid is not None}
 
-        def look() -> tuple[Bytes, dict[tuple[str, int], dict[str, int] | None]]:
-            return self.free(), {key: footprints(pid) for key, pid in pids.items()}
+        def look() -> dict[tuple[str, int], dict[str, int] | None]:
+            return {key: footprints(pid) for key, pid in pids.items()}
 
-        free, sizes = await asyncio.to_thread(look)
+        sizes = await asyncio.to_thread(look)
         seen: dict[tuple[str, int], Bytes] = {}
         for run in runs:
             key = (run.model, run.generation)
@@ -90,11 +149,12 @@ class Housekeeper:
             if held:
                 seen[key] = held
                 run.measured = max(sum(held.values()), run.measured or 0)
+        free = self.supervisor.scheduler.ledger.free  # as it was seen last
         self.supervisor.tell(MemoryObserved(free, seen))
 
     def tidy(self) -> None:
         """Remove rotated logs that are older than the user wants to keep."""
-        limit = time.time() - self.log_max_age
+        limit = time.time() - self.rounds.log_max_age
         for path in self.log_dir.rglob("*.log.*"):  # those of the models lie one deeper
             try:
                 if path.stat().st_mtime < limit:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from daemon.access.principals import Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Problem
-from daemon.views import BackendView, EventView, ModelView, ReloadView, StatusView
+from daemon.views import BackendView, EventView, FitView, ModelView, ReloadView, StatusView
 
 
 class Route(StrEnum):
@@ -129,6 +129,10 @@ class LeasePort(Protocol):
         ...
 
 
+LoadFit = Literal["shrink", "refuse", "ignore"]
+"""Where room is tight: a smaller context, no load, or as it is, whatever the numbers say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One step of a load, for whoever waits. ``fraction`` 0 to 1 where it is known."""
@@ -146,8 +150,17 @@ class ControlPort(Protocol):
     def models(self, *, presets: bool = False) -> list[ModelView]: ...
     def model(self, name: str) -> ModelView: ...
     def backends(self) -> list[BackendView]: ...
-    def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
-        """Load and tell the steps; the last is ``ready``, or ProblemError is raised."""
+    async def fit(self, name: str, *, ctx: int | None = None) -> FitView:
+        """Whether a load would fit, and what could be done; nothing is started."""
+        ...
+
+    def load(
+        self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
+    ) -> AsyncIterator[Progress]:
+        """Load and tell the steps; the last is ``ready``, or ProblemError is raised.
+
+        ``ctx`` and ``fit`` hold for this run; without ``fit`` a given ``ctx`` is kept to.
+        """
         ...
 
     async def unload(self, name: str | None, *, force: bool = False) -> list[str]:

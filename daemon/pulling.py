@@ -32,17 +32,17 @@ class Pulls:
     _watchers: dict[str, list[asyncio.Queue[Step]]] = field(default_factory=dict)
     _closed: bool = False
 
-    async def watch(self, model: Model, stall: float) -> AsyncIterator[Progress]:
+    async def watch(self, model: Model, patience: Patience) -> AsyncIterator[Progress]:
         """Bring a model's files, or watch who already does. Ends when they are there.
 
-        ``stall``: seconds without a byte after which it is given up. Raises ProblemError.
+        Raises ProblemError.
         """
         if self._closed:
             raise ProblemError(STOPPED)
         queue: asyncio.Queue[Step] = asyncio.Queue()
         self._watchers.setdefault(model.name, []).append(queue)
         if model.name not in self._jobs:
-            job = asyncio.create_task(self._run(model, stall), name=f"pull {model.name}")
+            job = asyncio.create_task(self._run(model, patience), name=f"pull {model.name}")
             self._jobs[model.name] = job
         try:
             while (step := await queue.get()) is not None:
@@ -53,10 +53,10 @@ class Pulls:
             if queue in self._watchers.get(model.name, []):
                 self._watchers[model.name].remove(queue)
 
-    async def _run(self, model: Model, stall: float) -> None:
+    async def _run(self, model: Model, patience: Patience) -> None:
         end: ProblemError | None = ProblemError(STOPPED)  # unless it comes to an end of its own
         try:
-            await self._fetch(model, stall)
+            await self._fetch(model, patience)
             await self.arrived(model)
             self.bus.publish("pulled", model.name, f"{model.name} was pulled")
             end = None
@@ -74,7 +74,7 @@ class Pulls:
         for queue in self._watchers.pop(name, []):
             queue.put_nowait(end)
 
-    async def _fetch(self, model: Model, stall: float) -> None:
+    async def _fetch(self, model: Model, patience: Patience) -> None:
         def told(step: PullProgress) -> None:
             facts: dict[str, object] = {"done": step.done, "total": step.total, "file": step.file}
             fraction = step.done / step.total if step.total else None
@@ -87,7 +87,7 @@ class Pulls:
             for queue in self._watchers.get(model.name, []):
                 queue.put_nowait(progress)
 
-        await pull(pull_request(model), told, cache_dir=None, patience=Patience(stall=stall))
+        await pull(pull_request(model), told, cache_dir=None, patience=patience)
 
     async def close(self) -> None:
         """End all and begin no more; what came so far stays and is resumed."""

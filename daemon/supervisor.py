@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
 
@@ -46,7 +46,10 @@ from daemon.telemetry.phrases import phrase
 log = logging.getLogger("modelport.supervisor")
 
 STOPPING = Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0)
-RETRY_HOLD = 0.5  # longest wait, seconds, for the keeper's word on a backend that was lost
+STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
+# Longest wait, seconds, for the keeper's word on a backend that was lost. No setting: the keeper
+# sits on the same machine and speaks a moment later; this only bounds its silence.
+RETRY_HOLD = 0.5
 
 
 class Runs(Protocol):
@@ -152,6 +155,7 @@ class Supervisor:
     scheduler: Scheduler
     bus: Bus
     queue_timeout: float
+    shutdown_retry: float = 5.0  # seconds that clients are told to wait while it stops
     stock: Stock | None = None  # until the configuration has been read
     clock: Callable[[], float] = time.monotonic
     draining: bool = False
@@ -169,6 +173,11 @@ class Supervisor:
     _busy: bool = False
     _timer: asyncio.TimerHandle | None = None
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def stopping(self) -> Problem:
+        """What is said to everyone while it stops."""
+        return replace(STOPPING, retry_after=self.shutdown_retry)
 
     # ------------------------------------------------------------ the core
 
@@ -289,15 +298,15 @@ class Supervisor:
         and those who came before the models were known. Who waits for a model may still get it."""
         self.draining = True
         while self._early:
-            self._early.pop(0).done(STOPPING)
+            self._early.pop(0).done(self.stopping)
         for queued in [q for q in self._waiting.values() if q.ticket.load]:
             self.cancelled(queued)
-            queued.done(STOPPING)
+            queued.done(self.stopping)
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
         """See ``LeasePort``."""
         if self.draining:
-            done(STOPPING)
+            done(self.stopping)
             return None
         if self.stock is None or not self._opened:
             self._early.append(Early(wish, done, self))
@@ -330,7 +339,7 @@ class Supervisor:
     ) -> Queued | None:
         """An operator's wish: ``done`` gets a lease that needs no end once the model is ready."""
         if self.draining:
-            done(STOPPING)
+            done(self.stopping)
             return None
         now = self.clock()
         ticket = Ticket(next(self._ids), model, "operator", "owner", now, now + patience, load=True)
@@ -402,7 +411,7 @@ class Supervisor:
 
     def card(self, name: str) -> ModelCard | Problem:
         if self.stock is None:
-            return Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
+            return STARTING
         return self.stock.card(name, self.states())
 
     def catalog(

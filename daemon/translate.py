@@ -6,6 +6,7 @@ from daemon.backends.backend import Timing
 from daemon.config.settings import Settings
 from daemon.config.types import Share
 from daemon.core.policy import Policy
+from daemon.downloads.pull import Patience
 
 
 def policy(settings: Settings) -> Policy:
@@ -38,9 +39,20 @@ def backend_timing(settings: Settings) -> Timing:
         start_stall=timing.start_stall,
         ready_poll=timing.ready_poll,
         health_timeout=timing.health_timeout,
+        probe_timeout=timing.probe_timeout,
         stop_grace=timing.stop_grace,
+        kill_grace=timing.kill_grace,
+        keeper_start=timing.keeper_start,
         keeper_grace=timing.keeper_grace,
+        keeper_connect=timing.keeper_connect,
+        keeper_lost=timing.keeper_lost,
     )
+
+
+def patience(settings: Settings) -> Patience:
+    """How long a download tries."""
+    timing = settings.timing
+    return Patience(stall=timing.download_stall, retry=timing.download_retry)
 
 
 def budget_text(settings: Settings) -> str | dict[str, str] | None:

@@ -66,6 +66,35 @@ class ModelView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceView:
+    """One thing that can be done where room is tight; see ``daemon.preflight.Choice``."""
+
+    key: str  # shrink | raise_limit | both | unpin | ignore
+    text: str
+    context: int | None
+    fit: str  # what a load is then asked for
+    command: list[str]  # what the user runs before, by his own hand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitView:
+    """Whether a load would fit, and what could be done."""
+
+    model: str
+    verdict: str  # fits | evicts | shrinks | refused
+    text: str
+    setting: str  # the model's own `fit`: shrink | refuse | ask
+    wanted_context: int | None
+    wanted: dict[str, int]  # bytes per pool
+    context: int | None  # what it would get
+    need: dict[str, int]
+    budget: dict[str, int]
+    evicts: list[str]
+    pinned: list[str]
+    choices: list[ChoiceView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
     name: str
     budget: int

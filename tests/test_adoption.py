@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import pytest
 
 from daemon import adoption
-from daemon.adoption import settle_leftovers
+from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.keeping import Exited, Gone, Keeper, KeeperError, KeeperEvent, Reaped, Record
 from daemon.core.messages import CatalogChanged, Event, ModelSpec, Variant
 from daemon.core.scheduler import Scheduler
@@ -19,6 +19,7 @@ from daemon.ports import Hold, Target
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 
+WAITS = Waits(adopt=0.5, reap=0.7)
 VARIANT = Variant("full", {"ram": 4})
 Mode = Literal["foreground", "service"]
 
@@ -37,6 +38,7 @@ class FakeKeeper:
             self.on_event(Gone())
 
     async def wait_gone(self, timeout: float) -> bool:
+        assert timeout == WAITS.reap
         return self.name not in self.house.undying
 
     async def close(self) -> bool:
@@ -56,7 +58,7 @@ class FakeBackend:
         self.holding = Hold(Target("127.0.0.1", 40000 + generation), "m", {}, False)
 
     async def answers_now(self, deadline: float) -> bool:
-        assert deadline == 0.5
+        assert deadline == WAITS.adopt
         await asyncio.sleep(0)  # an answer takes a while: others go on
         if self.keeper.name in self.house.dying:
             self.on_event(Exited(-11, 0.0, ()))
@@ -115,7 +117,10 @@ class House:
         )
         return name
 
-    async def _adopt(self, socket: Path, *, on_event: Callable[[KeeperEvent], None]) -> FakeKeeper:
+    async def _adopt(
+        self, socket: Path, *, on_event: Callable[[KeeperEvent], None], patience: float
+    ) -> FakeKeeper:
+        assert patience == WAITS.adopt
         name = socket.stem
         if name in self.without_keeper:
             raise KeeperError(f"no keeper answers at {socket}")
@@ -138,7 +143,7 @@ class House:
 
     async def settle(self, mode: Mode = "service") -> None:
         stock = cast("Any", SimpleNamespace(resume=self.resume))
-        work = settle_leftovers(self.folder, mode, stock, self.supervisor, 0.5)
+        work = settle_leftovers(self.folder, mode, stock, self.supervisor, WAITS)
         await asyncio.wait_for(work, 5.0)
 
     def states(self) -> dict[str, str]:

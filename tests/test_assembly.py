@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from control_api.app import _WORLD_KEY
+from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, guard_of, relay_limits, write_private
+from daemon.assembly import Daemon, control_limits, guard_of, relay_limits, write_private
 from daemon.config import presets
 from daemon.config.load import load
 from daemon.config.paths import Paths
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.logs.files import RotatingHandler
 from daemon.reading import Reader, Reading
+from daemon.relay.limits import Limits
 from tests.rooms import engine, model
 
 SECONDS = 10.0
@@ -223,6 +228,54 @@ async def test_a_reading_that_fails_ends_it_and_answers_who_waited(
     assert not house.listens
 
 
+# ---------------------------------------------------------------- a reload
+
+
+@pytest.fixture
+def own_log(short_dir: Path) -> Iterator[RotatingHandler]:
+    """The daemon's own log, as ``__main__`` opens it."""
+    root = logging.getLogger()
+    level, handler = root.level, RotatingHandler(short_dir / "own.log", 1 << 20, 5)
+    root.addHandler(handler)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(level)
+    handler.close()
+
+
+async def test_what_is_read_again_counts_without_a_restart(
+    house: House, own_log: RotatingHandler
+) -> None:
+    house.start()
+    await house.opened()
+    assert b" 404 " in await house.ask()
+    house.write(
+        '[server]\nbody_limit = 10\n[logs]\nlevel = "error"\nmax_size = "2 MiB"\nkeep = 9\n'
+        'format = "json"\n[timing]\ndrain_grace = 0.5\nmachine_sample = 7\n'
+        "shutdown_retry = 3\nevent_keepalive = 4\nretry_after_max = 5\n" + engine()
+    )
+    view = await house.daemon.control.reload()
+    assert (view.ok, view.needs_restart) == (True, [])
+    assert b" 413 " in await house.ask()
+    assert logging.getLogger().level == logging.ERROR
+    assert (own_log.max_bytes, own_log.keep, own_log.form) == (2 << 20, 9, "json")
+    assert house.daemon.supervisor.stopping.retry_after == 3
+    assert house.daemon._control_app is not None
+    limits = house.daemon._control_app[_WORLD_KEY].limits
+    assert (limits.heartbeat_seconds, limits.retry_after_max) == (4, 5)
+    assert house.daemon.settings.timing.drain_grace == 0.5
+
+
+async def test_a_reload_leaves_the_log_level_of_others_alone(house: House) -> None:
+    """Unless [logs] was changed: it is the whole program's."""
+    before = logging.getLogger().level
+    house.start()
+    await house.opened()
+    house.write("[timing]\nsettle = 1\n" + engine())
+    assert (await house.daemon.control.reload()).ok
+    assert logging.getLogger().level == before
+
+
 # ---------------------------------------------------------------- SIGHUP
 
 
@@ -308,14 +361,21 @@ def test_limits_and_guard_are_as_configured() -> None:
         {
             "server": {"body_limit": "1 MiB", "hosts": ["box"], "cors_origins": ["http://a.b"]},
             "timing": {"header_timeout": 1, "client_idle": 2, "body_stall": 3, "write_stall": 4}
-            | {"connect_timeout": 5, "upstream_idle": 6, "shutdown_retry": 7},
+            | {"connect_timeout": 5, "upstream_idle": 6, "shutdown_retry": 7}
+            | {"close_linger": 8, "sweep": 9, "lost_retry": 10, "retry_after_max": 11}
+            | {"event_keepalive": 12},
         }
     )
     limits = relay_limits(settings)
     assert limits.body_bytes == 1 << 20
     assert (limits.head_timeout, limits.idle_timeout, limits.body_silence) == (1, 2, 3)
     assert (limits.write_stall, limits.connect_timeout, limits.pool_idle) == (4, 5, 6)
-    assert limits.retry_after_drain == 7
+    assert (limits.retry_after_drain, limits.retry_after_lost) == (7, 10)
+    assert (limits.linger, limits.tick) == (8, 9)
+    assert limits.retry_after_max == 11
+    assert relay_limits(Settings.from_layers({})) == Limits()
+    assert control_limits(settings) == ControlLimits(heartbeat_seconds=12, retry_after_max=11)
+    assert control_limits(Settings.from_layers({})) == ControlLimits()
     assert guard_of(settings) != guard_of(Settings.from_layers({}))
 
 

@@ -87,6 +87,36 @@ async def test_removed_and_added(opened: Open) -> None:
     assert sorted(rooms.states()) == ["b", "c"]
 
 
+async def test_an_entry_of_a_presets_name_is_removed_and_added(opened: Open) -> None:
+    """The preset stays: but what the file says has changed, and what runs is started anew."""
+    entry = '[models.qwen3-coder]\npreset = "qwen3-coder"\nengine = "mine"\npath = "/x"\n'
+    rooms = await opened(TWO + entry)
+    rooms.write(TWO)
+    view = await rooms.configured.reload()
+    assert (view.removed, view.added, view.changed) == (["qwen3-coder"], [], [])
+    assert rooms.bus.history(0)[-1].text == "configuration read again: removed qwen3-coder"
+    assert "qwen3-coder" not in rooms.states()
+    rooms.write(TWO + entry)
+    view = await rooms.configured.reload()
+    assert (view.added, view.removed, view.changed) == (["qwen3-coder"], [], [])
+
+
+async def test_a_preset_that_runs_starts_anew_as_its_new_entry_says(
+    opened: Open, tiny_gguf: Path
+) -> None:
+    rooms = await opened(TWO)
+    preset = rooms.configured.stock.catalog.presets["qwen3-coder"]
+    assert preset.repo is not None
+    cached(rooms, preset.repo, f"x-{preset.quant}.gguf", tiny_gguf)
+    await rooms.configured.reload()
+    await rooms.loaded("qwen3-coder")
+    entry = '[models.qwen3-coder]\nengine = "mine"\nctx = 1024\n'
+    rooms.write(TWO + entry)
+    view = await rooms.configured.reload()
+    assert (view.added, view.changed, view.relabelled) == (["qwen3-coder"], [], [])
+    assert rooms.orders[-1] == "stop qwen3-coder"
+
+
 async def test_a_broken_file_is_not_taken_and_every_mistake_is_told(opened: Open) -> None:
     rooms = await opened(TWO)
     await rooms.loaded("a")
@@ -163,6 +193,15 @@ async def test_a_context_for_one_run_ends_with_a_reload(opened: Open) -> None:
     assert rooms.orders[-1] == "stop a"
     rooms.exited("a")
     assert rooms.orders[-1] == "start a: context 4096"
+
+
+async def test_each_model_is_told_once(opened: Open) -> None:
+    """One that starts anew for the end of its own context, and has another keep-alive, too."""
+    rooms = await opened(TWO)
+    await rooms.loaded("a", ctx=1024)
+    rooms.write(TWO.replace("ctx = 4096", "ctx = 4096\nkeep_alive = 7"))
+    view = await rooms.configured.reload()
+    assert (view.changed, view.relabelled) == (["a"], ["b"])
 
 
 async def test_a_model_removed_while_requests_wait_for_it(opened: Open) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,24 @@ def test_short_timing_names_settings_that_exist(short_timing: dict[str, object])
 
     timing = Timing.model_validate(short_timing)
     assert timing.stop_grace < 1
+
+
+def test_short_timing_shortens_what_it_names(short_timing: dict[str, object]) -> None:
+    """Each of its settings counts: it reaches the part that waits."""
+    from daemon.adoption import Waits
+    from daemon.config.checks import NOT_YET
+    from daemon.config.settings import Settings
+    from daemon.translate import backend_timing, policy
+
+    short = Settings.from_layers({"timing": short_timing})
+    parts = [asdict(part) for part in (backend_timing(short), policy(short), Waits.of(short))]
+    reached = {name for part in parts for name in part} | {"reap_timeout"}
+    later = {path[1] for path in NOT_YET if path[0] == "timing"}
+    assert short_timing.keys() - reached - later == {"drain_grace"}  # the daemon's own stop
+    for name, seconds in short_timing.items():
+        for part in parts:
+            assert part.get(name, seconds) == seconds
+    assert Waits.of(short).reap == short_timing["reap_timeout"]
 
 
 def imported(path: Path) -> set[str]:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,18 +15,20 @@ from typing import Any, cast
 import pytest
 
 from daemon.backends.backend import Backend
+from daemon.config.settings import Settings
 from daemon.core.messages import (
     BackendAdopted,
     BackendExited,
     Bytes,
     CatalogChanged,
     ExitClass,
+    MemoryObserved,
     ModelSpec,
     Variant,
 )
 from daemon.core.policy import Policy
 from daemon.core.scheduler import Scheduler
-from daemon.housekeeping import Housekeeper
+from daemon.housekeeping import Housekeeper, Rounds
 from daemon.ports import Hold, Target
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
@@ -48,10 +51,7 @@ class House:
             self.supervisor,
             self._free,
             folder,
-            sample_every=0.02,
-            settle_every=0.01,
-            tidy_every=3600.0,
-            log_max_age=DAY,
+            Rounds(sample=0.02, machine=0.02, settle=0.01, tidy=3600.0, log_max_age=DAY),
         )
         self.keeper.start()
 
@@ -125,7 +125,7 @@ async def test_an_idle_daemon_sleeps(house: House) -> None:
 
 async def test_memory_is_looked_at_while_a_backend_runs_and_only_then(house: House) -> None:
     run = house.begin(os.getpid())
-    assert house.jobs == {"tidy", "sample"}
+    assert house.jobs == {"tidy", "sample", "machine"}
     await until(lambda: run.measured and house.looks > 1)
     assert house.supervisor.scheduler.ledger.free == {"gpu0": 4}
     house.free["gpu0"] = 10
@@ -162,6 +162,15 @@ async def test_a_backend_without_a_process_is_passed_over(house: House, pid: int
     run = house.begin(pid)
     await until(lambda: house.looks > 2)
     assert run.measured is None
+
+
+async def test_a_footprint_leaves_what_the_machine_has_left_as_it_was_seen(house: House) -> None:
+    house.keeper.rounds = replace(house.keeper.rounds, machine=3600.0)
+    run = house.begin(os.getpid())
+    house.supervisor.tell(MemoryObserved({"gpu0": 3}))
+    await until(lambda: run.measured)
+    assert house.supervisor.scheduler.ledger.free == {"gpu0": 3}
+    assert house.looks == 0
 
 
 async def test_a_sample_of_a_process_that_ended_meanwhile_is_dropped(house: House) -> None:
@@ -207,6 +216,42 @@ async def test_looking_at_memory_may_block(house: House) -> None:
     await until(lambda: threads)
     assert loop_thread not in threads
     house.free["gpu0"] = 10
+
+
+# ---------------------------------------------------------------- a reload
+
+
+def configured(**timing: float) -> Settings:
+    return Settings.from_layers({"timing": timing, "logs": {"max_age": "2d"}})
+
+
+async def test_other_rounds_count_at_once(house: House) -> None:
+    house.keeper.rounds = replace(house.keeper.rounds, sample=3600.0, machine=3600.0)
+    run = house.begin(os.getpid())
+    assert await quiet(house)
+    house.keeper.follow(
+        configured(memory_sample=3600, machine_sample=0.01, settle_poll=0.5, housekeeping=60)
+    )
+    await until(lambda: house.looks > 3)
+    assert run.measured is None, "that has a round of its own"
+    house.keeper.follow(configured(memory_sample=0.01, machine_sample=3600))
+    await until(lambda: run.measured)
+    assert await quiet(house)
+    house.keeper.follow(
+        configured(memory_sample=0.02, machine_sample=0.01, settle_poll=0.5, housekeeping=60)
+    )
+    expected = Rounds(sample=0.02, machine=0.01, settle=0.5, tidy=60.0, log_max_age=2 * DAY)
+    assert house.keeper.rounds == expected
+    tidy = house.keeper._calendar.get_job("tidy")
+    assert tidy.trigger.interval.total_seconds() == 60
+
+
+async def test_a_round_that_stays_as_it_was_is_not_begun_anew(house: House) -> None:
+    """Else whoever reloads often would never see old logs go."""
+    due = house.keeper._calendar.get_job("tidy").next_run_time
+    house.keeper.follow(configured(housekeeping=3600))
+    assert house.keeper._calendar.get_job("tidy").next_run_time == due
+    assert house.jobs == {"tidy"}, "and nothing is sampled for it"
 
 
 # ---------------------------------------------------------------- the end

@@ -18,6 +18,7 @@ from daemon.telemetry.bus import Bus
 
 SECONDS = 5.0
 MODEL = Model("m", hf="owner/name:Q4_K_M")
+PATIENCE = Patience(stall=9.0, retry=0.5)
 
 
 class Download:
@@ -25,7 +26,7 @@ class Download:
 
     def __init__(self) -> None:
         self.requests: list[PullRequest] = []
-        self.stalls: list[float] = []
+        self.patience: list[Patience] = []
         self.told: Callable[[PullProgress], None] = lambda _: None
         self.begun = asyncio.Event()
         self.go = asyncio.Event()
@@ -42,7 +43,7 @@ class Download:
     ) -> None:
         assert cache_dir is None
         self.requests.append(request)
-        self.stalls.append(patience.stall)
+        self.patience.append(patience)
         self.told = on_progress
         self.begun.set()
         try:
@@ -71,7 +72,7 @@ class House:
 
     def watch(self, model: Model = MODEL) -> asyncio.Task[list[Progress]]:
         async def watching() -> list[Progress]:
-            return [step async for step in self.pulls.watch(model, 9.0)]
+            return [step async for step in self.pulls.watch(model, PATIENCE)]
 
         return asyncio.create_task(watching())
 
@@ -105,7 +106,7 @@ async def test_a_pull_tells_its_progress_and_ends_when_the_files_are_taken(house
     assert (second.text, second.fraction) == ("asking the hub", None)
     assert house.arrived == ["m"]
     assert house.kinds() == ["pulled"]
-    assert house.download.stalls == [9.0]
+    assert house.download.patience == [PATIENCE]
 
 
 async def test_watchers_share_one_download(house: House) -> None:

@@ -151,8 +151,6 @@ def test_companions_are_found_wherever_they_may_lie(desk: Desk, tiny_gguf: Path)
         ("mm.gguf", "needs mm.gguf, which is not on this machine. Get it with: ctl pull m"),
         ("~nobody-here/mm.gguf", "needs ~nobody-here/mm.gguf"),
         ("hf:owner/other/mm.gguf", "needs hf:owner/other/mm.gguf"),
-        ("hf:owner/mm.gguf", "hf:OWNER/REPO/FILE"),
-        ("hf:mm.gguf", "hf:OWNER/REPO/FILE"),
     ],
 )
 def test_a_missing_companion_is_a_problem_of_its_model(

@@ -706,11 +706,12 @@ async def test_draining_refuses_whoever_comes() -> None:
     shop = Shop(spec("a"))
     held = shop.serving()
     waits = shop.ask()
+    shop.supervisor.shutdown_retry = 7.0
     shop.supervisor.leave()
     for client in (shop.ask(), shop.load(), shop.ask(attempt=2)):
         assert client.waiting is None
         assert client.problem.code is Code.SHUTTING_DOWN
-        assert client.problem.retry_after
+        assert client.problem.retry_after == 7.0
     held.lease.end(Outcome.OK)
     assert waits.lease.model == "a", "who was there before may still be served"
 

@@ -10,9 +10,10 @@ import pytest
 from daemon.backends.backend import Timing as BackendTiming
 from daemon.config.settings import Settings
 from daemon.core.policy import Policy
+from daemon.downloads.pull import Patience
 from daemon.machine.base import MachineFacts, PoolFacts
 from daemon.machine.budget import budget as amounts
-from daemon.translate import backend_timing, budget_text, policy
+from daemon.translate import backend_timing, budget_text, patience, policy
 
 
 def settings(**tables: Any) -> Settings:
@@ -52,6 +53,12 @@ def test_a_backends_waits() -> None:
     names = [field.name for field in fields(BackendTiming)]
     given = {name: float(number) for number, name in enumerate(names, 1)}
     assert backend_timing(settings(timing=given)) == BackendTiming(**given)
+
+
+def test_a_downloads_patience() -> None:
+    made = patience(settings(timing={"download_stall": 3, "download_retry": "2 s"}))
+    assert made == Patience(stall=3.0, retry=2.0)
+    assert patience(settings()) == Patience()
 
 
 @pytest.mark.parametrize(

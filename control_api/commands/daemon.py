@@ -7,7 +7,14 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any, Final
 
-from control_api.client import SLOW_SECONDS, Client, RefusedError, UnreachableError, view
+from control_api.client import (
+    PING_SECONDS,
+    SLOW_SECONDS,
+    Client,
+    RefusedError,
+    UnreachableError,
+    view,
+)
 from control_api.commands.command import Command
 from control_api.commands.output import Out, duration, size
 from control_api.version import version
@@ -54,7 +61,7 @@ def _pool(pool: PoolView) -> str:
 def show_version(args: Namespace, out: Out) -> int:
     mine = version()
     try:
-        daemon: dict[str, Any] | None = Client().get("/version", seconds=2.0)
+        daemon: dict[str, Any] | None = Client().get("/version", seconds=PING_SECONDS)
     except (UnreachableError, RefusedError):
         daemon = None
     if out.json:
@@ -139,7 +146,7 @@ def process_alive(pid: int) -> bool:
 def _answers(client: Client, pid: int) -> bool:
     """Whether that daemon answers all the same (from another container, its pid says nothing)."""
     try:
-        return bool(client.get("/version", seconds=2.0).get("pid") == pid)
+        return bool(client.get("/version", seconds=PING_SECONDS).get("pid") == pid)
     except (UnreachableError, RefusedError):
         return False
 

@@ -13,7 +13,10 @@ from control_api.commands.progress import Steps, footprint
 
 
 def load(args: Namespace, out: Out) -> int:
-    return _steps(args, out, "load", {"ctx": args.ctx})
+    from control_api.commands.room import decide
+
+    decision = decide(Client(), args.model, args.ctx, args.fit, out, yes=args.yes)
+    return _steps(args, out, "load", decision.options)
 
 
 def pull(args: Namespace, out: Out) -> int:
@@ -122,6 +125,13 @@ def _load_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="context in tokens, for this run only (or 32k)",
     )
+    parser.add_argument(
+        "--fit",
+        choices=("ask", "shrink", "refuse", "ignore"),
+        help="where room is tight: ask (as it does on a terminal), take a smaller context, "
+        "refuse, or load all the same",
+    )
+    parser.add_argument("--yes", action="store_true", help="ask nothing: the safe choice is taken")
 
 
 def context_length(text: str) -> int:
@@ -150,6 +160,7 @@ COMMANDS: Final = {
         examples=(
             ("ctl load qwen3-coder", ""),
             ("ctl load qwen3-coder --ctx 64k", "with a context of 65536 tokens, this once"),
+            ("ctl load qwen3-coder --ctx 64k --fit shrink", "or with what there is room for"),
             ("ctl load qwen3-coder --no-wait", "begin, and come back at once"),
         ),
         run=load,

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from daemon.backends import probing
 from daemon.backends.keeping import (
     ExecFailed,
@@ -34,6 +32,7 @@ from daemon.backends.keeping import (
 )
 from daemon.backends.learned import heard
 from daemon.backends.leftovers import reap, records
+from daemon.backends.progress import Signs, Watch, signs_of_life
 from daemon.core.messages import (
     BackendExited,
     BackendReady,
@@ -44,17 +43,12 @@ from daemon.core.messages import (
 )
 from daemon.engines.base import Engine, Installed, Launch, LaunchPlan, Verdict
 from daemon.engines.memory_log import Allotted
-from daemon.machine.process import descendants
 from daemon.ports import Hold
 
 log = logging.getLogger("modelport.backends")
 
 KEPT_LINES = 200  # matching lines of one life that are kept in memory
-LOOK = 1.0  # seconds between two looks at whether a load goes on
-# What our own polling costs an engine that answers it is no progress. Seen at 100 polls a second:
-# llama-server 1.7% of a core and 200 KiB, a Python server about 6%.
-BUSY_SHARE = 0.15  # of a core
-GROWTH = 1 << 20  # bytes of memory
+LOOK = 1.0  # seconds between two looks at whether a load goes on; the waits below end within one
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,13 @@ class Timing:
     start_stall: float
     ready_poll: float
     health_timeout: float
+    probe_timeout: float
     stop_grace: float
+    kill_grace: float
+    keeper_start: float
     keeper_grace: float
+    keeper_connect: float
+    keeper_lost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,30 +77,6 @@ class Places:
     log_max_bytes: int
     log_keep: int
     cwd: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """What moves while an engine loads: bytes logged, bytes of memory, bytes read from the disk
-    (where the system tells), seconds of CPU time."""
-
-    logged: int = 0
-    memory: int = 0
-    cpu: float = 0.0
-    read: int = 0
-
-
-def progressed(mark: Signs, last: Signs, now: Signs, seconds: float) -> bool:
-    """Whether a load went on: ``mark`` is the latest progress, ``last`` was seen ``seconds`` ago.
-
-    Memory adds up since the mark, so that the slowest disk counts; CPU time must be spent at once.
-    """
-    return (
-        now.logged != mark.logged
-        or abs(now.memory - mark.memory) >= GROWTH
-        or now.read - mark.read >= GROWTH
-        or now.cpu - last.cpu >= BUSY_SHARE * seconds
-    )
 
 
 @dataclass(slots=True)
@@ -176,7 +151,9 @@ class Backend:
 
     async def _start(self) -> None:
         try:
-            self.keeper = await Keeper.start(self._order(), on_event=self.on_event)
+            self.keeper = await Keeper.start(
+                self._order(), on_event=self.on_event, patience=self.timing.keeper_start
+            )
         except KeeperError as error:
             self._finish(ExitClass.CRASH, f"its keeper did not start: {error}")
             return
@@ -216,6 +193,9 @@ class Backend:
             mode=self.mode,
             grace=self.timing.keeper_grace,
             stop_grace=self.timing.stop_grace,
+            kill_grace=self.timing.kill_grace,
+            connect_grace=self.timing.keeper_connect,
+            lost_grace=self.timing.keeper_lost,
             files=tuple(OrderFile(Path(path), text) for path, text in self.launch.files.items()),
             facts={
                 "model": self.model,
@@ -235,30 +215,37 @@ class Backend:
         """None once it answered a real request; else why it will not."""
         probe = asyncio.create_task(self._probe(), name=f"probe {self.model}")
         news = asyncio.create_task(self._news.wait(), name=f"news of {self.model}")
-        stall = self.timing.start_stall
-        mark = last = await asyncio.to_thread(self._signs_of_life)
-        since = looked = time.monotonic()
+        timing = self.timing
+        pause = min(LOOK, timing.start_stall / 4, timing.probe_timeout / 4)
+        pause = max(pause, timing.ready_poll)  # either wait may be set to nothing
+        watch = Watch(await asyncio.to_thread(self._signs_of_life), time.monotonic())
         try:
             while not (self.died or self.asked):
                 await asyncio.wait(
-                    {probe, news},
-                    timeout=min(LOOK, stall / 4),
-                    return_when=asyncio.FIRST_COMPLETED,
+                    {probe, news}, timeout=pause, return_when=asyncio.FIRST_COMPLETED
                 )
                 if probe.done():
                     return probe.result()
-                signs, now = await asyncio.to_thread(self._signs_of_life), time.monotonic()
-                if progressed(mark, last, signs, now - looked):
-                    mark, since = signs, now
-                elif now - since > stall:
-                    text = f"no sign of progress for {stall:g} s while loading"
-                    return Verdict(ExitClass.HANG, text)
-                last, looked = signs, now
+                watch.look(await asyncio.to_thread(self._signs_of_life), time.monotonic())
+                if (why := self._hanging(watch)) is not None:
+                    return Verdict(ExitClass.HANG, why)
             return None
         finally:
             for task in (probe, news):
                 task.cancel()
             await asyncio.gather(probe, news, return_exceptions=True)
+
+    def _hanging(self, watch: Watch) -> str | None:
+        """Why nothing more is to be hoped for; None while it is."""
+        stall, patience = self.timing.start_stall, self.timing.probe_timeout
+        if watch.looked - watch.since > stall:
+            return f"no sign of progress for {stall:g} s while loading"
+        healthy = self.timeline.healthy
+        if not healthy or self.engine.probe(self.plan).loads:
+            return None
+        if watch.looked - max(healthy, watch.moved_at) > patience:
+            return f"no answer to its first request for {patience:g} s, though it is loaded"
+        return None
 
     async def _probe(self) -> Verdict | None:
         probe = self.engine.probe(self.plan)
@@ -271,8 +258,8 @@ class Backend:
             await asyncio.sleep(poll)
         self.timeline.healthy = time.monotonic()
         while True:
-            # No deadline of its own: the progress rule above ends it, and mlx-lm loads only now.
-            answer = await probing.answers(port, probe, headers, deadline=24 * 3600.0)
+            # No deadline of its own: the rules above end it, and mlx-lm loads only now.
+            answer = await probing.answers(port, probe, headers, deadline=None)
             if 200 <= answer.status < 300:
                 return None
             if answer.status not in (0, 503):  # 503: still loading
@@ -302,20 +289,8 @@ class Backend:
                     await self.keeper.refresh()
 
     def _signs_of_life(self) -> Signs:
-        """Of the process and of all that it started (vllm loads in a child). For a thread."""
-        logged, memory, cpu, read = 0, 0, 0.0, 0
-        with contextlib.suppress(OSError):
-            logged = self.places.log.stat().st_size
-        if self.pid is not None:
-            for pid in (self.pid, *descendants(self.pid)):
-                with contextlib.suppress(psutil.Error):
-                    process = psutil.Process(pid)
-                    times = process.cpu_times()
-                    cpu += times.user + times.system
-                    memory += process.memory_info().rss
-                    if hasattr(process, "io_counters"):  # not on macOS
-                        read += process.io_counters().read_bytes
-        return Signs(logged, memory, cpu, read)
+        """Of all that it runs. For a thread."""
+        return signs_of_life(self.places.log, self.pid)
 
     # ------------------------------------------------------------ news of the keeper
 
@@ -379,7 +354,7 @@ class Backend:
         self.asked = True
         self._news.set()
         if self.keeper is not None:
-            self.keeper.stop(self.timing.stop_grace)
+            self.keeper.stop(self.timing.stop_grace, self.timing.kill_grace)
 
     def kill(self) -> None:
         """At once: what does not answer is not asked."""

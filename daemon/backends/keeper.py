@@ -21,7 +21,8 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
     refused text: the line received was no message
     daemon -> keeper
     hello   say hello again
-    stop    grace: TERM to the engine, after grace TERM to all that is left, after grace again KILL
+    stop    grace, kill_grace: TERM to the engine, after grace TERM to all that is left, after
+            kill_grace (left out: as grace) KILL
     kill    KILL to all, again until nothing is left
     detach  grace: I am leaving and another daemon will come; holds in any mode
     bye     I know all I want: leave as soon as everything is gone
@@ -61,6 +62,7 @@ SUBREAPER = LINUX  # elsewhere orphans go to init, and must be found while their
 LONGEST = 7 * 86400.0  # seconds; poll takes no more than 2**31 ms
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL
 LOOK = 5.0  # seconds between looks at the family, where orphans do not come to us
+LAST_WORDS = 0.5  # seconds that a slow peer may hold up the end of a keeper
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 # field -> type, or (type, default); times in seconds, sizes in bytes
@@ -80,7 +82,8 @@ ORDER: dict[str, Any] = {
     "pattern_keep": (int, 8192),
     "mode": str,  # foreground | service
     "grace": float,
-    "stop_grace": float,
+    "stop_grace": float,  # from TERM to the second TERM
+    "kill_grace": (float, 2.0),  # from there to KILL
     "connect_grace": (float, 10.0),  # until the first connection
     "lost_grace": (float, 2.0),  # from TERM to KILL when nobody is there to wait
     "files": (list, []),  # {path, text}: written 0600 before the start, removed at the end
@@ -595,14 +598,15 @@ class Keeper:
             message = json.loads(line)
             kind = message.get("type")
             usual = self.order["grace" if kind == "detach" else "stop_grace"]
-            grace = min(max(0.0, float(message.get("grace", usual))), LONGEST)  # NaN becomes 0
+            grace = _grace(message.get("grace", usual))
+            kill_grace = _grace(message.get("kill_grace", grace))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             peer.send({"type": "refused", "text": f"not a message: {error}"})
             return
         if kind == "hello":
             peer.send(self._hello())
         elif kind == "stop":
-            self._stop(grace)
+            self._stop(grace, kill_grace)
         elif kind == "kill" and self.family is not None and not self.gone:
             self.plan = [(self.family.signal_all, signal.SIGKILL, KILL_AGAIN)]
             self.plan_at = time.monotonic()
@@ -639,8 +643,9 @@ class Keeper:
         if lines:
             self._tell({"type": "lines", "lines": lines})
 
-    def _stop(self, grace: float, *, twice: bool = True) -> None:
-        """TERM, again after ``grace``, then KILL. A later, shorter grace hastens what is left."""
+    def _stop(self, grace: float, kill_grace: float | None) -> None:
+        """TERM, again after ``grace``, KILL after ``kill_grace`` (None: no second TERM). A later,
+        shorter grace hastens what is left."""
         family, now = self.family, time.monotonic()
         if family is None or self.gone:
             return
@@ -649,7 +654,7 @@ class Keeper:
             self.plan_at = min(self.plan_at, now + grace)
             return
         first = family.signal_engine if family.status is None else family.signal_all
-        again = [(family.signal_all, signal.SIGTERM, grace)] if twice else []
+        again = [] if kill_grace is None else [(family.signal_all, signal.SIGTERM, kill_grace)]
         last = (family.signal_all, signal.SIGKILL, KILL_AGAIN)
         self.plan = [(first, signal.SIGTERM, grace), *again, last]
         self.plan_at = now
@@ -667,7 +672,7 @@ class Keeper:
             if not everything and self.plan:  # the orphans have had no TERM yet
                 family.signal_all(signal.SIGTERM)
             elif not everything:
-                self._stop(self.order["lost_grace"], twice=False)
+                self._stop(self.order["lost_grace"], None)
         if everything:
             self.gone, self.plan = True, []
             self._drain()
@@ -683,7 +688,7 @@ class Keeper:
             self._reap()
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 self.leaving = True
-                self._stop(self.order["stop_grace"])
+                self._stop(self.order["stop_grace"], self.order["kill_grace"])
         elif fd == self.listener:
             self._accept()
         elif peer := self.peers.get(fd):  # it may have been dropped in this very round
@@ -712,8 +717,10 @@ class Keeper:
         """Do what is due; True if nothing remains to be done."""
         alone = self.alone_until is not None and now >= self.alone_until
         if alone and not self.plan:
-            grace = self.order["lost_grace" if self.foreground else "stop_grace"]
-            self._stop(grace, twice=not self.foreground)
+            if self.foreground:
+                self._stop(self.order["lost_grace"], None)
+            else:
+                self._stop(self.order["stop_grace"], self.order["kill_grace"])
         if self.plan and now >= self.plan_at:
             what, number, wait = self.plan[0]
             what(number)
@@ -729,7 +736,7 @@ class Keeper:
         for peer in self.peers.values():
             last = select.poll()
             last.register(peer.fd, select.POLLOUT)
-            if peer.unsent and last.poll(500):
+            if peer.unsent and last.poll(LAST_WORDS * 1000):
                 peer.flush()
         self.log.finish()
         for path, inode in self.owned:
@@ -738,6 +745,11 @@ class Keeper:
                     os.unlink(path)
             except OSError:
                 pass
+
+
+def _grace(value: Any) -> float:
+    """Seconds as a message says them. TypeError, ValueError for what is no number."""
+    return min(max(0.0, float(value)), LONGEST)  # NaN becomes 0
 
 
 # --- the program ---------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Order:
     cwd: Path | None = None
     pattern: str | None = None
     pattern_keep: int = 8192
+    kill_grace: float = 2.0
     connect_grace: float = 10.0
     lost_grace: float = 2.0
     files: tuple[OrderFile, ...] = ()

@@ -18,7 +18,9 @@ from daemon.backends import keeper as program
 from daemon.backends.keeper_messages import KeeperError, Order
 from daemon.core.problems import Code
 
-CLOSE_DEADLINE = 2.0  # seconds from bye to the end of the keeper
+# Seconds from bye to the end of the keeper. No setting: a program of ours that has nothing left to
+# do, and whose slowness nobody waits for longer than this.
+CLOSE_DEADLINE = 2.0
 SOCKET_PATH_LIMIT = 100  # bytes; the kernels take 104 (macOS) and 108 (Linux)
 # what Python itself may need; the engine's environment is in the order
 _PASSED_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")

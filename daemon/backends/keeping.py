@@ -49,7 +49,6 @@ __all__ = [
     "records",
 ]
 
-HELLO_DEADLINE = 5.0  # seconds from the start, or from connecting, to the keeper's hello
 MESSAGE_LIMIT = 4 << 20  # bytes of one message; a keeper sends far less
 
 
@@ -62,9 +61,15 @@ class Keeper(asyncio.Protocol):
 
     hello: Hello
 
-    def __init__(self, on_event: Callable[[KeeperEvent], None], child: Child | None = None) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[KeeperEvent], None],
+        patience: float,
+        child: Child | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._on_event = on_event
+        self._patience = patience
         self._child = child
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -80,17 +85,19 @@ class Keeper(asyncio.Protocol):
         order: Order,
         *,
         on_event: Callable[[KeeperEvent], None],
+        patience: float,
         python: str = sys.executable,
     ) -> Self:
         """Start a keeper for ``order``, and by it the engine.
 
+        ``patience``: seconds for the keeper to say hello, now and whenever it is asked again.
         An engine that cannot be run is an event (:class:`ExecFailed`, then :class:`Gone`);
         KeeperError is for the keeper itself, with what it wrote before it died.
         """
         child, connection = await launch(order, python)
-        keeper = cls(on_event, child)
+        keeper = cls(on_event, patience, child)
         try:
-            async with asyncio.timeout(HELLO_DEADLINE):
+            async with asyncio.timeout(patience):
                 hello = keeper._next_hello()
                 await asyncio.get_running_loop().create_unix_connection(
                     lambda: keeper, sock=connection
@@ -101,20 +108,28 @@ class Keeper(asyncio.Protocol):
             if keeper._transport is None:
                 connection.close()
             said = await keeper._give_up(child)
+            await asyncio.to_thread(order.socket.unlink, missing_ok=True)  # perhaps it had no order
             if isinstance(error, KeeperError | TimeoutError | OSError):
-                text = said or str(error) or f"no hello within {HELLO_DEADLINE:g} s"
+                text = said or str(error) or f"no hello within {patience:g} s"
                 raise KeeperError(f"the keeper of {order.backend} did not start: {text}") from error
             raise
         return keeper
 
     @classmethod
     async def adopt(
-        cls, socket_path: Path | str, *, on_event: Callable[[KeeperEvent], None]
+        cls,
+        socket_path: Path | str,
+        *,
+        on_event: Callable[[KeeperEvent], None],
+        patience: float,
     ) -> Self:
-        """Connect to a keeper that an earlier daemon started. KeeperError if nobody answers."""
-        keeper = cls(on_event)
+        """Connect to a keeper that an earlier daemon started; ``patience`` as in :meth:`start`.
+
+        KeeperError if nobody answers.
+        """
+        keeper = cls(on_event, patience)
         try:
-            async with asyncio.timeout(HELLO_DEADLINE):
+            async with asyncio.timeout(patience):
                 hello = keeper._next_hello()
                 await asyncio.get_running_loop().create_unix_connection(
                     lambda: keeper, path=os.fspath(socket_path)
@@ -139,9 +154,9 @@ class Keeper(asyncio.Protocol):
         """Whether the keeper can hear us."""
         return self._transport is not None and not self._closing
 
-    def stop(self, grace: float) -> None:
-        """TERM now, TERM again after ``grace`` seconds, KILL after as many more; Gone tells."""
-        self._send({"type": "stop", "grace": grace})
+    def stop(self, grace: float, kill_grace: float) -> None:
+        """TERM now, again after ``grace`` seconds, KILL after ``kill_grace`` more; Gone tells."""
+        self._send({"type": "stop", "grace": grace, "kill_grace": kill_grace})
 
     def kill(self) -> None:
         """KILL now, until nothing is left; Gone tells."""
@@ -154,7 +169,7 @@ class Keeper(asyncio.Protocol):
         answer = self._next_hello()
         self._send({"type": "hello"})
         try:
-            async with asyncio.timeout(HELLO_DEADLINE):
+            async with asyncio.timeout(self._patience):
                 self.hello = await answer
         except TimeoutError as error:
             raise KeeperError("the keeper does not answer") from error
@@ -256,6 +271,7 @@ class Keeper(asyncio.Protocol):
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
+                future.exception()  # whoever asked may have left meanwhile
 
     def _send(self, message: dict[str, Any]) -> None:
         self._write(json.dumps(message).encode() + b"\n")

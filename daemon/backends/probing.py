@@ -28,12 +28,13 @@ async def ask(
     *,
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
-    deadline: float,
+    deadline: float | None,
     limit: int = 1 << 20,
 ) -> Answer:
     """One request to a backend of ours on loopback, on a connection of its own.
 
-    ``deadline`` seconds in all. A refused or broken connection is ``Answer(0)``, not an error.
+    ``deadline`` seconds in all; None: as long as it takes. A refused or broken connection is
+    ``Answer(0)``, not an error.
     """
     head = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: close"]
     head += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -103,9 +104,9 @@ async def _listens(port: int, deadline: float) -> bool:
 
 
 async def answers(
-    port: int, probe: Probe, headers: Mapping[str, str], *, deadline: float
+    port: int, probe: Probe, headers: Mapping[str, str], *, deadline: float | None
 ) -> Answer:
-    """The real request. Ready is a 2xx to it."""
+    """The real request. Ready is a 2xx to it. ``deadline`` as in :func:`ask`."""
     return await ask(
         port, probe.method, probe.path, body=probe.body, headers=headers, deadline=deadline
     )

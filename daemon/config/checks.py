@@ -14,6 +14,9 @@ from daemon.config.tree import KeyPath
 if TYPE_CHECKING:
     from daemon.config.presets import Preset
 
+DAEMON_LOG: Final = "daemon"
+"""What the daemon's own log is asked for by, so that no model can have this name."""
+
 _MLX_ENGINES = frozenset({"mlx-lm", "vllm-mlx"})
 
 
@@ -105,8 +108,14 @@ def _sizes(
 
 
 def _names(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]:
-    """No two models may answer to the same name."""
+    """No two models may answer to the same name, and none to the daemon's."""
     taken: dict[str, KeyPath] = {}
+    for name, entry in settings.models.items():
+        aliases = [(("models", name, "aliases", i), a) for i, a in enumerate(entry.aliases)]
+        for path, word in ((("models", name), name), *aliases):
+            if word.casefold() == DAEMON_LOG:
+                hint = "`ctl logs daemon` is the daemon's own log."
+                yield Finding(path, shown(word), f'any other name than "{DAEMON_LOG}"', hint), ()
     for name in settings.models:
         other = taken.setdefault(name.casefold(), ("models", name))
         if other[1] != name:
@@ -192,6 +201,12 @@ NOT_YET: Final = (
     *(("memory", "policy"), ("memory", "degrade"), ("memory", "allow_cpu_offload")),
     *(("memory", "max_drain"), ("defaults", "auto_pull")),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
+    ("service",),
+    *(("timing", "answer_stall"), ("timing", "liveness_interval"), ("timing", "wake_gap")),
+    *(("timing", "poison_window"), ("timing", "climb_back"), ("timing", "thrash_window")),
+    *(("timing", "pressure_clear"), ("timing", "machine_probe"), ("timing", "stream_keepalive")),
+    *(("timing", "loading_text"), ("timing", "auth_window"), ("timing", "auth_delay")),
+    ("timing", "flush"),
 )
 """Settings that are read and checked, and have no effect in this version."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ _RESTART: Final = (
     "lan.host",
     "tls",
     "service",
+    "timing.adopt_timeout",
 )
 
 
@@ -49,7 +50,9 @@ class Changes:
     """The difference of two configurations. Names and dotted keys, sorted."""
 
     added: tuple[str, ...] = ()
+    """Models that the file has now. One may have been there before, as a preset."""
     removed: tuple[str, ...] = ()
+    """Models that the file has no longer, though there may still be a preset of that name."""
     changed: tuple[str, ...] = ()
     """Models whose backend has to be started anew for the change to count."""
     retuned: tuple[str, ...] = ()
@@ -74,15 +77,16 @@ def diff(old: Catalog, new: Catalog) -> Changes:
     before = {**old.presets, **old.models}
     after = {**new.presets, **new.models}
     kinds = {name: _kind(before[name], after[name]) for name in before.keys() & after.keys()}
+    new_or_gone = old.models.keys() ^ new.models.keys()
     keys = sorted(_changed_keys(old.settings, new.settings))
     sections = sorted({key[0] for key in keys if key[0] != "engines"}, key=str)
     told = [dotted(key) for key in keys if key[0] != "engines"]
     return Changes(
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
+        added=tuple(sorted(new.models.keys() - old.models.keys())),
+        removed=tuple(sorted(old.models.keys() - new.models.keys())),
         changed=_of_kind(kinds, "changed"),
-        retuned=_of_kind(kinds, "retuned"),
-        relabelled=_of_kind(kinds, "relabelled"),
+        retuned=_of_kind(kinds, "retuned", new_or_gone),
+        relabelled=_of_kind(kinds, "relabelled", new_or_gone),
         engines=tuple(_changed_engines(old.settings, new.settings)),
         sections=tuple(str(section) for section in sections),
         keys=tuple(told),
@@ -99,8 +103,10 @@ def _kind(old: Model, new: Model) -> str:
     return "relabelled" if different else ""
 
 
-def _of_kind(kinds: Mapping[str, str], kind: str) -> tuple[str, ...]:
-    return tuple(sorted(name for name, found in kinds.items() if found == kind))
+def _of_kind(kinds: Mapping[str, str], kind: str, told: Set[str] = frozenset()) -> tuple[str, ...]:
+    return tuple(
+        sorted(name for name, found in kinds.items() if found == kind and name not in told)
+    )
 
 
 def _changed_engines(old: Settings, new: Settings) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     JsonValue,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -18,6 +19,7 @@ from daemon.config.base import Part
 from daemon.config.types import (
     Alias,
     Bytes,
+    Companion,
     Dialect,
     EnvName,
     Fit,
@@ -31,6 +33,7 @@ from daemon.config.types import (
     Ready,
     RepoFile,
     Switch,
+    Template,
     Tokens,
     Url,
     Whole,
@@ -70,8 +73,9 @@ PLACEHOLDERS: Final = frozenset(
         "key_file",
     }
 )
-"""What may stand in braces in ``argv`` of a command engine."""
+"""What may stand in braces in ``argv`` and ``env`` of a command engine."""
 
+_PLACES: Final = "{" + "}, {".join(sorted(PLACEHOLDERS)) + "}"
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 
 
@@ -117,15 +121,16 @@ class ModelEntry(Part):
     file: RepoFile | None = Field(
         default=None, description="The file to take of the hf repository."
     )
-    mmproj: Line | None = Field(
+    mmproj: Companion | None = Field(
         default=None,
-        description="Vision projector: a path, hf:REPO/FILE, or a file beside the weights.",
+        description="Vision projector: a path, hf:OWNER/REPO/FILE, or a file beside the weights.",
     )
-    draft: Line | None = Field(
-        default=None, description="Draft model: a path, hf:REPO/FILE, or a file beside the weights."
+    draft: Companion | None = Field(
+        default=None,
+        description="Draft model: a path, hf:OWNER/REPO/FILE, or a file beside the weights.",
     )
-    template: Line | None = Field(
-        default=None, description='Chat template: "embedded", a path, or hf:REPO/FILE.'
+    template: Template | None = Field(
+        default=None, description='Chat template: "embedded", a path, or hf:OWNER/REPO/FILE.'
     )
     kind: Kind | None = Field(
         default=None, description="What it answers; unset: read from the weights."
@@ -200,7 +205,7 @@ class CommandEntry(Part):
     argv: tuple[Arg, ...] = Field(
         min_length=1, description="The command, with {port}, {path}, {name}, {ctx}, … in it."
     )
-    env: EnvTable = Field(default={}, description="More environment.")
+    env: EnvTable = Field(default={}, description="More environment; placeholders as in argv.")
     cwd: Line | None = Field(
         default=None, description="Working directory; unset: the state directory."
     )
@@ -217,15 +222,21 @@ class CommandEntry(Part):
         description="Memory it takes; unset: the size of the weights, then as measured.",
     )
 
+    @field_validator("argv", "env", mode="after")
+    @classmethod
+    def _known_placeholders(cls, value: Any) -> Any:
+        texts = value.items() if isinstance(value, Mapping) else (("", text) for text in value)
+        for name, text in texts:
+            unknown = {word for word in _BRACES.findall(text) if word.isidentifier()} - PLACEHOLDERS
+            if unknown:
+                where = f" ({name})" if name else ""
+                raise refuse(_PLACES, f"There is no {{{min(unknown)}}}{where}.")
+        return value
+
     @model_validator(mode="after")
-    def _known_placeholders(self) -> CommandEntry:
-        used = {name for arg in self.argv for name in _BRACES.findall(arg)}
-        unknown = sorted(name for name in used - PLACEHOLDERS if name.isidentifier())
-        allowed = "{" + "}, {".join(sorted(PLACEHOLDERS)) + "} in argv"
-        if unknown:
-            raise refuse(allowed, f"There is no {{{unknown[0]}}}.")
-        if "port" not in used:
-            raise refuse(allowed, "Without {port} the server cannot be reached.")
+    def _a_port(self) -> CommandEntry:
+        if not any("{port}" in text for text in (*self.argv, *self.env.values())):
+            raise refuse(f"{_PLACES} in argv", "Without {port} the server cannot be reached.")
         return self
 
 

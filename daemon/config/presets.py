@@ -15,7 +15,19 @@ from pydantic import Field, model_validator
 
 from daemon.config.base import Part
 from daemon.config.entry import Arg, EnvTable, Params
-from daemon.config.types import Alias, Bytes, HfRef, Kind, Line, Name, RepoFile, Tokens, Whole
+from daemon.config.types import (
+    Alias,
+    Bytes,
+    Companion,
+    HfRef,
+    Kind,
+    Line,
+    Name,
+    RepoFile,
+    Template,
+    Tokens,
+    Whole,
+)
 
 FormName = Literal["gguf", "mlx"]
 
@@ -29,9 +41,11 @@ class Form(Part):
     package_file: RepoFile | None = Field(default=None, description="The file inside it.")
     path: Path | None = Field(default=None, description="Where that lies; found when loaded.")
     install: Line | None = Field(default=None, description="What installs that package.")
-    mmproj: Line | None = Field(default=None, description="Vision projector in the repository.")
-    draft: Line | None = Field(default=None, description="Draft model.")
-    template: Line | None = Field(default=None, description="Chat template, as in [models].")
+    mmproj: Companion | None = Field(
+        default=None, description="Vision projector in the repository."
+    )
+    draft: Companion | None = Field(default=None, description="Draft model.")
+    template: Template | None = Field(default=None, description="Chat template, as in [models].")
     size: Bytes | None = Field(default=None, description="About the bytes of the weights.")
     quants: Mapping[str, Bytes] = Field(
         default={}, description="Other quantisations of hf and their bytes, best first."

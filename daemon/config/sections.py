@@ -191,7 +191,9 @@ class Logs(Part):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least serious line that is kept."
     )
-    format: Literal["text", "json"] = Field(default="text", description="How a line looks.")
+    format: Literal["text", "json"] = Field(
+        default="text", description="How a line of the daemon's log looks."
+    )
     max_size: Bytes = Field(
         default=10 * 2**20, ge=2**16, description="A log is rotated at this size."
     )

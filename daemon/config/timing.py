@@ -59,17 +59,17 @@ class Timing(Part):
     start_stall: Seconds = _seconds(120.0, "A start without any progress for this long has hung.")
     answer_stall: Seconds = _seconds(120.0, "Requests in flight, no byte and no work: hung.")
     ready_poll: Interval = _seconds(0.01, "Between two looks at whether an engine is up.")
-    probe_timeout: Seconds = _seconds(60.0, "One real request that proves an engine ready.")
+    probe_timeout: Seconds = _seconds(60.0, "A loaded engine answers its first request within.")
     health_timeout: Seconds = _seconds(2.0, "One look at an engine's health address.")
     liveness_interval: Interval = _seconds(5.0, "Between two checks of a running backend.")
     stop_grace: Seconds = _seconds(8.0, "From the first TERM to the second.")
     kill_grace: Seconds = _seconds(2.0, "From the second TERM to KILL of the group.")
-    reap_timeout: Seconds = _seconds(5.0, "After KILL, until the process must be gone.")
+    reap_timeout: Seconds = _seconds(15.0, "After KILL, until the process must be gone.")
     keeper_start: Seconds = _seconds(5.0, "Until a new keeper must have answered.")
     keeper_grace: Seconds = _seconds(60.0, "How long backends outlive the daemon as a service.")
-    keeper_connect: Seconds = _seconds(10.0, "For the daemon to connect to a keeper it made.")
-    keeper_lost: Seconds = _seconds(2.0, "How long a foreground keeper waits for its daemon.")
-    adopt_timeout: Seconds = _seconds(5.0, "For one keeper to answer when it is taken over.")
+    keeper_connect: Seconds = _seconds(10.0, "A new keeper waits for its daemon so long.")
+    keeper_lost: Seconds = _seconds(2.0, "From TERM to KILL for what lost its daemon or engine.")
+    adopt_timeout: Seconds = _seconds(5.0, "For a keeper and its engine to answer at a take-over.")
     drain_grace: Seconds = _seconds(20.0, "Running requests may finish when the daemon stops.")
     wake_gap: Seconds = _seconds(30.0, "A longer gap between ticks means the machine slept.")
     # failures
@@ -96,7 +96,7 @@ class Timing(Part):
     memory_sample: Interval = _seconds(2.0, "Between two looks at the memory of each backend.")
     machine_sample: Interval = _seconds(5.0, "Between two looks at the memory of the machine.")
     machine_probe: Seconds = _seconds(10.0, "For a program that says what the machine has.")
-    engine_probe: Seconds = _seconds(20.0, "For an engine to tell its version and its flags.")
+    engine_probe: Seconds = _seconds(30.0, "For an engine to tell its version and its flags.")
     # clients
     header_timeout: Seconds = _seconds(15.0, "For a client to send the head of a request.")
     body_stall: Seconds = _seconds(30.0, "A body that brings no byte for this long is refused.")
@@ -114,8 +114,9 @@ class Timing(Part):
     # upstream and control
     connect_timeout: Seconds = _seconds(5.0, "To connect to a backend.")
     upstream_idle: Seconds = _seconds(60.0, "An idle connection to a backend is closed.")
-    control_timeout: Seconds = _seconds(10.0, "For an answer of the control API to ctl.")
-    event_keepalive: Interval = _seconds(15.0, "Silence before a sign of life in events.")
+    event_keepalive: Interval = Field(
+        default=15.0, le=30.0, description="Silence before a sign of life in events and progress."
+    )
     # downloads and housekeeping
     download_stall: Seconds = _seconds(240.0, "A download without a byte for this long stops.")
     download_retry: Seconds = _seconds(5.0, "Before a stalled download goes on; then doubled.")

@@ -17,24 +17,19 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from daemon.core import units
+
 # Names of models and aliases: what the API accepts too, so that no name can be a path or a flag.
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _ALIAS_CHARS: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}")
 _MAX_STARS: Final = 4  # more wildcards say nothing more, and matching stays cheap
 
-_BYTE_UNITS: Final = {
-    "": 1, "b": 1,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
 _MAX_BYTES: Final = 2**60
 _TIME_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _TIME_WORDS: Final = {"sec": "s", "secs": "s", "second": "s", "seconds": "s", "min": "m",
                       "mins": "m", "minute": "m", "minutes": "m", "hour": "h", "hours": "h",
                       "day": "d", "days": "d"}  # fmt: skip
 _TIME_PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)")
-_AMOUNT: Final = re.compile(r"\s*(\d{1,20}(?:\.\d{1,9})?)\s*([A-Za-z]{0,3})\s*")
 _PERCENT: Final = re.compile(r"\s*(\d{1,3}(?:\.\d{1,6})?)\s*%\s*")
 _MAX_SECONDS: Final = 10 * 365 * 86400.0  # ten years: above that a typing error is likelier
 _MAX_TOKENS: Final = 2**27
@@ -71,18 +66,19 @@ Amount = int | Share
 
 
 def parse_bytes(value: object) -> int:
-    """Bytes from ``"18GiB"``, ``"500MB"``, ``"18G"`` (binary, as engines read it) or an int.
+    """Bytes from a number, or from text as :func:`daemon.core.units.parse_bytes` reads it.
 
     Raises PydanticCustomError for anything else, for negative and for absurd sizes.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise refuse(BYTES_ALLOWED)
     if isinstance(value, str):
-        match = _AMOUNT.fullmatch(value)
-        if match is None or match[2].lower() not in _BYTE_UNITS:
-            negative = value.lstrip().startswith("-")
-            raise refuse(BYTES_ALLOWED, "A size cannot be negative." if negative else "")
-        value = float(match[1]) * _BYTE_UNITS[match[2].lower()]
+        negative = value.lstrip().startswith("-")
+        try:
+            value = units.parse_bytes(value)
+        except ValueError:
+            hint = "A size cannot be negative." if negative else ""
+            raise refuse(BYTES_ALLOWED, hint) from None
     if isinstance(value, float) and not math.isfinite(value):
         raise refuse(BYTES_ALLOWED)
     if value < 0:
@@ -239,6 +235,8 @@ def check_name(value: str) -> str:
 POOL_PATTERN: Final = r"unified|ram|gpu\d{1,2}"
 _REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HF = re.compile(rf"(?:hf:)?({_REPO}(?::[A-Za-z0-9._-]{{1,64}})?)")
+_HUB_FILE = re.compile(rf"hf:{_REPO}/[^/\\:-][^\\:]*")
+_HUB_FILE_FORM: Final = '"hf:OWNER/REPO/FILE"'
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]{1,4096}")
 
 
@@ -262,6 +260,30 @@ def check_repo_file(value: str) -> str:
     check_text(value)
     if value.startswith(("/", "~", "-")) or ".." in value.split("/") or "\\" in value:
         raise refuse("the name of a file inside the repository", 'For a local file use "path".')
+    return value
+
+
+def check_companion(value: str) -> str:
+    """A file beside the weights: a path, its name there, or ``hf:OWNER/REPO/FILE``.
+
+    Raises PydanticCustomError.
+    """
+    return _with_hub_file(value, f"a path, {_HUB_FILE_FORM}, or a file beside the weights")
+
+
+def check_template(value: str) -> str:
+    """``embedded``, a path, or ``hf:OWNER/REPO/FILE``. Raises PydanticCustomError."""
+    return _with_hub_file(value, f'"embedded", a path, or {_HUB_FILE_FORM}')
+
+
+def _with_hub_file(value: str, allowed: str) -> str:
+    check_text(value)
+    if "://" in value:
+        raise refuse(allowed, "Addresses are not fetched.")
+    if value.startswith("hf:"):
+        match = _HUB_FILE.fullmatch(value)
+        if match is None or ".." in value.split("/"):
+            raise refuse(allowed, "It names no file of a repository.")
     return value
 
 
@@ -331,6 +353,8 @@ Name = Annotated[str, _checked(check_name)]
 Line = Annotated[str, _checked(check_text)]
 HfRef = Annotated[str, _checked(check_hf)]
 RepoFile = Annotated[str, _checked(check_repo_file)]
+Companion = Annotated[str, _checked(check_companion)]
+Template = Annotated[str, _checked(check_template)]
 Dialect = Literal["chat", "messages", "responses", "ollama"]
 Kind = Literal["chat", "completion", "embedding", "rerank", "audio", "image", "other"]
 Fit = Literal["shrink", "refuse", "ask"]

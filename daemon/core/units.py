@@ -7,6 +7,7 @@ Decimal units (``GB``) are powers of 1000; binary units (``GiB``) are powers of 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 KIB: Final = 1 << 10
@@ -69,3 +70,10 @@ def format_bytes(amount: int) -> str:
         if abs(round(value, digits)) < 1024 or unit == "TiB":
             return f"{value:.{digits}f} {unit}"
     raise AssertionError("the loop above always returns")
+
+
+def format_amounts(amounts: Mapping[str, int]) -> str:
+    """Bytes per pool for people: ``"17.2 GiB"``, with several pools ``"17.2 GiB gpu0 + …"``."""
+    if len(amounts) == 1:
+        return format_bytes(next(iter(amounts.values())))
+    return " + ".join(f"{format_bytes(n)} {pool}" for pool, n in sorted(amounts.items()))

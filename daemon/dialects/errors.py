@@ -2,8 +2,7 @@
 
 The statuses and the retry hints are chosen by what real clients do with them: the OpenAI and
 Anthropic SDKs retry 408, 409, 429 and every 5xx unless ``x-should-retry`` says no, and some sleep
-whatever ``Retry-After`` says. So that header is never above 30 seconds, and what would be refused
-again says so.
+whatever ``Retry-After`` says. So that header has a limit, and what would be refused again says so.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from enum import StrEnum
 
 from daemon.core.problems import Code, Problem
 
-MAX_RETRY_AFTER = 30
-"""Seconds. The OpenAI SDK gives up above 120; the Anthropic SDK sleeps as long as it is told."""
+MAX_RETRY_AFTER = 30.0
+"""Seconds, where nothing else is configured. The OpenAI SDK gives up above 120; the Anthropic SDK
+sleeps as long as it is told."""
 
 
 class Dialect(StrEnum):
@@ -60,6 +60,7 @@ _LOOKS: dict[Code, _Look] = {
     Code.BODY_TOO_LARGE: _same(413, _BAD, "request_too_large"),
     Code.BODY_TIMEOUT: _same(408, _BAD, "timeout_error"),
     Code.UNSUPPORTED_ENCODING: _same(415, _BAD, _BAD),
+    Code.UNSUPPORTED_MEDIA_TYPE: _same(415, _BAD, _BAD),
     Code.UNAUTHORIZED: _same(401, "authentication_error", "authentication_error"),
     Code.FORBIDDEN: _same(403, "permission_error", "permission_error"),
     Code.MISDIRECTED: _same(421, _BAD, _BAD),
@@ -86,11 +87,16 @@ Rendered = tuple[int, list[tuple[str, str]], bytes]
 """Status, headers, body. The body is left out by whoever answers a HEAD request."""
 
 
-def render(problem: Problem, dialect: Dialect | str, request_id: str) -> Rendered:
+def render(
+    problem: Problem,
+    dialect: Dialect | str,
+    request_id: str,
+    retry_after_max: float = MAX_RETRY_AFTER,
+) -> Rendered:
     """The answer that carries ``problem`` in the client's own shape.
 
     Headers are Content-Type, ``x-request-id``, ``x-should-retry`` and, where trying again may
-    help, Retry-After (whole seconds, 1 to 30). Framing headers are the caller's.
+    help, Retry-After (whole seconds, 1 to ``retry_after_max``). Framing headers are the caller's.
     """
     look = _LOOKS[problem.code]
     dialect = Dialect(dialect)
@@ -108,7 +114,7 @@ def render(problem: Problem, dialect: Dialect | str, request_id: str) -> Rendere
     if dialect is Dialect.ANTHROPIC:
         headers.append(("request-id", request_id))  # where Anthropic's SDK looks for it
     if problem.retry_after is not None:
-        wait = min(MAX_RETRY_AFTER, max(1, math.ceil(problem.retry_after)))
+        wait = max(1, min(int(retry_after_max), math.ceil(problem.retry_after)))
         headers.append(("Retry-After", str(wait)))
     return status, headers, _json(body)
 

@@ -17,6 +17,7 @@ HOW_TO_SIGN_IN = (
     "or run: hf auth login"
 )
 _HUB_TROUBLE = (408, 500, 502, 503, 504)
+_CROWDED_RETRY = 60.0  # seconds; what the hub usually wants once it has said 429
 _NO_CONNECTION = {"TransportError", "OfflineModeIsEnabled", "ConnectionError", "TimeoutError"}
 
 
@@ -60,7 +61,9 @@ def explain(error: BaseException, about: Circumstances) -> Problem:
     if status in (401, 403):
         return _refused(status, about)
     if status == 429:
-        return _failed("The hub gets too many requests from here.", "Wait a while.", about, 60.0)
+        return _failed(
+            "The hub gets too many requests from here.", "Wait a while.", about, _CROWDED_RETRY
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed("The disk is full.", "Make room, then pull again: it goes on.", about)
     if isinstance(error, PermissionError):

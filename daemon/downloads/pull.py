@@ -43,6 +43,8 @@ class Patience:
 
     ``start``: until the child's first word. ``stall``: without a byte, until it is taken for dead.
     ``retry``: before it goes on; doubled each time that nothing came, ``attempts`` times in all.
+    ``stall`` and ``retry`` are settings; ``start`` (a Python that imports from a cold disk) and
+    ``reap`` (from TERM to KILL) concern a program of ours and are none.
     """
 
     start: float = 60.0

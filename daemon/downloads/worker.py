@@ -31,7 +31,10 @@ from daemon.downloads.protocol import Failed, FileRef, Finished, PulledFiles, Pu
 
 PIECE = 1 << 18
 """Bytes between two reports. The library's 10 MiB would look like a standstill on a slow line."""
-REPORT_EVERY = 0.1  # seconds between two lines at the most
+REPORT_EVERY = 0.1  # seconds between two lines at the most: for eyes, no wait
+# Seconds for the hub's list of files. No setting: what a stalled download may take bounds it too,
+# and this only makes a dead line an error with a text of its own.
+LIST_SECONDS = 30.0
 _ETAG = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -104,7 +107,9 @@ def plan(job: protocol.Job, api: HfApi) -> list[Wanted]:
 
     def look(repo: str, revision: str) -> tuple[str, list[RepoFile]]:
         if repo not in listed:
-            info = api.model_info(repo, revision=revision, files_metadata=True, timeout=30.0)
+            info = api.model_info(
+                repo, revision=revision, files_metadata=True, timeout=LIST_SECONDS
+            )
             files = [
                 RepoFile(one.rfilename, one.size or 0)
                 for one in info.siblings or ()

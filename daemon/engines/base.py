@@ -83,6 +83,7 @@ class Probe:
     path: str
     body: bytes
     healthy_text: bytes = b""  # the health body must contain this, where 200 alone means nothing
+    loads: bool = False  # the weights may be read only now, for the real request
 
 
 @dataclass(frozen=True, slots=True)

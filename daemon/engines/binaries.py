@@ -20,7 +20,7 @@ from typing import Final
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.environment import child_environment
 
-ASK_SECONDS: Final = 30.0  # a Python engine's first import from a cold disk
+ASK_SECONDS: Final = 30.0  # a Python engine's first import from a cold disk; the default
 _MAX_OUTPUT: Final = 1 << 20
 
 # Where package managers put programs that a service's short PATH leaves out.
@@ -94,29 +94,16 @@ class Facts:
     accelerators: tuple[str, ...] = ()
 
 
-def output(argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    """What a program prints, both streams together; None where it cannot be run or takes too long.
-
-    Its exit status does not matter: old programs answer ``--version`` with 1.
-    """
-    try:
-        done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False,
-            stderr=subprocess.STDOUT, timeout=ASK_SECONDS, env=child_environment(environ), cwd="/",
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout[:_MAX_OUTPUT].decode(errors="replace")
-
-
 class Inspector:
-    """Remembers what programs said. ``cache``: a file of ours to keep it in, or None.
+    """Asks programs, and remembers what they said.
 
-    A cache that cannot be read or written is not an error: programs are asked again.
+    ``cache``: a file of ours to keep it in, or None; one that cannot be read or written is not an
+    error: programs are asked again. ``patience``: seconds for one answer.
     """
 
-    def __init__(self, cache: Path | None = None) -> None:
+    def __init__(self, cache: Path | None = None, patience: float = ASK_SECONDS) -> None:
         self._cache = cache
+        self._patience = patience
         self._known: dict[str, Facts] | None = None
         self._mute: set[str] = set()  # a program that hangs must not cost its time at each look
 
@@ -136,6 +123,21 @@ class Inspector:
             self._known = {**known, key: answer}
             self._save(self._known)
         return answer
+
+    def output(self, argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
+        """What a program prints, both streams together; None where it cannot be run or takes too
+        long.
+
+        Its exit status does not matter: old programs answer ``--version`` with 1.
+        """
+        try:
+            done = subprocess.run(
+                list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False, cwd="/",
+                stderr=subprocess.STDOUT, timeout=self._patience, env=child_environment(environ),
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout[:_MAX_OUTPUT].decode(errors="replace")
 
     def _load(self) -> dict[str, Facts]:
         if self._known is None:

@@ -88,7 +88,7 @@ class Template:
     @property
     def keyed(self) -> bool:
         """It reads the key of each start."""
-        return any("{key_file}" in arg for arg in self.argv)
+        return any("{key_file}" in text for text in (*self.argv, *self.env.values()))
 
 
 def _mistake(message: str, hint: str) -> ProblemError:
@@ -141,7 +141,7 @@ class Command:
 
     def probe(self, plan: LaunchPlan) -> Probe:
         health = None if self.template.ready == REQUEST else self.template.ready
-        return Probe(health, *self._real_request(plan))
+        return Probe(health, *self._real_request(plan), loads=True)  # for all that we know
 
     def _real_request(self, plan: LaunchPlan) -> tuple[str, str, bytes]:
         """The smallest request of the kind and the dialect that it serves."""

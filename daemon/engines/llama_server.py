@@ -12,10 +12,10 @@ from daemon.engines.base import Installed
 from daemon.engines.binaries import (
     INSTALL,
     Facts,
+    Inspector,
     look_up,
     missing,
     named_path,
-    output,
     runnable,
 )
 from daemon.engines.environment import Platform
@@ -76,7 +76,7 @@ class LlamaServer(LlamaAdapter):
         if path is None:
             raise missing(self.name, "it is not on the PATH")
         program = runnable(self.name, path)
-        facts = self._inspector.facts(program, lambda: _ask(program, environ))
+        facts = self._inspector.facts(program, lambda: _ask(program, environ, self._inspector))
         if facts is None:
             raise missing(self.name, f"{program} does not run (it does not answer --help)")
         return Installed(
@@ -89,7 +89,8 @@ class LlamaServer(LlamaAdapter):
         )
 
 
-def _ask(program: Path, environ: Mapping[str, str]) -> Facts | None:
+def _ask(program: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
+    output = inspector.output
     text = output((str(program), "--help"), environ)
     flags = parse_help(text or "")
     if not {"-m", "--port"} <= flags:

@@ -24,7 +24,6 @@ from daemon.engines.binaries import (
     look_up,
     missing,
     named_path,
-    output,
     python_beside,
     runnable,
 )
@@ -73,21 +72,23 @@ def locate(
     runnable(engine, found)
     if found.name.startswith("python"):
         # What an environment holds changes without its python changing: ask each time.
-        version = _version(engine, found, environ)
+        version = _version(engine, found, environ, inspector)
         if version is None:
             raise missing(engine, f"{found} has no {engine}")
         return Place(found, None, version.version)
     python = python_beside(found)
     if python is None:
         return Place(None, found, "")
-    facts = inspector.facts(found, lambda: _version(engine, python, environ))
+    facts = inspector.facts(found, lambda: _version(engine, python, environ, inspector))
     return Place(python, found, facts.version) if facts else Place(None, found, "")
 
 
-def _version(package: str, python: Path, environ: Mapping[str, str]) -> Facts | None:
+def _version(
+    package: str, python: Path, environ: Mapping[str, str], inspector: Inspector
+) -> Facts | None:
     """From metadata: importing an engine would take seconds."""
     question = f"import importlib.metadata as m; print(m.version({package!r}))"
-    text = (output((str(python), "-P", "-c", question), environ) or "").strip()
+    text = (inspector.output((str(python), "-P", "-c", question), environ) or "").strip()
     return Facts(text) if re.fullmatch(r"\d[\w.+!-]*", text) else None
 
 
@@ -170,7 +171,7 @@ class MlxLm(Adapter):
 
     def probe(self, plan: LaunchPlan) -> Probe:
         """``/health`` answers before the load: the real request is what waits for it."""
-        return Probe("/health", *llama.real_request(plan.kind, folder_of(plan)))
+        return Probe("/health", *llama.real_request(plan.kind, folder_of(plan)), loads=True)
 
     def routes(self, kind: str) -> frozenset[str]:
         return frozenset(

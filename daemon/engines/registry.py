@@ -73,7 +73,7 @@ class Registry:
         self._settings = settings
         self._environ = environ
         self.platform = platform or Platform.here()
-        inspector = Inspector(cache)
+        inspector = Inspector(cache, settings.timing.engine_probe)
         built: tuple[Engine, ...] = tuple(
             kind(inspector, environ, self.platform)
             for kind in (LlamaServer, Xllamacpp, MlxLm, VllmMlx, Vllm)

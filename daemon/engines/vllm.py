@@ -15,10 +15,10 @@ from daemon.engines.adapter import Adapter
 from daemon.engines.base import Installed, Launch, LaunchPlan, Probe
 from daemon.engines.binaries import (
     Facts,
+    Inspector,
     look_up,
     missing,
     named_path,
-    output,
     python_beside,
     runnable,
 )
@@ -54,7 +54,7 @@ class Vllm(Adapter):
         if path is None:
             raise missing(self.name, "it is not on the PATH")
         program = runnable(self.name, path)
-        facts = self._inspector.facts(program, lambda: _ask(program, environ))
+        facts = self._inspector.facts(program, lambda: _ask(program, environ, self._inspector))
         version = facts.version if facts else "unknown"
         gpus = {"nvidia": "cuda", "amd": "rocm"}
         return Installed(
@@ -121,9 +121,9 @@ def _kv(plan: LaunchPlan) -> tuple[str, ...]:
     return ("--kv-cache-dtype", KV_TYPES[kind])
 
 
-def _ask(program: Path, environ: Mapping[str, str]) -> Facts | None:
+def _ask(program: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
     question = "import importlib.metadata as m; print(m.version('vllm'))"
     python = python_beside(program)
     argv = (str(python), "-P", "-c", question) if python else (str(program), "--version")
-    found = _VERSION.search(output(argv, environ) or "")
+    found = _VERSION.search(inspector.output(argv, environ) or "")
     return Facts(found[1]) if found else None

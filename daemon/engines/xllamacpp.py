@@ -12,7 +12,7 @@ from typing import Final
 from daemon.engines import llama, xllamacpp_flags
 from daemon.engines.adapter import LlamaAdapter
 from daemon.engines.base import Installed, Launch, LaunchPlan
-from daemon.engines.binaries import Facts, missing, named_path, output, runnable
+from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable
 from daemon.engines.llama_server import gpu_warning
 
 RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
@@ -40,14 +40,17 @@ class Xllamacpp(LlamaAdapter):
         if python is not None:
             python = runnable(self.name, python)
             # What another environment holds can change without its python changing: ask each time.
-            facts = _ask(python, environ)
+            facts = _ask(python, environ, self._inspector)
         else:
             python = Path(sys.executable)
             spec = importlib.util.find_spec("xllamacpp")
             if spec is None or spec.origin is None:
                 raise missing(self.name, "it is not installed")
             # The folder changes with each install of the wheel.
-            facts = self._inspector.facts(Path(spec.origin).parent, lambda: _ask(python, environ))
+            inspector = self._inspector
+            facts = inspector.facts(
+                Path(spec.origin).parent, lambda: _ask(python, environ, inspector)
+            )
         if facts is None:
             raise missing(self.name, f"{python} cannot import it")
         return Installed(
@@ -69,8 +72,8 @@ class Xllamacpp(LlamaAdapter):
         return super().launch(plan, installed)
 
 
-def _ask(python: Path, environ: Mapping[str, str]) -> Facts | None:
-    text = output((str(python), "-P", "-c", _QUESTION), environ)
+def _ask(python: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
+    text = inspector.output((str(python), "-P", "-c", _QUESTION), environ)
     try:
         version, kinds = json.loads((text or "").rstrip().rpartition("\n")[2])
         names = [_NAMES.get(kind, kind) for kind in kinds if kind not in ("cpu", "blas")]

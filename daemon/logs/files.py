@@ -10,11 +10,14 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from daemon.logs.lines import clip, escape
+from daemon.logs.lines import clip, escape, json_line
 from daemon.logs.redact import redact as _redact
 
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+DATE = "%Y-%m-%dT%H:%M:%S"
+Form = Literal["text", "json"]
 
 
 def rotate(path: Path, keep: int) -> None:
@@ -40,36 +43,59 @@ class RotatingHandler(logging.Handler):
     """Writes records to ``path``; see :func:`open_log`. ``dropped`` counts lines that were lost."""
 
     def __init__(
-        self, path: Path, max_bytes: int, keep: int, redact: Callable[[str], str] = _redact
+        self,
+        path: Path,
+        max_bytes: int,
+        keep: int,
+        redact: Callable[[str], str] = _redact,
+        form: Form = "text",
     ) -> None:
         super().__init__()
-        self.path, self.max_bytes, self.keep = path, max_bytes, keep
+        self.path, self.max_bytes, self.keep, self.form = path, max_bytes, keep, form
         self.dropped = 0
         self._redact = redact
         self._lost = 0  # since the last line that could be written
         self._torn = False  # the last line is only half there
         self._fd = -1
         self._size = 0
-        formatter = logging.Formatter(FORMAT, "%Y-%m-%dT%H:%M:%S")
-        formatter.converter = time.gmtime
-        self.setFormatter(formatter)
+        self._plain = logging.Formatter(FORMAT, DATE)
+        self._plain.converter = time.gmtime
+        self.setFormatter(self._plain)
         self._write(b"", fresh=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line. A full disk costs the line, never the caller."""
         try:
-            text = self.format(record)
+            data = self._line(record)
+            if self._lost:
+                data = self._lost_line(record) + data
         except Exception:  # noqa: BLE001 (a log call with wrong arguments: logging's own way)
             self.handleError(record)
             return
-        data = clip(escape(self._redact(text))).encode("utf-8") + b"\n"
-        if self._lost:
-            data = b"(%d log lines before this one could not be written)\n" % self._lost + data
         if self._write(data):
             self._lost = 0
         else:
             self._lost += 1
             self.dropped += 1
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        if self.form == "text":
+            return clip(escape(self._redact(self.format(record)))).encode("utf-8") + b"\n"
+        fields = {"level": record.levelname, "logger": record.name}
+        fields["message"] = self._redact(record.getMessage())
+        if record.exc_info:
+            fields["traceback"] = self._redact(self._plain.formatException(record.exc_info))
+        return self._json(record, fields)
+
+    def _lost_line(self, record: logging.LogRecord) -> bytes:
+        text = f"{self._lost} log lines before this one could not be written"
+        if self.form == "text":
+            return f"({text})\n".encode()
+        return self._json(record, {"level": "WARNING", "logger": __name__, "message": text})
+
+    def _json(self, record: logging.LogRecord, fields: dict[str, str]) -> bytes:
+        at = f"{self._plain.formatTime(record, DATE)}.{int(record.msecs):03d}Z"
+        return json_line({"time": at, **fields}).encode("utf-8") + b"\n"
 
     def close(self) -> None:
         """Close the file; the next record would open it again."""
@@ -109,11 +135,16 @@ class RotatingHandler(logging.Handler):
 
 
 def open_log(
-    path: Path | str, max_bytes: int, keep: int, redact: Callable[[str], str] = _redact
+    path: Path | str,
+    max_bytes: int,
+    keep: int,
+    redact: Callable[[str], str] = _redact,
+    form: Form = "text",
 ) -> RotatingHandler:
     """A handler for the daemon's own file: mode 0600, rotated now and at ``max_bytes``.
 
-    ``keep`` old files stay as ``.1``, ``.2``, …; lines are redacted, escaped, and cut at 8 KiB.
+    ``keep`` old files stay as ``.1``, ``.2``, …; lines are redacted, escaped, and cut at 8 KiB. As
+    ``json`` a line is an object: time, level, logger, message and, where there is one, traceback.
     Never raises for a missing folder or a full disk: see ``RotatingHandler.dropped``.
     """
-    return RotatingHandler(Path(path), max_bytes, keep, redact)
+    return RotatingHandler(Path(path), max_bytes, keep, redact, form)

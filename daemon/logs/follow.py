@@ -20,6 +20,7 @@ CHUNK = 1 << 18  # bytes per read
 TAIL_LIMIT = 16 << 20  # bytes that a tail reads at most
 HELD = 2 * LINE_CAP  # bytes of a line in the making: more than is shown, so that no secret is cut
 MARK = 64  # bytes by which a place in a file is recognised
+POLL = 0.25  # seconds between two looks at a file: what a reader does not feel, and costs nothing
 FILES = 100  # rotated files that are looked at
 
 
@@ -38,7 +39,7 @@ async def follow(
     path: Path | str,
     *,
     lines: int = 0,
-    poll: float = 0.25,
+    poll: float = POLL,
     redact: Callable[[str], str] = _redact,
 ) -> AsyncGenerator[str, None]:
     """The last ``lines`` lines, then each new one once it is finished; for ever.

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: closing sends RST
-_FLUSH_POLL = 0.005  # seconds
+_FLUSH_POLL = 0.005  # seconds between two looks at a buffer; `close_linger` bounds the wait itself
 
 
 class Phase(Enum):
@@ -345,7 +345,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""
-        status, headers, body = render(problem, Dialect.OPENAI, self._plane.request_id(None))
+        plane = self._plane
+        status, headers, body = render(
+            problem, Dialect.OPENAI, plane.request_id(None), plane.limits.retry_after_max
+        )
         self.write(wire.plain_answer(status, headers, body, wire.CLOSE, head_only=False))
         self.unread = True
         self._close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects.errors import Dialect, chat_stream_error, render
+from daemon.dialects.errors import Dialect, Rendered, chat_stream_error, render
 from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
@@ -360,10 +360,15 @@ class Exchange:
 
     def refuse(self, problem: Problem, allow: str = "") -> None:
         """Answer with an error in the client's shape."""
-        status, headers, body = render(problem, self.dialect, self.request_id)
+        status, headers, body = self.rendered(problem)
         if allow:
             headers.append(("Allow", allow))
         self._plain(status, headers, body)
+
+    def rendered(self, problem: Problem) -> Rendered:
+        """An error in the client's shape: status, headers, body."""
+        longest = self._plane.limits.retry_after_max
+        return render(problem, self.dialect, self.request_id, longest)
 
     def _plain(
         self, status: int, headers: list[tuple[str, str]], body: bytes, lines: bytes = b""

@@ -73,6 +73,10 @@ class Front:
         """New rules from the next request on, also on connections that are open."""
         self._plane.guard = guard
 
+    def set_limits(self, limits: Limits) -> None:
+        """New limits from the next request on; connections to backends keep theirs."""
+        self._plane.limits = self._plane.pool.limits = limits
+
     def close_listeners(self) -> None:
         """Take no new connections; those that are there go on."""
         self._server.close()

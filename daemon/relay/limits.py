@@ -44,5 +44,7 @@ class Limits:
     pool_size: int = 64  # idle connections kept for each backend
     # the sweeps
     tick: float = 0.5
+    # what a client is told
     retry_after_drain: float = 5.0
     retry_after_lost: float = 1.0
+    retry_after_max: float = 30.0

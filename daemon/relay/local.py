@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from daemon.core.problems import Problem
 from daemon.dialects import models
-from daemon.dialects.errors import render
 from daemon.ports import LeasePort
 from daemon.relay.heads import Head
 from daemon.relay.routes import Local, Place, listed
@@ -29,7 +28,7 @@ def answer(place: Place, head: Head, leases: LeasePort, exchange: Exchange) -> P
         case Local.MODEL:
             card = leases.card(place.rest)
             if isinstance(card, Problem):
-                return render(card, exchange.dialect, exchange.request_id)
+                return exchange.rendered(card)
             body = models.single(card)
         case _:
             kind, body = "text/plain; charset=utf-8", _WELCOME

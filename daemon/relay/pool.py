@@ -15,7 +15,7 @@ class Pool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
         self._loop = loop
-        self._limits = limits
+        self.limits = limits
         self._idle: dict[Target, list[Upstream]] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -45,10 +45,10 @@ class Pool:
 
     async def _open(self, target: Target, done: Callable[[Upstream | OSError], None]) -> None:
         def factory() -> Upstream:
-            return Upstream(target, self._limits, self._release)
+            return Upstream(target, self.limits, self._release)
 
         try:
-            async with asyncio.timeout(self._limits.connect_timeout):
+            async with asyncio.timeout(self.limits.connect_timeout):
                 if target.uds is not None:
                     _, upstream = await self._loop.create_unix_connection(factory, target.uds)
                 else:
@@ -63,9 +63,9 @@ class Pool:
     def _release(self, upstream: Upstream, usable: bool) -> None:
         """Take a connection back: for the next request, or, if lost or spent, to forget it."""
         idle = self._idle.setdefault(upstream.target, [])
-        if usable and not self._closed and len(idle) < self._limits.pool_size and upstream.idle:
+        if usable and not self._closed and len(idle) < self.limits.pool_size and upstream.idle:
             upstream.pause(False)
-            upstream.expires = self._loop.time() + self._limits.pool_idle
+            upstream.expires = self._loop.time() + self.limits.pool_idle
             idle.append(upstream)
             return
         upstream.abort()

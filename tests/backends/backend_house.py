@@ -22,7 +22,16 @@ from tests.fakes.start import argv as fake_argv
 DEADLINE = 15.0  # seconds; nothing here takes a tenth of it on an idle machine
 FAKE = tuple(fake_argv())
 TIMING = Timing(
-    start_stall=10.0, ready_poll=0.01, health_timeout=1.0, stop_grace=2.0, keeper_grace=0.3
+    start_stall=10.0,
+    ready_poll=0.01,
+    health_timeout=1.0,
+    probe_timeout=10.0,
+    stop_grace=2.0,
+    kill_grace=2.0,
+    keeper_start=10.0,
+    keeper_grace=0.3,
+    keeper_connect=10.0,
+    keeper_lost=2.0,
 )
 VARIANT = Variant("context 4096", {"ram": 1 << 20})
 

@@ -136,7 +136,7 @@ async def gone(keeper: Keeper, events: Events) -> None:
 
 async def begin(order: Order) -> tuple[Keeper, Events]:
     events = Events()
-    return await Keeper.start(order, on_event=events), events
+    return await Keeper.start(order, on_event=events, patience=DEADLINE), events
 
 
 def is_up(house: House) -> bool:

@@ -53,7 +53,16 @@ HELP = """\
 --list-devices                          devices
 """
 TIMING = Timing(
-    start_stall=10.0, ready_poll=0.01, health_timeout=1.0, stop_grace=1.0, keeper_grace=5.0
+    start_stall=10.0,
+    ready_poll=0.01,
+    health_timeout=1.0,
+    probe_timeout=10.0,
+    stop_grace=1.0,
+    kill_grace=1.0,
+    keeper_start=10.0,
+    keeper_grace=5.0,
+    keeper_connect=10.0,
+    keeper_lost=2.0,
 )
 
 

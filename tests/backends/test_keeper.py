@@ -161,7 +161,8 @@ def test_a_wrong_order_is_refused_with_the_field(house: House) -> None:
 
 def test_defaults_and_whole_seconds_are_filled_in(house: House) -> None:
     order = json.loads(house.order(("/bin/true",)).encode())
-    for name in ("pattern_keep", "connect_grace", "lost_grace", "files", "facts"):
+    graces = ("kill_grace", "connect_grace", "lost_grace")
+    for name in ("pattern_keep", *graces, "files", "facts"):
         del order[name]
     reading, writing = os.pipe()
     os.write(writing, json.dumps({**order, "grace": 60}).encode() + b"\nrest")
@@ -169,7 +170,7 @@ def test_defaults_and_whole_seconds_are_filled_in(house: House) -> None:
     os.close(reading)
     os.close(writing)
     assert rest == b"rest"
-    assert (read["pattern_keep"], read["connect_grace"], read["lost_grace"]) == (8192, 10.0, 2.0)
+    assert (read["pattern_keep"], *(read[name] for name in graces)) == (8192, 2.0, 10.0, 2.0)
     assert (type(read["grace"]), read["files"], read["facts"]) == (float, [], {})
 
 

@@ -21,7 +21,11 @@ house = pytest.fixture(_house)
 
 async def test_a_socket_path_that_no_kernel_takes_is_refused_before_the_start(house: House) -> None:
     with pytest.raises(KeeperError, match="100 are allowed") as caught:
-        await Keeper.start(house.order(("x",), socket=house.root / ("x" * 100)), on_event=Events())
+        await Keeper.start(
+            house.order(("x",), socket=house.root / ("x" * 100)),
+            on_event=Events(),
+            patience=5.0,
+        )
     assert caught.value.problem.code is Code.CONFIG_INVALID
     assert "MODELPORT_RUNTIME_DIR" in caught.value.problem.hint
 

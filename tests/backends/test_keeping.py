@@ -68,7 +68,7 @@ async def test_a_whole_life(house: House) -> None:
     await until(lambda: is_up(house))
     assert (await keeper.refresh()).log_bytes == len("up\n")
 
-    keeper.stop(grace=DEADLINE)
+    keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
     [exited, _gone] = events
     assert isinstance(exited, Exited)
@@ -148,23 +148,28 @@ async def test_a_keeper_that_dies_early_is_reported_with_its_text(house: House) 
     python.write_text("#!/bin/sh\necho 'no module named re' >&2\nexit 3\n")
     python.chmod(0o700)
     with pytest.raises(KeeperError, match="did not start: no module named re"):
-        await Keeper.start(house.order(("x",)), on_event=Events(), python=os.fspath(python))
+        await Keeper.start(
+            house.order(("x",)), on_event=Events(), patience=DEADLINE, python=os.fspath(python)
+        )
     with pytest.raises(KeeperError, match="cannot start a keeper"):
-        await Keeper.start(house.order(("x",)), on_event=Events(), python="/no/python")
+        await Keeper.start(
+            house.order(("x",)), on_event=Events(), patience=DEADLINE, python="/no/python"
+        )
     with pytest.raises(KeeperError, match="argv: at least the program"):
-        await Keeper.start(house.order(()), on_event=Events())
+        await Keeper.start(house.order(()), on_event=Events(), patience=DEADLINE)
 
 
 async def test_a_keeper_that_never_says_hello_is_ended(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "HELLO_DEADLINE", 0.1)
     monkeypatch.setattr(keeping, "CLOSE_DEADLINE", 0.1)
     python = house.root / "python"
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     python.chmod(0o700)
     with pytest.raises(KeeperError, match=r"no hello within 0\.1 s"):
-        await Keeper.start(house.order(("x",)), on_event=Events(), python=os.fspath(python))
+        await Keeper.start(
+            house.order(("x",)), on_event=Events(), patience=0.1, python=os.fspath(python)
+        )
 
 
 async def test_a_cancelled_start_leaves_nothing(house: House) -> None:
@@ -188,8 +193,10 @@ def test_everything_works_under_uvloop(house: House) -> None:
         keeper, events = await begin(house.order(house.engine(WAIT), mode="service", grace=30))
         await keeper.detach(30.0)
         again = Events()
-        keeper = await Keeper.adopt(house.root / "run" / "b7.sock", on_event=again)
-        keeper.stop(grace=DEADLINE)
+        keeper = await Keeper.adopt(
+            house.root / "run" / "b7.sock", on_event=again, patience=DEADLINE
+        )
+        keeper.stop(DEADLINE, DEADLINE)
         await gone(keeper, again)
         assert events == []
 
@@ -268,7 +275,7 @@ async def test_a_full_disk_stops_nothing_and_is_counted(house: House) -> None:
     hello = await keeper.refresh()
     assert hello.log_bytes == 4096
     assert hello.log_dropped == 50_000 + 15 + len("up\nready\n") - 4096
-    keeper.stop(grace=DEADLINE)
+    keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
 
 
@@ -277,18 +284,17 @@ async def test_a_record_that_cannot_be_written_does_not_stop_the_engine(house: H
     order.record.mkdir(parents=True)
     keeper, events = await begin(order)
     await until(lambda: is_up(house))
-    keeper.stop(grace=DEADLINE)
+    keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
 
 
 # --- adopting what is not there ------------------------------------------------------------------
 
 
-async def test_adopting_fails_clearly(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "HELLO_DEADLINE", 0.1)
+async def test_adopting_fails_clearly(house: House) -> None:
     path = house.root / "x.sock"
     with pytest.raises(KeeperError, match="no keeper answers"):
-        await Keeper.adopt(path, on_event=Events())
+        await Keeper.adopt(path, on_event=Events(), patience=0.1)
     answers = [b"", b"\xff\n", b"[]\n", b'{"type":"hello","protocol":99}\n']
     answers += [b'{"type":"hello","protocol":1}\n', None]  # type: ignore[list-item]
     texts = ["no hello", "no message", "no message", "protocol 99", "lacks something", "hung up"]
@@ -308,7 +314,7 @@ async def test_adopting_fails_clearly(house: House, monkeypatch: pytest.MonkeyPa
         server = await asyncio.start_unix_server(serve, path)
         events = Events()
         with pytest.raises(KeeperError, match=text):
-            await Keeper.adopt(path, on_event=events)
+            await Keeper.adopt(path, on_event=events, patience=0.1)
         assert events == []
         server.close()
 

@@ -57,7 +57,7 @@ while True: signal.pause()
     keeper, events = await begin(house.order(house.engine(code)))
     await until(lambda: is_up(house))
     began = time.monotonic()
-    keeper.stop(grace=0.15)
+    keeper.stop(0.15, 0.15)
     await gone(keeper, events)
     assert 0.15 <= time.monotonic() - began < 2.0
     assert events[0].status == 1  # type: ignore[union-attr]
@@ -70,17 +70,45 @@ async def test_who_ignores_term_is_killed_with_grandchildren_in_other_sessions(
     await until(lambda: is_up(house))
     assert len(house.pids()) == 4
     began = time.monotonic()
-    keeper.stop(grace=0.1)
+    keeper.stop(0.1, 0.1)
     await gone(keeper, events)
     assert 0.2 <= time.monotonic() - began < 2.0
     assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
     await house.empty()
 
 
+async def test_the_last_grace_is_its_own(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(DEAF_WAIT)))
+    await until(lambda: is_up(house))
+    began = time.monotonic()
+    keeper.stop(0.05, 0.5)
+    await gone(keeper, events)
+    assert time.monotonic() - began >= 0.55
+    assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
+
+
+async def test_an_older_daemon_says_one_grace_for_both(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(DEAF_WAIT), kill_grace=60.0))
+    await until(lambda: is_up(house))
+    keeper._send({"type": "stop", "grace": 0.05})
+    await gone(keeper, events)
+    assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
+
+
+async def test_a_keeper_told_to_end_has_the_orders_graces(house: House) -> None:
+    order = house.order(house.engine(DEAF_WAIT), stop_grace=0.05, kill_grace=0.5)
+    keeper, events = await begin(order)
+    await until(lambda: is_up(house))
+    began = time.monotonic()
+    os.kill(keeper.hello.keeper_pid, signal.SIGTERM)
+    await gone(keeper, events)
+    assert time.monotonic() - began >= 0.55
+
+
 async def test_kill_is_at_once(house: House) -> None:
     keeper, events = await begin(house.order(house.engine(CHILD + "while True: signal.pause()")))
     await until(lambda: is_up(house))
-    keeper.stop(grace=60.0)
+    keeper.stop(60.0, 60.0)
     keeper.kill()
     await gone(keeper, events)
     assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
@@ -89,8 +117,8 @@ async def test_kill_is_at_once(house: House) -> None:
 async def test_a_shorter_grace_hastens_a_stop(house: House) -> None:
     keeper, events = await begin(house.order(house.engine(DEAF_WAIT)))
     await until(lambda: is_up(house))
-    keeper.stop(grace=60.0)
-    keeper.stop(grace=0.05)
+    keeper.stop(60.0, 60.0)
+    keeper.stop(0.05, 0.05)
     await gone(keeper, events)
     assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
 
@@ -155,7 +183,7 @@ async def test_service_a_reconnect_within_the_grace_keeps_the_engine(house: Hous
     await until(lambda: events.of(Lost))
 
     events = Events()
-    keeper = await Keeper.adopt(order.socket, on_event=events)
+    keeper = await Keeper.adopt(order.socket, on_event=events, patience=DEADLINE)
     assert (keeper.pid, keeper.hello.start) == (first.pid, first.start)
     assert events.lines == ["out of memory, almost"]
     keeper.kill()
@@ -175,7 +203,7 @@ async def test_service_an_exit_while_nobody_is_there_is_kept_and_told(house: Hou
     told = []
     for _ in range(2):  # told as often as it is asked
         events = Events()
-        keeper = await Keeper.adopt(order.socket, on_event=events)
+        keeper = await Keeper.adopt(order.socket, on_event=events, patience=DEADLINE)
         assert await keeper.wait_gone(DEADLINE)
         [exited] = events.of(Exited)
         told.append((exited.status, exited.lines))
@@ -183,7 +211,7 @@ async def test_service_an_exit_while_nobody_is_there_is_kept_and_told(house: Hou
     assert told == [(-signal.SIGABRT, ("failed: x",))] * 2
     assert keeper.hello.gone, "all was over before the second one asked"
     events = Events()
-    await gone(await Keeper.adopt(order.socket, on_event=events), events)
+    await gone(await Keeper.adopt(order.socket, on_event=events, patience=DEADLINE), events)
     await house.empty()
     assert list((house.root / "run").iterdir()) == []
 
@@ -205,16 +233,16 @@ async def test_detaching_overrides_the_mode(house: House, grace: float) -> None:
     keeper, _ = await begin(order)
     await keeper.detach(grace)
     events = Events()
-    keeper = await Keeper.adopt(order.socket, on_event=events)
+    keeper = await Keeper.adopt(order.socket, on_event=events, patience=DEADLINE)
     assert keeper.hello.exit is None
-    keeper.stop(grace=DEADLINE)
+    keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
 
 
 async def test_one_of_two_connections_is_enough(house: House) -> None:
     order = house.order(house.engine(WAIT))
     keeper, events = await begin(order)
-    other = await Keeper.adopt(order.socket, on_event=Events())
+    other = await Keeper.adopt(order.socket, on_event=Events(), patience=DEADLINE)
     keeper._abort()
     await until(lambda: events.of(Lost))
     assert (await other.refresh()).exit is None
@@ -232,7 +260,8 @@ async def main():
     fields = json.loads(sys.stdin.readline())
     for name in ("socket", "record", "log"):
         fields[name] = Path(fields[name])
-    await Keeper.start(Order(**{**fields, "argv": tuple(fields["argv"])}), on_event=print)
+    order = Order(**{**fields, "argv": tuple(fields["argv"])})
+    await Keeper.start(order, on_event=print, patience=5.0)
     print("started", flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
@@ -277,11 +306,11 @@ async def test_service_kill_9_of_the_daemon_and_adoption(house: House) -> None:
     end(daemon_for(house, mode="service", grace=60.0))
     [record] = records(house.root / "run")
     events = Events()
-    keeper = await Keeper.adopt(record.socket, on_event=events)
+    keeper = await Keeper.adopt(record.socket, on_event=events, patience=DEADLINE)
     assert (keeper.pid, keeper.hello.start, keeper.hello.argv) == (
         *(record.pid, record.start),
         record.argv,
     )
-    keeper.stop(grace=DEADLINE)
+    keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
     await house.empty()

@@ -249,7 +249,9 @@ class Left:
         return self
 
     async def found(self) -> Keeper:
-        self.keeper = await Keeper.adopt(self.backend.places.socket, on_event=self.hear)
+        self.keeper = await Keeper.adopt(
+            self.backend.places.socket, on_event=self.hear, patience=5.0
+        )
         return self.keeper
 
     def hear(self, event: Any) -> None:
@@ -293,7 +295,7 @@ async def test_one_taken_over_ends_as_any_other(configured: Callable[..., Stock]
     left = await Left(configured()).leave()
     told, resumed = Told(), []  # type: ignore[var-annotated]
     keeper = await Keeper.adopt(
-        left.backend.places.socket, on_event=lambda event: resumed[0].on_event(event)
+        left.backend.places.socket, on_event=lambda event: resumed[0].on_event(event), patience=5.0
     )
     taken = configured().resume(keeper, told.append)
     assert taken is not None

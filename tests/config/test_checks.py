@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from daemon.config.checks import contradictions, warnings
+from daemon.config.checks import NOT_YET, contradictions, warnings
 from daemon.config.load import load_text
 from daemon.config.presets import load_presets
 from daemon.config.settings import Settings
 from daemon.config.tree import dotted
+from tests.conftest import ROOT
 
 
 def told(text: str) -> dict[str, str]:
@@ -45,6 +47,13 @@ def told(text: str) -> dict[str, str]:
             "models.b.aliases[0]",
             'Model "a"',
         ),
+        ("models.daemon.path='/x'", "models.daemon", "`ctl logs daemon` is the daemon's own log."),
+        ("models.Daemon.path='/x'", "models.Daemon", "`ctl logs daemon`"),
+        (
+            "models.a={path='/x', aliases=['b', 'DAEMON']}",
+            "models.a.aliases[1]",
+            "`ctl logs daemon`",
+        ),
         ("server.default_model='qwen3-codr'", "server.default_model", "qwen3-coder"),
         ("server.small_model='x1'", "server.small_model", ""),
         ("power.on_battery.model='x1'", "power.on_battery.model", ""),
@@ -80,6 +89,7 @@ def test_contradictions(text: str, where: str, hint: str) -> None:
         "server.default_model='qwen3-coder:30b'",
         "models.a={preset='qwen3-coder', path='/own.gguf'}",
         "models.a={path='/x', ctx=4096}",
+        "models.daemons={path='/x', aliases=['d*', 'my-daemon']}",
         "models.a.engine='ollama'",
         "models.a.engine='x'\nengines.command.x.argv=['x', '{port}']",
         "models.a.engine='command.x'\nengines.command.x.argv=['x', '{port}']",
@@ -109,6 +119,36 @@ def test_files_that_are_not_there_are_warnings_not_mistakes(tmp_path: Path) -> N
         "models.b.template",
         "engines.mlx-lm.path",
     }
+
+
+def acted_upon(table: str) -> set[str]:
+    """The keys of ``table`` that the daemon's code takes a value from (``….timing.settle``)."""
+    found: set[str] = set()
+    for path in (ROOT / "daemon").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                inner = node.value
+                name = inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", "")
+                found |= {node.attr} if name == table else set()
+    return found
+
+
+@pytest.mark.parametrize("table", ["server", "defaults", "logs", "service", "timing"])
+def test_a_key_that_nothing_acts_upon_is_told_as_such(table: str) -> None:
+    keys = set(type(getattr(Settings(), table)).model_fields)
+    told = {key for key in keys if (table,) in NOT_YET or (table, key) in NOT_YET}
+    used = acted_upon(table) & keys
+    assert keys - used <= told
+    if table == "timing":
+        assert not used & told
+
+
+def test_a_setting_without_effect_is_a_warning() -> None:
+    text = "timing.answer_stall = 5\nservice.linger = false\ntiming.settle = 1"
+    loaded = load_text(text, name="x")
+    found = {dotted(f.path): f.hint for f in warnings(loaded.settings)}
+    assert list(found) == ["service", "timing.answer_stall"]
+    assert all("nothing acts on it now" in hint for hint in found.values())
 
 
 def test_weights_that_the_engine_cannot_read_are_a_warning(tmp_path: Path) -> None:

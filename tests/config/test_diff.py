@@ -72,7 +72,18 @@ def test_another_name_is_only_another_label() -> None:
 
 def test_writing_a_preset_down_as_it_is_changes_no_backend() -> None:
     old, new = catalog({}), catalog({"models": {"qwen3-coder": {"preset": "qwen3-coder"}}})
-    assert diff(old, new) == Changes(relabelled=("qwen3-coder",))
+    assert diff(old, new) == Changes(added=("qwen3-coder",))
+    assert diff(new, old) == Changes(removed=("qwen3-coder",))
+
+
+def test_an_entry_in_a_presets_place_is_told_and_reaches_what_runs() -> None:
+    entry = {"preset": "qwen3-coder", "ctx": 4096, "pin": True}
+    old, new = catalog({}), catalog({"models": {"qwen3-coder": entry}})
+    assert diff(old, new) == Changes(added=("qwen3-coder",), changed=("qwen3-coder",))
+    assert diff(new, old) == Changes(removed=("qwen3-coder",), changed=("qwen3-coder",))
+    entry = {"preset": "qwen3-coder", "pin": True}
+    new = catalog({"models": {"qwen3-coder": entry}})
+    assert diff(old, new) == Changes(added=("qwen3-coder",))
 
 
 def test_defaults_reach_the_models_that_they_are_for() -> None:
@@ -89,14 +100,17 @@ def test_what_needs_a_restart_of_the_daemon() -> None:
         {
             "server": {"port": 9, "hosts": ["x"], "also": [{"port": 1, "as": "ollama"}]},
             "tls": {"enabled": True},
-            "timing": {"breaker": "3 in 1m", "settle": 1},
+            "timing": {"breaker": "3 in 1m", "settle": 1, "adopt_timeout": 1},
             "lan": {"mdns": False},
             "schedule": [{"cron": "* * * * *", "do": "load", "model": "gpt-oss"}],
         }
     )
     change = diff(catalog({}), new)
     assert change.sections == ("lan", "schedule", "server", "timing", "tls")
-    assert change.needs_restart == ("server.also", "server.port", "tls.enabled")
+    assert change.needs_restart == (
+        *("server.also", "server.port"),
+        *("timing.adopt_timeout", "tls.enabled"),
+    )
     assert {"server.hosts", "timing.breaker.count", "timing.settle"} <= set(change.keys)
 
 

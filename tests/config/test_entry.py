@@ -83,6 +83,33 @@ def test_what_a_model_refuses(values: dict[str, Any]) -> None:
         ModelEntry.model_validate(values)
 
 
+@pytest.mark.parametrize("key", ["mmproj", "draft", "template"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("hf:", "hf:a", "hf:a/b", "hf:a/b:Q4_K_M", "hf:a/b/", "hf:a//c", "hf:a/b/../c"),
+        *("hf:a/b/-c", "hf://a/b/c", "https://x/y.gguf", ""),
+    ],
+)
+def test_half_a_name_of_a_file_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ModelEntry.model_validate({key: value})
+    (details,) = caught.value.errors()
+    assert details["loc"] == (key,)
+    if value:
+        assert "hf:OWNER/REPO/FILE" in details["ctx"]["allowed"]
+        assert details["ctx"]["hint"]
+        assert ("embedded" in details["ctx"]["allowed"]) == (key == "template")
+
+
+@pytest.mark.parametrize("key", ["mmproj", "draft", "template"])
+@pytest.mark.parametrize(
+    "value", ["hf:a/b/c.gguf", "hf:a/b/sub/c d.gguf", "/x", "~/x", "x", "../x"]
+)
+def test_files_beside_the_weights(key: str, value: str) -> None:
+    assert getattr(ModelEntry.model_validate({key: value}), key) == value
+
+
 def test_every_engine_has_its_table() -> None:
     engines = Engines.model_validate({"llama-server": {"path": "/x"}, "mlx-lm": {"args": ["-v"]}})
     assert engines.entry("llama-server").path == "/x"
@@ -101,6 +128,17 @@ def test_a_command_has_placeholders_that_exist_and_a_port() -> None:
     for argv in ([], ["serve"], ["serve", "{port}", "{prot}"]):
         with pytest.raises(ValidationError):
             CommandEntry.model_validate({"argv": argv})
+
+
+def test_a_commands_environment_has_placeholders_that_exist() -> None:
+    env = {"LISTEN": "{host}:{port}", "JSON": '{"a": 1}', "PLAIN": "x"}
+    assert CommandEntry.model_validate({"argv": ["serve"], "env": env}).env == env
+    with pytest.raises(ValidationError) as caught:
+        CommandEntry.model_validate({"argv": ["serve", "{port}"], "env": {"LISTEN": "{prot}"}})
+    (mistake,) = caught.value.errors()
+    assert mistake["loc"] == ("env",)
+    assert "{port}" in mistake["ctx"]["allowed"]
+    assert mistake["ctx"]["hint"] == "There is no {prot} (LISTEN)."
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from control_api.client import STREAM_SECONDS
 from daemon.config.timing import Breaker, Timing
 
 
@@ -25,6 +26,12 @@ def test_the_breaker_is_written_in_words_or_as_a_table() -> None:
     for wrong in ("3", "in 2m", "3 in x", "0 in 2m", 5, {"count": 0}):
         with pytest.raises(ValidationError):
             Timing.model_validate({"breaker": wrong})
+
+
+def test_a_sign_of_life_comes_before_ctl_gives_up() -> None:
+    assert Timing.model_validate({"event_keepalive": "30 s"}).event_keepalive * 2 <= STREAM_SECONDS
+    with pytest.raises(ValidationError):
+        Timing.model_validate({"event_keepalive": 31})
 
 
 def test_what_repeats_has_a_pause() -> None:

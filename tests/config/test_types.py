@@ -24,6 +24,7 @@ from daemon.config.types import (
     parse_switch,
     parse_tokens,
 )
+from daemon.core import units
 
 READERS = (parse_bytes, parse_seconds, parse_keep_alive, parse_tokens, parse_amount, parse_budget)
 
@@ -198,6 +199,19 @@ def test_text_is_one_line() -> None:
     for wrong in ("a\nb", "\x1b[31m", "\x7f", ""):
         with pytest.raises(PydanticCustomError):
             check_text(wrong)
+
+
+@given(st.from_regex(r"\A {0,2}[0-9]{1,12}(\.[0-9]{1,3})? ?[kKmMgG]?i?[bB]?\Z"))
+def test_sizes_are_read_as_everywhere_else(text: str) -> None:
+    try:
+        expected = units.parse_bytes(text)
+    except ValueError:
+        expected = None
+    if expected is None or expected > 2**60:
+        with pytest.raises(PydanticCustomError):
+            parse_bytes(text)
+    else:
+        assert parse_bytes(text) == expected
 
 
 @given(st.text(max_size=30) | st.integers() | st.floats() | st.none() | st.lists(st.integers()))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from control_api.app import make_app
 from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.ports import ControlPort, Progress
-from daemon.views import BackendView, EventView, ModelView, PoolView, ReloadView, StatusView
+from daemon.ports import ControlPort, LoadFit, Progress
+from daemon.views import (
+    BackendView,
+    EventView,
+    FitView,
+    ModelView,
+    PoolView,
+    ReloadView,
+    StatusView,
+)
 
 GIB = 2**30
 READY = (
@@ -81,6 +90,25 @@ def backend_view(model: str, **changes: Any) -> BackendView:
     return BackendView(**{**values, **changes})
 
 
+def fit_view(**changes: Any) -> FitView:
+    """It fits; with changes it does not."""
+    values: dict[str, Any] = {
+        "model": "qwen3-coder",
+        "verdict": "fits",
+        "text": "qwen3-coder needs 17.0 GiB with a context of 65536: it fits.",
+        "setting": "shrink",
+        "wanted_context": 65536,
+        "wanted": {"gpu0": 17 * GIB},
+        "context": 65536,
+        "need": {"gpu0": 17 * GIB},
+        "budget": {"gpu0": 24 * GIB},
+        "evicts": [],
+        "pinned": [],
+        "choices": [],
+    }
+    return FitView(**{**values, **changes})
+
+
 class FakeControl:
     """Implements ``ControlPort``. ``calls`` are the changes that were asked for."""
 
@@ -104,6 +132,7 @@ class FakeControl:
             settings=[],
             needs_restart=["server.port"],
         )
+        self.fits = fit_view()
         self.kept: list[EventView] = []
         self.subscribers: list[Callable[[EventView], None]] = []
         self.subscribed = 0  # how often, in all
@@ -167,8 +196,13 @@ class FakeControl:
     def backends(self) -> list[BackendView]:
         return list(self.running)
 
-    async def load(self, name: str, *, ctx: int | None = None) -> AsyncIterator[Progress]:
-        self.calls.append(("load", name, ctx))
+    async def fit(self, name: str, *, ctx: int | None = None) -> FitView:
+        return replace(self.fits, model=self.model(name).name)
+
+    async def load(
+        self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
+    ) -> AsyncIterator[Progress]:
+        self.calls.append(("load", name, ctx, *([fit] if fit else [])))
         async for step in self._play(f"load {name}"):
             yield step
 

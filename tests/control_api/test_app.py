@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from control_api.app import OPERATIONS
+from control_api.app import OPERATIONS, set_limits
 from control_api.auth import FRONT_HEADERS, FrontAuth, front_headers
-from control_api.operation import PREFIX, Operation
+from control_api.operation import PREFIX, Limits, Operation
 from daemon.access.principals import LOCAL, OWNER
 from daemon.core.problems import Code, Problem, ProblemError
 from tests.control_api.fake import FakeControl, served
@@ -79,7 +79,7 @@ async def test_other_media_types_are_refused(
         async with http.post(
             url(operation), data=b"{}", headers=headers, skip_auto_headers=skip
         ) as response:
-            await envelope(response, 415, "invalid_request")
+            await envelope(response, 415, "unsupported_media_type")
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     async with http.post(url(operation), data=b"{}", headers=headers) as response:
         await envelope(response, 415, "unsupported_encoding")
@@ -274,6 +274,18 @@ async def test_each_code_has_a_status_and_keeps_its_facts(
         error = await envelope(response, response.status, code.value)
         assert error["facts"] == {"needed": 17, "path": "/x"}
         assert response.headers["Retry-After"] == "30"
+
+
+async def test_other_limits_count_from_the_next_request(fake: FakeControl, folder: Path) -> None:
+    fake.broken = ProblemError(Problem(Code.BACKOFF, "It is so.", "", 90.0))
+    async with served(fake, folder / "s.sock", limits=Limits(retry_after_max=20.0)) as runner:
+        connector = aiohttp.UnixConnector(path=str(folder / "s.sock"))
+        async with aiohttp.ClientSession("http://x", connector=connector) as http:
+            for limits, header in ((None, "20"), (Limits(retry_after_max=40.0), "40")):
+                if limits is not None:
+                    set_limits(runner.app, limits)
+                async with http.get(f"{PREFIX}/status") as response:
+                    assert response.headers["Retry-After"] == header
 
 
 async def test_a_bug_is_a_500_without_its_text(

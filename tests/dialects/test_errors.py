@@ -71,6 +71,12 @@ def test_retry_after_is_short_and_whole(wait: float, header: str) -> None:
         assert fields["x-should-retry"] == "true"
 
 
+@pytest.mark.parametrize(("longest", "header"), [(120.0, "90"), (12.9, "12"), (0.0, "1")])
+def test_the_longest_retry_after_can_be_chosen(longest: float, header: str) -> None:
+    problem = Problem(Code.QUEUE_FULL, "Full.", retry_after=90.0)
+    assert dict(render(problem, "openai", "r", longest)[1])["Retry-After"] == header
+
+
 def test_model_errors_name_the_field() -> None:
     body = render(Problem(Code.MODEL_NOT_FOUND, "No."), "openai", "r")[2]
     assert json.loads(body)["error"]["param"] == "model"

@@ -81,17 +81,16 @@ def test_one_that_gave_no_answer_is_asked_once(tmp_path: Path) -> None:
     assert Inspector(tmp_path / "cache.json").facts(program, lambda: FACTS) == FACTS
 
 
-def test_a_program_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries, "ASK_SECONDS", 0.05)
-    assert binaries.output(("/bin/sleep", "10"), {}) is None
+def test_a_program_that_hangs_is_given_up() -> None:
+    assert Inspector(None, 0.05).output(("/bin/sleep", "10"), {}) is None
 
 
 def test_a_program_that_cannot_run_gives_nothing() -> None:
-    assert binaries.output(("/no/such/program",), {}) is None
+    assert Inspector().output(("/no/such/program",), {}) is None
 
 
 def test_both_streams_are_read_whatever_the_exit_status() -> None:
-    said = binaries.output(("/bin/sh", "-c", "echo out; echo err >&2; exit 3"), os.environ)
+    said = Inspector().output(("/bin/sh", "-c", "echo out; echo err >&2; exit 3"), os.environ)
     assert said == "out\nerr\n"
 
 

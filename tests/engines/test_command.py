@@ -73,6 +73,13 @@ def test_mistakes_are_told(
     assert hint in problem.hint
 
 
+def test_a_key_file_in_the_environment_is_written_too() -> None:
+    asked = template("serve", "{port}", env={"KEYS": "{key_file}"})
+    launch = Command(asked, ENVIRON).launch(plan(), installed("command.mine", "/bin/serve"))
+    assert (launch.env["KEYS"], launch.files) == ("/run/key", {"/run/key": "canary\n"})
+    assert launch.headers == {"Authorization": "Bearer canary"}
+
+
 def test_readiness_is_a_path_and_then_a_real_request() -> None:
     probe = Command(template(ready="/up")).probe(plan())
     assert (probe.health, probe.method, probe.path) == ("/up", "POST", "/v1/chat/completions")

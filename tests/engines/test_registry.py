@@ -97,6 +97,16 @@ def test_an_unknown_name(tmp_path: Path) -> None:
     assert "llama-server" in caught.value.problem.hint
 
 
+def test_a_program_has_its_time_to_answer(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    entry = {"llama-server": {"path": str(program)}}
+    settings = Settings.model_validate({"engines": entry, "timing": {"engine_probe": 0.05}})
+    with pytest.raises(ProblemError, match="does not answer --help"):
+        Registry(settings, {"PATH": "/bin"}, None, LINUX).find("llama-server")
+
+
 def test_settings_reach_the_finder(tmp_path: Path) -> None:
     program = script(tmp_path, name="mine")
     found = registry(tmp_path, {"llama-server": {"path": str(program)}}).find("llama-server")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.logs.files import RotatingHandler, open_log, rotate
+from daemon.logs.files import Form, RotatingHandler, open_log, rotate
 
 
 @pytest.fixture
@@ -57,15 +59,62 @@ def test_a_traceback_is_one_line_without_secrets(handler: RotatingHandler, path:
     assert line.endswith(r"ValueError: api_key=***\x1b[31m")
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(messages=st.lists(st.text(st.characters(codec=None), max_size=30), max_size=5))
-def test_n_records_are_n_lines(handler: RotatingHandler, path: Path, messages: list[str]) -> None:
+def test_n_records_are_n_lines(
+    handler: RotatingHandler, path: Path, form: Form, messages: list[str]
+) -> None:
+    handler.form = form
     before = path.read_bytes().count(b"\n")
     for message in messages:
         say(handler, "%s", message)
     data = path.read_bytes()
     assert data.count(b"\n") - before == len(messages)
     assert not [byte for byte in data if byte < 0x20 and byte != 0x0A]
+
+
+def test_a_line_of_json_says_the_same(path: Path) -> None:
+    handler = open_log(path, 1 << 20, 2, form="json")
+    say(handler, "loading %s", 'a "b" 漢字\n\x9b')
+    try:
+        raise ValueError("api_key=abc")
+    except ValueError:
+        record = logging.LogRecord("y", logging.ERROR, "f.py", 1, "hf_" + "a" * 20, (), None)
+        record.exc_info = sys.exc_info()
+        handler.handle(record)
+    handler.close()
+    text = path.read_text()
+    assert "漢字\\n\\u009b" in text
+    first, second = map(json.loads, text.splitlines())
+    assert list(first) == ["time", "level", "logger", "message"]
+    assert (first["level"], first["logger"]) == ("INFO", "modelport.x")
+    assert first["message"] == 'loading a "b" 漢字\n\x9b'
+    assert datetime.fromisoformat(first["time"]).utcoffset() == timedelta(0)
+    assert (second["level"], second["message"]) == ("ERROR", "hf_***")
+    assert second["traceback"].startswith("Traceback (most recent call last):\n")
+    assert second["traceback"].endswith("ValueError: api_key=***")
+
+
+def test_a_long_line_of_json_is_cut_and_still_json(handler: RotatingHandler, path: Path) -> None:
+    handler.form = "json"
+    for text in ("x" * 100_000, '"' * 100_000, "\u202e" * 100_000):
+        say(handler, text)
+    for line in path.read_bytes().splitlines():
+        assert len(line) <= 8192
+        assert json.loads(line)["message"].endswith("bytes]")
+
+
+def test_lost_lines_are_told_in_json_too(tmp_path: Path) -> None:
+    handler = open_log(tmp_path / "no" / "modelport.log", 1000, 1, form="json")
+    say(handler, "lost")
+    (tmp_path / "no").mkdir()
+    say(handler, "found")
+    handler.close()
+    lines = (tmp_path / "no" / "modelport.log").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert first["message"] == "1 log lines before this one could not be written"
+    assert second["message"] == "found"
 
 
 def test_a_long_line_is_cut(handler: RotatingHandler, path: Path) -> None:

@@ -288,6 +288,15 @@ async def test_a_bug_in_reading_costs_one_connection(caplog: pytest.LogCaptureFi
 
 
 @both_loops
+async def test_the_longest_retry_after_is_a_setting() -> None:
+    async with world(limits=Limits(tick=0.01, retry_after_max=7.5)) as here:
+        here.leases.problems = [Problem(Code.QUEUE_FULL, "Full.", retry_after=99.0)]
+        client = await here.client()
+        await client.send(post())
+        assert (await client.reply()).get("retry-after") == "7"
+
+
+@both_loops
 async def test_refusals_of_the_queue_have_the_shape_of_the_path() -> None:
     async with world() as here:
         full = Problem(Code.QUEUE_FULL, "Full.", retry_after=99.0)

@@ -30,6 +30,8 @@ OURS: Final = frozenset({"modelport"})
 
 Verdict = Literal["ok", "warn", "fail"]
 
+STATUS_SECONDS: Final = 5.0  # for the whole status; a daemon that takes longer is ill
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -69,7 +71,7 @@ def check_distributions(owners: Mapping[str, Iterable[str]]) -> Iterator[Check]:
 def check_daemon(client: Client) -> tuple[Check, dict[str, Any] | None]:
     """Whether a daemon answers; its status, if it does."""
     try:
-        status: dict[str, Any] = client.get("/status", seconds=5.0)
+        status: dict[str, Any] = client.get("/status", seconds=STATUS_SECONDS)
     except UnreachableError as error:
         return Check("daemon", "warn", str(error), error.hint), None
     except RefusedError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from control_api.client import Client, RefusedError, UnreachableError
+from control_api.client import PING_SECONDS, Client, RefusedError, UnreachableError
 from control_api.commands.command import Command
 from control_api.commands.local.settings import find_paths
 from control_api.commands.output import Out
@@ -20,7 +20,7 @@ LINES: Final = 100
 def logs(args: Namespace, out: Out) -> int:
     client = Client()
     try:
-        client.get("/version", seconds=2.0)
+        client.get("/version", seconds=PING_SECONDS)
     except UnreachableError:
         return _from_files(args, out)
     _print(client.log_lines(args.log, lines=args.lines, follow=args.follow), out)

@@ -1,0 +1,76 @@
+"""Bodies of requests: read as their type, or refused with the field, what was found in it and what
+is allowed there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from control_api.operation import bad_request
+from control_api.schemas import Body
+from daemon.core.problems import Code, ProblemError
+
+_SHOWN: Final = 40  # characters of what was found
+
+
+def decode_body(kind: type[Body], raw: bytes) -> Body:
+    """The body as its type; no body means ``{}``. Raises ``ProblemError`` naming the field."""
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise _wrong(kind, raw, str(error)) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise bad_request(
+            f"The body is not valid JSON: {error}.", code=Code.INVALID_JSON
+        ) from error
+
+
+def _wrong(kind: type[Body], raw: bytes, text: str) -> ProblemError:
+    """Valid JSON so far, but not of this type."""
+    hint = f"Allowed fields: {', '.join(kind.__struct_fields__) or 'none'}."
+    try:
+        values = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return bad_request(f"{text}.", hint)  # and broken further on
+    if not isinstance(values, dict):
+        return bad_request(f"The body is {_shown(values)}; a JSON object is allowed.", hint)
+    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            return bad_request(f"The body has the unknown field {name[:_SHOWN]!r}.", hint)
+        try:
+            msgspec.convert(value, known[name])
+        except msgspec.ValidationError:
+            allowed = _allowed(inspect.type_info(known[name]))
+            return bad_request(f"{name} is {_shown(value)}; {allowed} is allowed.")
+    return bad_request(f"{text}.", hint)
+
+
+def _shown(value: Any) -> str:
+    """As JSON, cut where it is long: what was found."""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _allowed(kind: inspect.Type) -> str:
+    """What a field takes, in words."""
+    match kind:
+        case inspect.UnionType(types):
+            return " or ".join(_allowed(one) for one in types)
+        case inspect.IntType(ge=low, le=high) if low is not None and high is not None:
+            return f"a whole number from {low} to {high}"
+        case inspect.IntType():
+            return "a whole number"
+        case inspect.LiteralType(values):
+            return " or ".join(sorted(msgspec.json.encode(value).decode() for value in values))
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.NoneType():
+            return "null"
+        case inspect.StrType():
+            return "text"
+        case _:
+            raise AssertionError(f"a body with a field of {kind}: say here what that takes")

@@ -1,0 +1,46 @@
+"""What quantisations are worth: bits per weight by name. Pure.
+
+The mixtures' figures are of Llama 2 7B as llama.cpp's quantize tool documents them (its README);
+other models come within a few percent. Pure types are exact (``TENSOR_TYPES``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from daemon.weights.ggml import TENSOR_TYPES
+
+MIXTURES: Final = {
+    "Q2_K": 3.35,
+    "Q3_K_S": 3.50,
+    "Q3_K_M": 3.91,
+    "Q3_K_L": 4.27,
+    "Q3_K_XL": 4.3,
+    "Q4_K_S": 4.58,
+    "Q4_K_M": 4.84,
+    "Q4_K_L": 4.9,
+    "Q4_K_XL": 4.9,
+    "Q5_K_S": 5.52,
+    "Q5_K_M": 5.68,
+    "Q5_K_XL": 5.8,
+    "Q6_K": 6.56,
+    "Q6_K_XL": 7.0,
+    "Q8_K_XL": 9.5,
+}
+_PURE: Final = {name: 8 * size / block for name, block, size in TENSOR_TYPES.values()}
+_PLAIN_BITS: Final = re.compile(r"(\d{1,2})-?bit", re.IGNORECASE)
+
+
+def bits(name: str) -> float | None:
+    """Bits per weight of a quantisation such as ``Q4_K_M``, ``UD-Q4_K_XL``, ``MXFP4``, ``4bit``.
+
+    None where the name says nothing.
+    """
+    plain = name.upper().removeprefix("UD-").removeprefix("I1-")
+    if plain in MIXTURES:
+        return MIXTURES[plain]
+    if plain in _PURE:
+        return _PURE[plain]
+    match = _PLAIN_BITS.fullmatch(plain)
+    return float(match[1]) + 0.5 if match else None  # MLX: a scale and a bias per 64 weights

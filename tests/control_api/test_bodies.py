@@ -1,0 +1,75 @@
+"""Bodies of requests: what is refused, and in which words."""
+
+from __future__ import annotations
+
+import pytest
+
+from control_api.app import OPERATIONS
+from control_api.bodies import decode_body
+from control_api.schemas import Body, Empty, LoadBody, UnloadBody
+from daemon.core.problems import Code, Problem, ProblemError
+
+CTX = "a whole number from 256 to 16777216 or null is allowed."
+
+
+def refused(kind: type[Body], raw: bytes) -> Problem:
+    with pytest.raises(ProblemError) as caught:
+        decode_body(kind, raw)
+    return caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"ctx": 99999999999}', f"ctx is 99999999999; {CTX}"),
+        (b'{"ctx": 0}', f"ctx is 0; {CTX}"),
+        (b'{"ctx": 99999999999999999999999}', f"ctx is 99999999999999999999999; {CTX}"),
+        (b'{"ctx": 4096.5}', f"ctx is 4096.5; {CTX}"),
+        (b'{"ctx": "64k", "wait": true}', f'ctx is "64k"; {CTX}'),
+        (b'{"ctx": [{"a": 1}]}', f'ctx is [{{"a":1}}]; {CTX}'),
+        (b'{"fit": "ask"}', 'fit is "ask"; "ignore" or "refuse" or "shrink" or null is allowed.'),
+        (b'{"wait": "yes"}', 'wait is "yes"; true or false is allowed.'),
+        (b'{"wait": null}', "wait is null; true or false is allowed."),
+        (b'{"wait": "' + b"x" * 99 + b'"}', f'wait is "{"x" * 39}…; true or false is allowed.'),
+    ],
+)
+def test_field_found_and_allowed(raw: bytes, message: str) -> None:
+    problem = refused(LoadBody, raw)
+    assert problem.code is Code.INVALID_REQUEST
+    assert problem.message == message
+    assert problem.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"context": 4096}', "The body has the unknown field 'context'."),
+        (b"[4096]", "The body is [4096]; a JSON object is allowed."),
+        (b"null", "The body is null; a JSON object is allowed."),
+    ],
+)
+def test_other_than_the_fields_that_there_are(raw: bytes, message: str) -> None:
+    problem = refused(LoadBody, raw)
+    assert (problem.code, problem.message) == (Code.INVALID_REQUEST, message)
+    assert problem.hint == "Allowed fields: ctx, fit, wait."
+
+
+@pytest.mark.parametrize("raw", [b'{"ctx": "64k", ', b"[" * 20_000, b'{"wait": ' + b"[" * 20_000])
+def test_wrong_and_broken_further_on(raw: bytes) -> None:
+    problem = refused(LoadBody, raw)
+    assert problem.code in (Code.INVALID_REQUEST, Code.INVALID_JSON)
+    assert problem.message
+
+
+def test_no_body_is_an_empty_one() -> None:
+    assert decode_body(LoadBody, b"") == LoadBody()
+    assert decode_body(LoadBody, b'{"ctx": 4096, "wait": true}') == LoadBody(ctx=4096, wait=True)
+    assert decode_body(UnloadBody, b'{"force": true}') == UnloadBody(force=True)
+    assert refused(Empty, b'{"a": 1}').hint == "Allowed fields: none."
+
+
+@pytest.mark.parametrize("kind", {op.body for op in OPERATIONS if op.body is not None}, ids=str)
+def test_every_field_of_every_body_is_told_in_words(kind: type[Body]) -> None:
+    for name in kind.__struct_fields__:
+        message = refused(kind, b'{"%s": {}}' % name.encode()).message
+        assert message.startswith(f"{name} is {{}}; ")
