@@ -10,25 +10,24 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from daemon.backends.prepare import OWN_BYTES
 from daemon.backends.ways import Asked, contexts
 from daemon.config.presets import Form, Preset, load_presets
 from daemon.core.units import GIB, MIB, format_bytes
-from daemon.engines import llama
+from daemon.engines import pricing
 from daemon.engines.base import Running
-from daemon.machine.base import USER_LIMIT, MachineFacts, PoolFacts
+from daemon.engines.pricing import Site
+from daemon.machine.base import UNIFIED, USER_LIMIT, MachineFacts, PoolFacts
 from daemon.machine.budget import budget, main_pools
 from daemon.machine.wired_limit import advice, most_mb
 from daemon.weights.describe import describe
 from daemon.weights.facts import Weights
-from daemon.weights.footprint import Shape, estimate, estimate_mlx
 from tests.machine.published import MODELS, Published
 from tests.machine.samples import MACHINES
 
@@ -77,34 +76,28 @@ def _fit(model: Published, facts: MachineFacts) -> tuple[int | None, int, int]:
     room = sum(amounts[pool] for pool in pools)
     asked = Asked(preset.ctx, CTX, MIN_CTX, preset.slots or 1, shrink=True)
     found = contexts(asked, weights.n_ctx_train or None, preset.kind)
+    need = 0
     for ctx in found:
         running = Running(str(ctx), ctx, asked.slots)
-        need = price(model, running, form, preset.kind, cards=len(pools))
+        need = price(model, running, form, preset.kind, pools)
         if need <= room:
             return ctx, need, room
     return None, need, room
 
 
-def price(model: Published, running: Running, form: Form, kind: str, *, cards: int = 1) -> int:
-    """Bytes, over all cards together: each of them needs buffers of its own to compute in."""
-    weights = weights_of(model)
-    if model.form == "mlx":
-        return estimate_mlx(weights, running.ctx, slots=running.slots).total
-    memory = llama.memory_settings(running, kind, form.args)
-    parts = estimate(
-        weights,
-        Shape(
-            memory.n_ctx,
-            memory.slots,
-            memory.ubatch,
-            memory.type_k,
-            memory.type_v,
-            memory.prompt_cache,
-            memory.unified,
-            checkpoints=memory.checkpoints,
-        ),
+def price(model: Published, running: Running, form: Form, kind: str, pools: Sequence[str]) -> int:
+    """Bytes in the given pools: unified memory, or all cards together."""
+    unified = UNIFIED in pools
+    site = Site(
+        engine="mlx-lm" if model.form == "mlx" else "xllamacpp",
+        kind=kind,
+        args=form.args,
+        devices=() if unified else tuple(pools),
+        host=UNIFIED if unified else "ram",
+        unified_gpu=unified,
     )
-    return parts.total + OWN_BYTES["xllamacpp"] + (cards - 1) * parts.compute
+    found = pricing.price(weights_of(model), running, site)
+    return sum(found[pool].total for pool in pools if pool in found)
 
 
 def _preset(model: Published) -> tuple[Preset, Form]:
