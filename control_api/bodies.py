@@ -62,6 +62,8 @@ def _allowed(kind: inspect.Type) -> str:
             return " or ".join(_allowed(one) for one in types)
         case inspect.IntType(ge=low, le=high) if low is not None and high is not None:
             return f"a whole number from {low} to {high}"
+        case inspect.FloatType(gt=low, le=high) if low is not None and high is not None:
+            return f"a number above {low:g} and up to {high:g}"
         case inspect.IntType():
             return "a whole number"
         case inspect.LiteralType(values):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from daemon.views import ChoiceView, PoolView
+from daemon.views import ChoiceView, ClaimView, PoolView, VictimView, WaitView
 
 PREFIX: Final = "/control/v1"
 SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
@@ -34,7 +34,14 @@ STREAM_SECONDS: Final = 60.0
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 
 _View = TypeVar("_View")
-_INNER: Final[dict[str, type]] = {"pools": PoolView, "choices": ChoiceView}  # by the field's name
+# The values inside a value, by the name of the field.
+_INNER: Final[dict[str, type]] = {
+    "pools": PoolView,
+    "choices": ChoiceView,
+    "claim": ClaimView,
+    "victims": VictimView,
+    "waiting": WaitView,
+}
 
 
 class UnreachableError(Exception):
@@ -285,8 +292,10 @@ def view(kind: type[_View], data: Mapping[str, Any]) -> _View:
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     known = {name: data[name] for name in names if name in data}
     for name, inner in _INNER.items():
-        if name in known:
-            known[name] = [view(inner, each) for each in known[name]]
+        if isinstance(found := known.get(name), list):
+            known[name] = [view(inner, each) for each in found]
+        elif isinstance(found, Mapping):
+            known[name] = view(inner, found)
     try:
         return kind(**known)
     except TypeError as error:

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from control_api.operation import Call, Empty, Operation, answer
-from control_api.schemas import Done, ReloadView, StatusView, Version
+from control_api.schemas import Done, PauseBody, ReloadView, StatusView, Version
 from daemon.core.problems import Code, Problem, ProblemError
 
 _TAG: Final = "daemon"
@@ -35,6 +35,15 @@ async def reload(call: Call) -> web.StreamResponse:
             )
         )
     return answer(view)
+
+
+async def pause(call: Call) -> web.StreamResponse:
+    call.port.pause(call.body.duration, hold=call.body.hold, force=call.body.force)
+    return answer(Done())
+
+
+async def resume(call: Call) -> web.StreamResponse:
+    return answer(Done(ok=call.port.resume()))
 
 
 async def shutdown(call: Call) -> web.StreamResponse:
@@ -68,6 +77,24 @@ OPERATIONS: Final = (
         body=Empty,
         answer=ReloadView,
         errors=(Code.CONFIG_INVALID,),
+    ),
+    Operation(
+        method="POST",
+        path="/pause",
+        handler=pause,
+        tag=_TAG,
+        summary="Unload everything and start nothing for a while; requests wait or are refused.",
+        body=PauseBody,
+        answer=Done,
+    ),
+    Operation(
+        method="POST",
+        path="/resume",
+        handler=resume,
+        tag=_TAG,
+        summary="End a pause; `ok` is false if there was none.",
+        body=Empty,
+        answer=Done,
     ),
     Operation(
         method="POST",

@@ -27,6 +27,7 @@ __all__ = [
     "LoadBody",
     "ModelView",
     "Models",
+    "PauseBody",
     "ProgressLine",
     "PullBody",
     "ReloadView",
@@ -40,6 +41,7 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
 """What a name may look like: it is only a key of the catalog, never a path or a flag."""
 
 MIN_CTX, MAX_CTX = 256, 16_777_216
+MAX_PAUSE = 30 * 86400.0
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -64,6 +66,15 @@ class PullBody(Body, frozen=True):
     """``wait``: stream the steps until the files are there."""
 
     wait: bool = False
+
+
+class PauseBody(Body, frozen=True):
+    """``duration``: seconds until it ends by itself; without it, until it is resumed. ``hold``: requests
+    wait meanwhile, else they are refused. ``force``: running requests are cut."""
+
+    duration: Annotated[float, msgspec.Meta(gt=0, le=MAX_PAUSE)] | None = None
+    hold: bool = True
+    force: bool = False
 
 
 class UnloadBody(Body, frozen=True):

@@ -69,7 +69,10 @@ class Daemon:
         self.bus = Bus()
         self.notifier = Notifier()
         self.supervisor = Supervisor(
-            Scheduler({}, policy(settings)), self.bus, settings.server.queue_timeout
+            Scheduler({}, policy(settings)),
+            self.bus,
+            settings.server.queue_timeout,
+            free=observe.free,
         )
         self.configured = Configured(
             Reader(paths, environ, flags, mode), self.supervisor, self.bus, settings
@@ -132,8 +135,14 @@ class Daemon:
     def _housekeeper(self) -> Housekeeper:
         from daemon.housekeeping import Housekeeper, Rounds
 
-        rounds = Rounds.of(self.settings)
-        return Housekeeper(self.supervisor, observe.free, self.paths.log_dir, rounds)
+        return Housekeeper(
+            self.supervisor,
+            self.configured.promised,
+            self.configured.reader.learned,
+            self.configured.learnt,
+            self.paths.log_dir,
+            Rounds.of(self.settings),
+        )
 
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""

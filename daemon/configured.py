@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from daemon.backends.backend import Backend
+from daemon.backends.learned import Promise
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import Stock
 from daemon.config.diff import Changes, diff
@@ -60,6 +62,8 @@ class Configured:
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stock: Stock | None = None
     _overrides: dict[str, Override] = field(default_factory=dict)
+    _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.pulls = Pulls(self.bus, self._arrived)
@@ -94,6 +98,10 @@ class Configured:
         if not pins:
             specs = {name: replace(spec, pinned=False) for name, spec in specs.items()}
         self.supervisor.catalog(specs, touched, reading.budget)
+        self.supervisor.look(
+            low={pool: mark.low for pool, mark in reading.marks.items()},
+            high={pool: mark.high for pool, mark in reading.marks.items()},
+        )
 
     async def reload(self) -> ReloadView:
         """Read the file again; what did not change is not touched, what is broken not taken.
@@ -102,7 +110,8 @@ class Configured:
         """
         async with self._changing:
             try:
-                reading = await asyncio.to_thread(self.reader.again)
+                held = self._held()
+                reading = await asyncio.to_thread(self.reader.again, held)
             except (ConfigError, ProblemError) as error:
                 return self._refused(error)
             self._refuse_if_stopping()
@@ -114,6 +123,11 @@ class Configured:
             view = _view(changes, touched)
             self.bus.publish("reload", "", _summary(view), {"changed": view.changed})
             return view
+
+    def _held(self) -> dict[str, int]:
+        """Bytes by pool that our backends take now, or are about to."""
+        ledger = self.supervisor.scheduler.ledger
+        return total(ledger.charged(name) for name in self.supervisor.backends)
 
     def _refuse_if_stopping(self) -> None:
         """Nothing may be started any more, so nothing is changed either."""
@@ -215,6 +229,26 @@ class Configured:
             self._restock(fresh, anew=not self._runs_as(fresh))
             return fresh
 
+    def learnt(self, name: str) -> None:
+        """What this model takes has turned out otherwise: its next start is charged so."""
+        self._stale.add(name)
+
+    async def _reprice(self, name: str) -> None:
+        async with self._changing:
+            if name in self._overrides or name not in self.stock.prepared:
+                return
+            fresh = await asyncio.to_thread(self._prepare, self.original(name), False)
+            if fresh.problem is None and not self.supervisor.draining:
+                self._restock(fresh, anew=False)
+
+    def promised(self, run: Backend) -> Promise | None:
+        """What was reckoned with for this backend; None where nothing is to be learned of it."""
+        item = self.stock.prepared.get(run.model)
+        way = run.variant.id
+        if item is None or way not in item.keys:
+            return None
+        return Promise(item.keys[way], item.estimates[way], item.promised(way))
+
     def _prepare(self, model: Model, look_again: bool) -> Prepared:
         """In a thread. ``look_again``: also for engines, which may have been installed since."""
         preparer = self.reader.preparer(self.settings) if look_again else self.stock.preparer
@@ -244,7 +278,12 @@ class Configured:
         self._overrides[spec.name] = Override(usual, since)
 
     def _told(self, event: EventView) -> None:
-        """A run has ended for good: its own context ends with it."""
+        """A run has ended: what was learned of it counts; for good: so does its own context."""
+        if event.kind == "exited" and event.model in self._stale:
+            self._stale.discard(event.model)
+            task = asyncio.get_running_loop().create_task(self._reprice(event.model))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         override = self._overrides.get(event.model)
         if override is None or event.facts.get("generation", 0) <= override.since:
             return

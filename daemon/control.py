@@ -18,22 +18,20 @@ from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
 from daemon.config.paths import Paths
 from daemon.configured import Configured
-from daemon.core.eviction import Resident
 from daemon.core.lifecycle import State
-from daemon.core.messages import Ask, Bytes, OperatorAsked
+from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Problem, ProblemError
+from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
 from daemon.ports import Lease, LoadFit, Progress
-from daemon.preflight import Preflight, Way, preflight
+from daemon.preflight import Way, preflight
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.views import (
     BackendView,
-    ChoiceView,
     EventView,
     FitView,
     ModelView,
-    PoolView,
     ReloadView,
     StatusView,
 )
@@ -58,8 +56,9 @@ class Control:
     # ------------------------------------------------------------ looking
 
     def status(self) -> StatusView:
-        core = self.supervisor.scheduler
+        core, now = self.supervisor.scheduler, self.supervisor.clock()
         pages = core.pages.values()
+        told = core.explain(now)
         return StatusView(
             version=self.version,
             pid=os.getpid(),
@@ -69,25 +68,18 @@ class Control:
             config=str(self.configured.config_path),
             config_problem=self.configured.problem,
             log=str(self.paths.daemon_log),
-            pools=[self._pool(name) for name in sorted(core.ledger.budget)],
+            pools=[pool_view(pool, self.configured.budget_source) for pool in told.pools],
             backends=len(self.supervisor.backends),
             leases=sum(len(page.leases) for page in pages),
             queue=sum(len(page.queue) for page in pages),
-            claim=core.claim,
+            claim=claim_view(told.claim, now) if told.claim else None,
+            waiting=[wait_view(wait, now) for wait in told.waiting],
+            paused=told.paused,
+            paused_left=left(told.paused_until, now),
+            thrash_ratio=round(told.thrash_ratio, 3),
+            advice=told.advice.text if told.advice else "",
             draining=self.supervisor.draining,
             counters=dict(self.supervisor.counters),
-        )
-
-    def _pool(self, name: str) -> PoolView:
-        ledger = self.supervisor.scheduler.ledger
-        settling = ledger.settling().get(name, 0)
-        return PoolView(
-            name=name,
-            budget=ledger.budget[name],
-            committed=ledger.committed.get(name, 0),
-            settling=settling,
-            free=ledger.free.get(name),
-            source=self.configured.budget_source,
         )
 
     def models(self, *, presets: bool = False) -> list[ModelView]:
@@ -186,14 +178,14 @@ class Control:
             [Way(item.ways[v.id].ctx, v.need) for v in item.spec.variants],
             ledger.budget,
             [
-                _resident(page, ledger.charged(name))
+                resident(page, ledger.charged(name))
                 for name, page in pages.items()
                 if page.state.resident
             ],
             frozenset(name for name, page in pages.items() if page.pinned),
             shrink=setting != "refuse",
         )
-        return _fit_view(found, setting, ledger.budget)
+        return fit_view(found, setting, ledger.budget)
 
     async def load(
         self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
@@ -278,6 +270,14 @@ class Control:
         self.supervisor.tell(OperatorAsked(Ask.PIN if pinned else Ask.UNPIN, model))
         self.bus.publish("pin" if pinned else "unpin", model, _pinned(model, pinned))
 
+    def pause(self, seconds: float | None, *, hold: bool, force: bool) -> None:
+        self.supervisor.tell(OperatorAsked(Ask.PAUSE, None, force, seconds, hold))
+
+    def resume(self) -> bool:
+        paused = self.supervisor.scheduler.paused is not None
+        self.supervisor.tell(OperatorAsked(Ask.RESUME))
+        return paused
+
     def reset(self, name: str) -> None:
         self.supervisor.tell(OperatorAsked(Ask.RESET, self._find(name).model.name))
 
@@ -303,43 +303,6 @@ class Control:
 
     def shutdown(self) -> None:
         self.stop()
-
-
-def where(run: Backend, charged: dict[str, int]) -> str:
-    """``100% gpu0``, ``60% cpu``: the share of each memory; main memory is the CPU's."""
-    total = sum(charged.values()) or 1
-    shares = [(pool, round(100 * n / total)) for pool, n in sorted(charged.items()) if n]
-    names = {"ram": "cpu", "unified": "gpu" if run.installed.accelerators else "cpu"}
-    return " ".join(f"{share}% {names.get(pool, pool)}" for pool, share in shares)
-
-
-def _resident(page: Page, charged: Bytes) -> Resident:
-    return Resident(
-        page.name, charged, len(page.leases) + len(page.queue), page.idle_since(), page.load_seconds
-    )
-
-
-def _fit_view(found: Preflight, setting: str, budget: Bytes) -> FitView:
-    given = found.given
-    return FitView(
-        model=found.model,
-        verdict=found.verdict.value,
-        text=found.text,
-        setting=setting,
-        wanted_context=found.wanted.context,
-        wanted=dict(found.wanted.need),
-        context=given.context if given else None,
-        need=dict(given.need) if given else {},
-        budget=dict(budget),
-        evicts=list(found.evicts),
-        pinned=list(found.pinned),
-        choices=[
-            ChoiceView(
-                key=c.key, text=c.text, context=c.context, fit=c.fit, command=list(c.command)
-            )
-            for c in found.choices
-        ],
-    )
 
 
 def _pinned(model: str, pinned: bool) -> str:

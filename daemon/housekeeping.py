@@ -16,6 +16,7 @@ from pathlib import Path
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.backends.backend import Backend
+from daemon.backends.learned import Learned, Promise, combined
 from daemon.config.settings import Settings
 from daemon.core.messages import Bytes, MemoryObserved
 from daemon.machine.process import footprints
@@ -54,11 +55,14 @@ class Housekeeper:
     """Samples memory while it matters, and only then: an idle daemon sleeps."""
 
     supervisor: Supervisor
-    free: Callable[[], Bytes]
+    promised: Callable[[Backend], Promise | None]
+    learned: Learned
+    learnt: Callable[[str], None]
     log_dir: Path
     rounds: Rounds
     _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
+    _known: dict[str, dict[str, int]] = field(default_factory=dict)  # what was kept last, by key
     _looking: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self) -> None:
@@ -91,10 +95,11 @@ class Housekeeper:
 
     def wake(self) -> None:
         """Backends came or went: look at memory now, and go on as long as there is a reason."""
-        busy = bool(self.supervisor.backends)
-        for look, name, seconds in (
-            (self.sample, "sample", self.rounds.sample),
-            (self.look_around, "machine", self.rounds.machine),
+        runs = bool(self.supervisor.backends)
+        watched = runs or self.supervisor.scheduler.watches_memory
+        for look, name, seconds, busy in (
+            (self.sample, "sample", self.rounds.sample, runs),
+            (self.look_around, "machine", self.rounds.machine, watched),
         ):
             job = self._calendar.get_job(name)
             if busy and job is None:
@@ -107,14 +112,16 @@ class Housekeeper:
     async def _settle(self) -> None:
         """Look often while a dead process's memory is not back."""
         while self.supervisor.scheduler.ledger.settling():
-            free = await asyncio.to_thread(self.free)  # a program to run on some machines
-            self.supervisor.tell(MemoryObserved(free))
+            await self._look()
             await asyncio.sleep(self.rounds.settle)
 
     async def look_around(self) -> None:
         """What the machine has left."""
         with self._held():
-            self.supervisor.tell(MemoryObserved(await asyncio.to_thread(self.free)))
+            await self._look()
+
+    async def _look(self) -> None:
+        self.supervisor.look(await asyncio.to_thread(self.supervisor.free))  # a driver may be slow
 
     async def sample(self) -> None:
         """What each backend really takes."""
@@ -149,8 +156,31 @@ class Housekeeper:
             if held:
                 seen[key] = held
                 run.measured = max(sum(held.values()), run.measured or 0)
+                await self._learn(run, held)
         free = self.supervisor.scheduler.ledger.free  # as it was seen last
         self.supervisor.tell(MemoryObserved(free, seen))
+
+    async def _learn(self, run: Backend, held: Bytes) -> None:
+        """Keep what this command line really takes, for its next start."""
+        promise = self.promised(run)
+        if promise is None or run.ready_at is None:
+            return
+        told = run.allotted.by_pool(tuple(run.variant.need)) if run.allotted else {}
+        taken = combined(told, held, promise.later)
+        if taken == self._known.get(promise.key):
+            return
+        self._known[promise.key] = taken
+        news = await asyncio.to_thread(
+            self.learned.record,
+            promise.key,
+            run.model,
+            run.variant.id,
+            promise.estimated,
+            taken,
+            told=bool(told),
+        )
+        if news is not None:
+            self.learnt(run.model)
 
     def tidy(self) -> None:
         """Remove rotated logs that are older than the user wants to keep."""

@@ -48,6 +48,16 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a request's name means. ``small``: a title, a tag, an autocompletion; ``stand_in``: who
+    may serve it while the model itself is not ready."""
+
+    model: str
+    small: bool = False
+    stand_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where a leased request goes: TCP address or unix socket of the backend."""
 
@@ -168,6 +178,15 @@ class ControlPort(Protocol):
         ...
 
     def pin(self, name: str, pinned: bool) -> None: ...
+    def pause(self, seconds: float | None, *, hold: bool, force: bool) -> None:
+        """Unload everything and start nothing, for ``seconds`` or until :meth:`resume`. Requests
+        are held meanwhile, or refused; ``force`` cuts running ones."""
+        ...
+
+    def resume(self) -> bool:
+        """End a pause; False if there was none."""
+        ...
+
     def reset(self, name: str) -> None: ...
     async def reload(self) -> ReloadView: ...
     def pull(self, name: str) -> AsyncIterator[Progress]: ...

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from daemon.backends.learned import Learned
 from daemon.backends.prepare import Located, Preparer
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
@@ -20,12 +21,14 @@ from daemon.config.model import Model
 from daemon.config.paths import Paths
 from daemon.config.presets import load_presets
 from daemon.config.settings import Settings
+from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_file
 from daemon.engines.registry import Registry
 from daemon.machine import observe
 from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
+from daemon.machine.pressure import Marks, marks
 from daemon.pulling import hub_file
 from daemon.translate import backend_timing, budget_text
 
@@ -38,35 +41,48 @@ class Reading:
     stock: Stock
     budget: Mapping[str, int]
     budget_source: str
+    marks: Mapping[str, Marks]  # of free bytes: when another program is short of memory
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads, again and again; what the machine has is looked up once."""
+    """Reads, again and again."""
 
     paths: Paths
     environ: Mapping[str, str]
     flags: Mapping[str, object]
     mode: Literal["foreground", "service"]
+    learned: Learned = field(init=False)
     _facts: MachineFacts | None = None
+    _room: Mapping[str, int] = field(default_factory=dict)
 
-    def again(self) -> Reading:
-        """Read the file anew. Raises ConfigError with all mistakes, ProblemError."""
-        return self.read(
-            load(
-                self.paths.config_file,
-                environ=self.environ,
-                flags=self.flags,
-                missing_ok=not self.paths.config_named,
-            )
+    def __post_init__(self) -> None:
+        self.learned = Learned(self.paths.state_dir / "learned.json")
+
+    @property
+    def facts(self) -> MachineFacts:
+        """The machine, as it was when last read."""
+        assert self._facts is not None, "the machine is looked at by read()"
+        return self._facts
+
+    def again(self, held: Mapping[str, int] = NOTHING) -> Reading:
+        """Read the file anew, and the machine: a GPU's limit may have been raised.
+
+        ``held``: bytes by pool that our own backends take. Raises ConfigError with all mistakes,
+        ProblemError.
+        """
+        settings = load(
+            self.paths.config_file,
+            environ=self.environ,
+            flags=self.flags,
+            missing_ok=not self.paths.config_named,
         )
+        return self.read(settings, held)
 
-    def read(self, settings: Settings) -> Reading:
+    def read(self, settings: Settings, held: Mapping[str, int] = NOTHING) -> Reading:
         """Everything that follows from settings. Reads files and asks programs: for a thread."""
-        if self._facts is None:
-            self._facts = observe.facts()
-        facts = self._facts
-        amounts = budget(budget_text(settings), settings.memory.tier, facts)
+        facts = self._facts = observe.facts().without(held)
+        amounts = self._room = budget(budget_text(settings), settings.memory.tier, facts)
         catalog = Catalog.build(settings, load_presets())
         preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
@@ -86,14 +102,23 @@ class Reader:
             totals={pool.name: pool.total for pool in facts.pools},
         )
         source = "memory.budget" if settings.memory.budget is not None else "the machine"
-        return Reading(settings, stock, amounts, source)
+        written = amounts if settings.memory.budget is not None else ()
+        watched = marks(facts, settings.memory.tier, by_hand=written)
+        return Reading(settings, stock, amounts, source, watched)
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""
-        assert self._facts is not None, "the machine is looked at by read()"
         registry = Registry(settings, self.environ, self.paths.cache_dir / "engines.json")
-        pools = [pool.name for pool in self._facts.pools]
-        return Preparer(registry, settings, pools, self.environ, self._locate)
+        pools = [pool.name for pool in self.facts.pools]
+        return Preparer(
+            registry,
+            settings,
+            pools,
+            self.environ,
+            self._locate,
+            learned=self.learned,
+            room=self._room,
+        )
 
     def _locate(self, model: Model) -> Located:
         """The files of a model on this disk; raises ProblemError where they are not."""

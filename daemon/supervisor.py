@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
 
+from daemon.core.budget import NOTHING
 from daemon.core.messages import (
     BackendExited,
+    Bytes,
     CancelRequest,
     CatalogChanged,
     Command,
@@ -24,6 +27,7 @@ from daemon.core.messages import (
     ExitClass,
     Grant,
     KillBackend,
+    MemoryObserved,
     ModelSpec,
     Outcome,
     Publish,
@@ -39,7 +43,7 @@ from daemon.core.messages import (
 )
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.scheduler import Scheduler
-from daemon.ports import Hold, Lease, ModelCard, Target, Waiting, Wish
+from daemon.ports import Hold, Lease, ModelCard, Resolved, Target, Waiting, Wish
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.phrases import phrase
 
@@ -49,6 +53,7 @@ STOPPING = Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 
 STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
 # Longest wait, seconds, for the keeper's word on a backend that was lost. No setting: the keeper
 # sits on the same machine and speaks a moment later; this only bounds its silence.
+FRESH = 1.0  # seconds for which a look at the machine's memory is good enough for a start
 RETRY_HOLD = 0.5
 
 
@@ -66,8 +71,8 @@ class Runs(Protocol):
 class Stock(Protocol):
     """What can be served, as prepared from the configuration (``daemon.backends.stock``)."""
 
-    def resolve(self, name: str, route: str) -> str | Problem:
-        """The model's own name, or why this route of it cannot be served."""
+    def resolve(self, name: str, route: str) -> Resolved | Problem:
+        """The model that is meant, or why this route of it cannot be served."""
         ...
 
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...
@@ -162,6 +167,7 @@ class Supervisor:
     backends: dict[str, Runs] = field(default_factory=dict)
     close_connections: Callable[[Target], None] = lambda _: None
     wake_sampler: Callable[[], None] = lambda: None
+    free: Callable[[], Bytes] = dict  # bytes by pool that the machine has left, told at once
     counters: dict[str, int] = field(default_factory=lambda: {"starts": 0, "requests": 0})
     _ids: count[int] = field(default_factory=lambda: count(1))
     _waiting: dict[int, Queued] = field(default_factory=dict)
@@ -171,6 +177,8 @@ class Supervisor:
     _held_back: dict[str, list[Queued]] = field(default_factory=dict)
     _inbox: deque[Event] = field(default_factory=deque)
     _busy: bool = False
+    _looked: float = -math.inf
+    _watching: bool = False
     _timer: asyncio.TimerHandle | None = None
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -196,12 +204,37 @@ class Supervisor:
         finally:
             self._busy = False
         self._arm()
+        self._watch()
         if not self.backends:
             self._idle.set()
 
     def _before(self, event: Event) -> None:
         if isinstance(event, BackendExited):
             self._gone(event)
+        elif isinstance(event, RequestArrived) and event.ticket.model not in self.backends:
+            self._look_first()
+
+    def look(
+        self, free: Bytes | None = None, *, low: Bytes = NOTHING, high: Bytes = NOTHING
+    ) -> None:
+        """Tell the core what the machine has left (asked now, unless ``free`` is given), with the
+        marks if they are new."""
+        self._looked = self.clock()
+        self.tell(MemoryObserved(self.free() if free is None else free, low=low, high=high))
+
+    def _look_first(self) -> None:
+        """Something may be started: by what the machine has left now, not some while ago."""
+        now = self.clock()
+        if now - self._looked >= FRESH:
+            self._looked = now
+            for command in self.scheduler.handle(MemoryObserved(self.free()), now):
+                self._obey(command)
+
+    def _watch(self) -> None:
+        """Whoever looks at memory is told when what happens next begins or ceases to hang on it."""
+        if self.scheduler.watches_memory != self._watching:
+            self._watching = not self._watching
+            self.wake_sampler()
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -311,12 +344,12 @@ class Supervisor:
         if self.stock is None or not self._opened:
             self._early.append(Early(wish, done, self))
             return self._early[-1]
-        name = self.stock.resolve(wish.model, wish.route.value)
-        if isinstance(name, Problem):
-            done(name)
+        found = self.stock.resolve(wish.model, wish.route.value)
+        if isinstance(found, Problem):
+            done(found)
             return None
         self.counters["requests"] += 1
-        now = self.clock()
+        now, name = self.clock(), found.model
         ticket = Ticket(
             next(self._ids),
             name,
@@ -326,6 +359,9 @@ class Supervisor:
             now + self.queue_timeout,  # a second attempt keeps its place, and waits anew
             wish.body_bytes,
             wish.attempt,
+            float(wish.principal.priority),
+            small=found.small,
+            stand_in=found.stand_in,
         )
         queued = Queued(ticket, done, self)
         if wish.attempt > 1 and name in self.backends:

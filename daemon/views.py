@@ -100,8 +100,45 @@ class PoolView:
     budget: int
     committed: int
     settling: int
+    measured: int  # what running backends really take
     free: int | None  # as the machine says
+    low: int | None  # fewer free bytes than this: another program needs memory, idle models leave
+    pressed: bool  # that is so now
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VictimView:
+    """Who leaves for the claim. ``seconds``: until it may be made to, if it stays in use."""
+
+    model: str
+    state: str
+    leases: int
+    seconds: float | None
+    bytes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimView:
+    """The one model that others leave for. ``age``: seconds since its oldest request came."""
+
+    model: str
+    age: float
+    need: dict[str, int]
+    victims: list[VictimView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitView:
+    """Who waits for one model, and why. ``seconds``: until that changes by itself, if known."""
+
+    model: str
+    requests: int
+    loads: int
+    age: float  # of the oldest, seconds
+    kind: str  # busy, starting, draining, victims, quantum, linger, settling, memory, behind, …
+    why: str
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +155,12 @@ class StatusView:
     backends: int
     leases: int
     queue: int
-    claim: str | None
+    claim: ClaimView | None
+    waiting: list[WaitView]
+    paused: bool
+    paused_left: float | None  # seconds until the pause ends by itself
+    thrash_ratio: float  # share of the last minutes in which models were being started
+    advice: str  # what could be done about it
     draining: bool
     counters: dict[str, int]
 

@@ -24,6 +24,8 @@ from daemon.config import presets
 from daemon.config.load import load
 from daemon.config.paths import Paths
 from daemon.config.settings import Settings
+from daemon.core.budget import NOTHING
+from daemon.core.messages import Bytes
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.logs.files import RotatingHandler
 from daemon.reading import Reader, Reading
@@ -134,12 +136,12 @@ class Slow:
         self.begun, self.go = threading.Event(), threading.Event()
         read = Reader.read
 
-        def slow(reader: Reader, settings: Settings) -> Reading:
+        def slow(reader: Reader, settings: Settings, held: Bytes = NOTHING) -> Reading:
             self.begun.set()
             assert self.go.wait(SECONDS)
             if error is not None:
                 raise error
-            return read(reader, settings)
+            return read(reader, settings, held)
 
         monkeypatch.setattr(Reader, "read", slow)
 
@@ -308,7 +310,7 @@ async def test_a_hangup_with_a_bug_in_it_is_logged(
     house.start()
     await house.opened()
 
-    def bug(reader: Reader) -> Reading:
+    def bug(reader: Reader, held: object) -> Reading:
         raise ValueError("what nobody thought of")
 
     monkeypatch.setattr(Reader, "again", bug)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.core.messages import Ask, ExitClass, OperatorAsked
+from daemon.core.messages import Ask, Bytes, ExitClass, OperatorAsked
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import storage
+from daemon.ports import Resolved
 from daemon.reading import Reader, Reading
 from tests.rooms import MIB, Loading, Rooms, engine, model
 
@@ -56,7 +57,7 @@ async def test_an_alias_reaches_a_running_model(opened: Open) -> None:
     rooms.write(engine() + model("a", ctx=4096, aliases='["first"]') + model("b", ctx=4096))
     view = await rooms.configured.reload()
     assert (view.relabelled, view.changed) == (["a"], [])
-    assert rooms.configured.stock.resolve("first", "chat") == "a"
+    assert rooms.configured.stock.resolve("first", "chat") == Resolved("a")
     assert rooms.states()["a"] == "ready"
     assert rooms.orders == ["start a: context 4096"]
 
@@ -244,11 +245,11 @@ async def test_two_reloads_at_once_follow_each_other(
     inside: list[int] = []
     again = Reader.again
 
-    def watched(reader: Reader) -> Reading:
+    def watched(reader: Reader, held: Bytes) -> Reading:
         inside.append(1)
         assert len(inside) == 1
         try:
-            return again(reader)
+            return again(reader, held)
         finally:
             inside.pop()
 
@@ -420,7 +421,9 @@ async def test_the_default_model_does_not_stand_in_for_an_operators_mistake(open
     rooms = await opened(TWO)
     rooms.write(TWO + model("c", aliases='["claude-*"]') + '[server]\ndefault_model = "a"\n')
     await rooms.configured.reload()
-    assert rooms.configured.stock.resolve("nonsense", "chat") == "a", "a client's request does"
+    assert rooms.configured.stock.resolve("nonsense", "chat") == Resolved("a"), (
+        "a client's request does"
+    )
     named = rooms.configured.named("nonsense")
     assert isinstance(named, Problem)
     assert named.code is Code.MODEL_NOT_FOUND
@@ -469,7 +472,7 @@ async def test_a_load_looks_again_for_what_was_missing(
     assert isinstance(rooms.configured.stock.resolve("a", "chat"), Problem)
     late.symlink_to(tiny_gguf)
     assert (await rooms.loaded("a"))[-1].step == "ready"
-    assert rooms.configured.stock.resolve("a", "chat") == "a"
+    assert rooms.configured.stock.resolve("a", "chat") == Resolved("a")
 
 
 async def test_a_load_looks_again_for_an_engine(opened: Open, short_dir: Path) -> None:
@@ -492,7 +495,7 @@ async def test_weights_that_came_by_another_way_are_taken_at_a_pull(
     cached(rooms, "owner/name", "m.gguf", tiny_gguf)
     steps = [step async for step in rooms.configured.pull("h")]
     assert [step.text for step in steps] == ["h is on this machine"]
-    assert rooms.configured.stock.resolve("h", "chat") == "h"
+    assert rooms.configured.stock.resolve("h", "chat") == Resolved("h")
     assert rooms.states() == {"h": "stopped"}
     assert [s.text async for s in rooms.configured.pull("h")] == ["h is on this machine"]
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from daemon.backends.backend import Backend
+from daemon.backends.learned import Learned, Promise
 from daemon.config.settings import Settings
 from daemon.core.messages import (
     BackendAdopted,
@@ -45,11 +46,16 @@ class House:
         self.looks = 0
         self.variant = Variant("full", pools)
         core = Scheduler({"gpu0": 10, "ram": 10}, Policy(settle=60.0))
-        self.supervisor = Supervisor(core, Bus(), 1.0)
+        self.supervisor = Supervisor(core, Bus(), 1.0, free=self._free)
+        self.learned = Learned(None)
+        self.promise: Promise | None = None
+        self.news: list[str] = []
         self.supervisor.tell(CatalogChanged({"a": ModelSpec("a", (self.variant,), keep_alive=-1)}))
         self.keeper = Housekeeper(
             self.supervisor,
-            self._free,
+            lambda _: self.promise,
+            self.learned,
+            self.news.append,
             folder,
             Rounds(sample=0.02, machine=0.02, settle=0.01, tidy=3600.0, log_max_age=DAY),
         )
@@ -208,7 +214,7 @@ async def test_looking_at_memory_may_block(house: House) -> None:
         threads.add(threading.get_ident())
         return dict(house.free)
 
-    house.keeper.free = free
+    house.supervisor.free = free
     house.begin(None)
     await until(lambda: threads)
     threads.clear()
@@ -297,3 +303,27 @@ async def test_an_old_log_that_cannot_go_is_told(
     await asyncio.to_thread(house.keeper.tidy)
     assert "an old log stays" in caplog.text
     assert not (tmp_path / "m.log.2").exists(), "the others go all the same"
+
+
+# ---------------------------------------------------------------- learning
+
+
+async def test_what_a_backend_takes_is_kept_once(house: House) -> None:
+    """In the pools that it is charged for, with what is promised for later; told on when it is
+    new, and not written again at each look."""
+    house.promise = Promise("key", {"ram": 1}, {"ram": 5})
+    run = house.begin(os.getpid())
+    run.ready_at = 1.0
+    await until(lambda: house.news)
+    assert house.news == ["a"]
+    (entry,) = house.learned._load().values()
+    assert (entry.model, entry.way, entry.told) == ("a", "full", False)
+    assert entry.measured["ram"] > 1 << 20
+    assert set(entry.measured) <= {"gpu0", "ram"}
+
+
+async def test_nothing_is_learned_before_it_is_ready(house: House) -> None:
+    house.promise = Promise("key", {"ram": 1}, {})
+    run = house.begin(os.getpid())
+    await until(lambda: run.measured)
+    assert house.news == []

@@ -10,11 +10,12 @@ from daemon.config import presets
 from daemon.config.mistakes import ConfigError
 from daemon.config.paths import Paths
 from daemon.core.problems import Code, ProblemError
+from daemon.core.units import GIB
 from daemon.downloads import locate
 from daemon.downloads.locate import storage
 from daemon.engines.registry import Registry
 from daemon.machine import observe
-from daemon.machine.base import MachineFacts
+from daemon.machine.base import MachineFacts, PoolFacts
 from daemon.reading import Reader, Reading
 from tests.rooms import MIB, engine, model
 
@@ -164,18 +165,21 @@ def test_a_missing_companion_is_a_problem_of_its_model(
     assert reading.stock.prepared["good"].problem is None
 
 
-def test_the_machine_is_looked_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    facts = observe.facts
+def test_the_machine_is_looked_at_again_without_our_own(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A raised limit counts from a reload on; what our models hold does not make it smaller."""
+    total, free = 32 * GIB, [24 * GIB]
 
-    def counted() -> MachineFacts:
-        looks.append(1)
-        return facts()
+    def facts() -> MachineFacts:
+        pool = PoolFacts("ram", total, free[0], None, "test")
+        return MachineFacts((pool,), total, "linux")
 
-    monkeypatch.setattr(observe, "facts", counted)
-    desk.read("")
-    desk.read('[memory]\nbudget = "100 MiB"\n')
-    assert looks == [1]
+    monkeypatch.setattr(observe, "facts", facts)
+    before = desk.read("").budget
+    free[0] -= 10 * GIB
+    assert desk.reader.again({"ram": 10 * GIB}).budget == before
+    assert desk.reader.again().budget["ram"] < before["ram"]
 
 
 def test_a_budget_of_the_users_own(desk: Desk) -> None:

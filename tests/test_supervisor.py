@@ -27,7 +27,7 @@ from daemon.core.messages import (
 from daemon.core.policy import Policy
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.scheduler import Scheduler
-from daemon.ports import Hold, Lease, ModelCard, Route, Target, Waiting, Wish
+from daemon.ports import Hold, Lease, ModelCard, Resolved, Route, Target, Waiting, Wish
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 
@@ -75,9 +75,9 @@ class FakeStock:
     runs: list[FakeRun] = field(default_factory=list)
     tell: Callable[[Event], None] = lambda _: None
 
-    def resolve(self, name: str, route: str) -> str | Problem:
+    def resolve(self, name: str, route: str) -> Resolved | Problem:
         if name in self.names:
-            return name
+            return Resolved(name)
         return Problem(Code.MODEL_NOT_FOUND, f"no {name} for {route}")
 
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from typing import Any, Final
 
 from control_api.client import (
@@ -21,6 +23,8 @@ from control_api.version import version
 from daemon.views import PoolView, ReloadView, StatusView
 
 STOP_SECONDS: Final = 60.0
+MAX_PAUSE: Final = 30 * 86_400.0  # as the API allows
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 POLL_SECONDS: Final = 0.05
 
 
@@ -39,11 +43,16 @@ def show_status(args: Namespace, out: Out) -> int:
             ("config", status.config),
             ("log", status.log),
             ("models", f"{status.backends} loaded, {status.leases} leases, {status.queue} queued"),
-            ("claim", status.claim or ""),
+            ("paused", _paused(status)),
             *((f"memory {pool.name}", _pool(pool)) for pool in status.pools),
+            ("swapping", _swapping(status)),
             ("counters", ", ".join(f"{k} {v}" for k, v in status.counters.items())),
         ]
     )
+    for line in _waits(status):
+        out.line(line)
+    if status.advice:
+        out.line(f"{out.paint('!', 'yellow')} {status.advice}")
     if status.config_problem:
         out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
     return 0
@@ -53,9 +62,87 @@ def _pool(pool: PoolView) -> str:
     parts = [f"{size(pool.committed)} of {size(pool.budget)}"]
     if pool.settling:
         parts.append(f"{size(pool.settling)} settling")
+    if pool.measured:
+        parts.append(f"{size(pool.measured)} measured")
     if pool.free is not None:
         parts.append(f"{size(pool.free)} free on the machine")
+    if pool.pressed:
+        parts.append("other programs need it: idle models leave")
     return ", ".join(parts) + f" ({pool.source})"
+
+
+def _paused(status: StatusView) -> str:
+    if not status.paused:
+        return ""
+    left = status.paused_left
+    return "until `ctl resume`" if left is None else f"for another {duration(left)}"
+
+
+def _swapping(status: StatusView) -> str:
+    """Worth a line only where models spend time on being started."""
+    share = round(100 * status.thrash_ratio)
+    return f"{share}% of the last minutes went into starting models" if share else ""
+
+
+def _waits(status: StatusView) -> Iterator[str]:
+    """The current claim, and who waits for what and why."""
+    claim = status.claim
+    if claim is not None:
+        yield f"next: {claim.model}, since {duration(claim.age)}"
+        for one in claim.victims:
+            when = "" if one.seconds is None else f" in {duration(one.seconds)} at the latest"
+            busy = f", {one.leases} running requests" if one.leases else ""
+            yield f"  {one.model} ({one.state}{busy}) makes room{when}"
+    for wait in status.waiting:
+        until = "" if wait.seconds is None else f" ({duration(wait.seconds)})"
+        whose = " and ".join(
+            f"{count} {word}{'s' if count > 1 else ''}"
+            for count, word in ((wait.requests, "request"), (wait.loads, "load"))
+            if count
+        )
+        yield f"{whose or 'a pin'} for {wait.model} since {duration(wait.age)}: {wait.why}{until}"
+
+
+def pause(args: Namespace, out: Out) -> int:
+    options: dict[str, Any] = {"hold": not args.refuse, "force": args.force}
+    if args.time is not None:
+        options["duration"] = args.time
+    data = Client().post("/pause", **options)
+    if out.json:
+        out.value(data)
+        return 0
+    until = "until `ctl resume`" if args.time is None else f"for {duration(args.time)}"
+    what = "are refused" if args.refuse else "wait"
+    out.line(f"paused {until}: models leave once they are idle, requests {what}")
+    return 0
+
+
+def resume(args: Namespace, out: Out) -> int:
+    data = Client().post("/resume")
+    if out.json:
+        out.value(data)
+    else:
+        out.line("resumed" if data["ok"] else "It was not paused.")
+    return 0
+
+
+def _seconds(text: str) -> float:
+    """A duration such as ``30m``, ``90s``, ``2h`` or seconds: a type for argparse."""
+    from argparse import ArgumentTypeError
+
+    match = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]{1,3})?)\s*(s|m|h|d)?", text.strip().lower())
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else 0.0
+    if not 0 < seconds <= MAX_PAUSE:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 30m, 90s or 2h (30 days at most)")
+    return seconds
+
+
+def _pause_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "time", nargs="?", type=_seconds, metavar="TIME", help="30m, 2h …; without: until `resume`"
+    )
+    parser.add_argument("--refuse", action="store_true", help="refuse requests, do not hold them")
+    parser.add_argument("--force", action="store_true", help="cut running requests")
 
 
 def show_version(args: Namespace, out: Out) -> int:
@@ -180,6 +267,18 @@ COMMANDS: Final = {
         examples=(("ctl reload", ""),),
         run=reload,
     ),
+    "pause": Command(
+        summary="free the memory for a while: unload everything, start nothing",
+        text="Running requests finish first (unless --force). Pinned and loaded models come\n"
+        "back when it is over.",
+        examples=(
+            ("ctl pause 30m", "requests wait meanwhile"),
+            ("ctl pause --refuse", "until `ctl resume`; clients are told to come back"),
+        ),
+        run=pause,
+        arguments=_pause_arguments,
+    ),
+    "resume": Command(summary="end a pause", examples=(("ctl resume", ""),), run=resume),
     "shutdown": Command(
         summary="stop the daemon, and with it the models (unless it runs as a service)",
         examples=(

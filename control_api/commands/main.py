@@ -35,6 +35,8 @@ VERBS: Final[dict[str, Verb]] = {
     "serve": Verb("local.serve", "daemon", "start the daemon in this terminal"),
     "status": Verb("daemon", "daemon", "address, memory, what is running"),
     "reload": Verb("daemon", "daemon", "read the configuration again"),
+    "pause": Verb("daemon", "daemon", "free the memory for a while"),
+    "resume": Verb("daemon", "daemon", "end a pause"),
     "shutdown": Verb("daemon", "daemon", "stop the daemon"),
     "doctor": Verb("local.doctor", "daemon", "look for what is wrong, with the remedy"),
     "version": Verb("daemon", "daemon", "versions of this program and of the daemon"),

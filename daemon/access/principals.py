@@ -10,10 +10,11 @@ CONTROL = "control"  # may also load, unload, reload, read logs
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A checked identity and what it may do (scopes)."""
+    """A checked identity and what it may do (scopes). ``priority``: of its requests in queues."""
 
     name: str
     scopes: frozenset[str]
+    priority: int = 0
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes

@@ -159,6 +159,16 @@ class Learned:
         return self._entries
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What was reckoned with for one backend: ``estimated`` bytes by pool, of which ``later`` come
+    after its start. ``key``: under which its measure is kept."""
+
+    key: str
+    estimated: Mapping[str, int]
+    later: Mapping[str, int]
+
+
 def combined(
     allotted: Mapping[str, int], footprint: Mapping[str, int], promised: Mapping[str, int]
 ) -> dict[str, int]:

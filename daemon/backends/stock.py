@@ -17,12 +17,12 @@ from typing import Literal
 from daemon.backends.backend import Backend, Places, Timing, digest
 from daemon.backends.keeping import Keeper
 from daemon.backends.prepare import Prepared, Preparer
-from daemon.config.catalog import Catalog
+from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Launch, LaunchPlan
-from daemon.ports import Hold, ModelCard, Route, Target
+from daemon.ports import Hold, ModelCard, Resolved, Route, Target
 
 ROUTE_WORDS = {
     Route.MESSAGES.value: "the Anthropic messages API",
@@ -89,7 +89,7 @@ class Stock:
             facts={"nearest": near},
         )
 
-    def resolve(self, name: str, route: str) -> str | Problem:
+    def resolve(self, name: str, route: str) -> Resolved | Problem:
         """See ``supervisor.Stock``."""
         item = self.find(name)
         if isinstance(item, Problem):
@@ -98,7 +98,20 @@ class Stock:
             return item.problem
         if route != Route.UPSTREAM.value and route not in item.routes:
             return self._unsupported(item, route)
-        return item.model.name
+        small = route == Route.INFILL.value or (
+            means_small(name) and self.catalog.meant(name) is None
+        )
+        stand_in = self._stand_in(item, route) if small else None
+        return Resolved(item.model.name, small, stand_in)
+
+    def _stand_in(self, item: Prepared, route: str) -> str | None:
+        """Who else may serve a small call: the small model for another, the default one for it."""
+        small, default = self.catalog.small, self.catalog.default
+        other = default if small is not None and item.model.name == small.name else small
+        found = self.prepared.get(other.name) if other is not None else None
+        if found is None or found is item or found.problem is not None:
+            return None
+        return found.model.name if route in found.routes else None
 
     @staticmethod
     def _unsupported(item: Prepared, route: str) -> Problem:

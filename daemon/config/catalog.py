@@ -92,8 +92,7 @@ class Catalog:
         meant = self.meant(name)
         if meant is not None:
             return meant
-        small = any(matches(p, form.casefold()) for form in _forgiven(name) for p in _SMALL_NAMES)
-        return (self.small if small else None) or self.default
+        return (self.small if means_small(name) else None) or self.default
 
     def meant(self, name: str) -> Model | None:
         """As :meth:`resolve`, but for operators: a name that is none of ours is a mistake, and
@@ -132,6 +131,13 @@ class Catalog:
         wanted = next(iter(reversed(list(_forgiven(name[:_MAX_NAME])))), "").casefold()
         found = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
         return [known[key] for key in found]
+
+
+def means_small(name: str) -> bool:
+    """Whether a client calls its small model by this name: for titles, tags, classifiers."""
+    if len(name) > _MAX_NAME:
+        return False
+    return any(matches(p, form.casefold()) for form in _forgiven(name) for p in _SMALL_NAMES)
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -52,6 +52,14 @@ class MachineFacts:
     def pool(self, name: str) -> PoolFacts | None:
         """The pool of that name, or None."""
         return next((pool for pool in self.pools if pool.name == name), None)
+
+    def without(self, held: Mapping[str, int]) -> MachineFacts:
+        """As it would be without processes that take ``held`` bytes by pool."""
+        pools = tuple(
+            replace(pool, free=min(pool.total, pool.free + held.get(pool.name, 0)))
+            for pool in self.pools
+        )
+        return replace(self, pools=pools)
 
 
 def unify(pools: Iterable[PoolFacts], shared: Shared | None) -> tuple[PoolFacts, ...]:

@@ -16,7 +16,7 @@ from daemon.backends.keeping import Keeper
 from daemon.backends.stock import Stock, free_port
 from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, Variant
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.ports import Route
+from daemon.ports import Resolved, Route
 from tests.backends.backend_house import Told
 from tests.backends.kitchen import Kitchen
 
@@ -51,7 +51,7 @@ def problem(found: object) -> Problem:
     ["Coder", "coder", "fast", "FAST", "claude-opus-5", "anthropic/claude-x", "Coder:latest"],
 )
 def test_every_name_of_a_model(stock: Stock, name: str) -> None:
-    assert stock.resolve(name, "chat") == "Coder"
+    assert stock.resolve(name, "chat") == Resolved("Coder")
 
 
 def test_a_default_answers_for_what_nobody_has(kitchen: Kitchen, tiny_gguf: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_default_answers_for_what_nobody_has(kitchen: Kitchen, tiny_gguf: Path
         "models": {"a": {"path": str(tiny_gguf)}},
         "server": {"default_model": "a"},
     }
-    assert kitchen.stock(config).resolve("gpt-99", "chat") == "a"
+    assert kitchen.stock(config).resolve("gpt-99", "chat") == Resolved("a")
 
 
 def test_an_unknown_name_gets_the_nearest(stock: Stock) -> None:
@@ -117,7 +117,7 @@ def test_a_route_that_the_engine_does_not_serve(stock: Stock) -> None:
 def test_every_route_is_served_or_refused_in_words(stock: Stock, route: Route) -> None:
     found = stock.resolve("embed", route.value)
     if route in (Route.EMBEDDINGS, Route.UPSTREAM):
-        assert found == "embed"
+        assert found == Resolved("embed")
     else:
         assert problem(found).message.endswith(".")
         assert "_" not in problem(found).message

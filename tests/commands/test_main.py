@@ -76,6 +76,8 @@ def test_usage_errors_are_2(words: tuple[str, ...], ctl: Ctl) -> None:
 JSON = {
     "status": (),
     "reload": (),
+    "pause": ("30m",),
+    "resume": (),
     "shutdown": (),
     "doctor": (),
     "version": (),

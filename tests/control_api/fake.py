@@ -133,6 +133,7 @@ class FakeControl:
             needs_restart=["server.port"],
         )
         self.fits = fit_view()
+        self.changes: dict[str, Any] = {}  # of the status
         self.kept: list[EventView] = []
         self.subscribers: list[Callable[[EventView], None]] = []
         self.subscribed = 0  # how often, in all
@@ -161,9 +162,17 @@ class FakeControl:
         if self.broken:
             raise self.broken
         pool = PoolView(
-            name="gpu0", budget=24 * GIB, committed=4 * GIB, settling=0, free=None, source="nvml"
+            name="gpu0",
+            budget=24 * GIB,
+            committed=4 * GIB,
+            settling=0,
+            measured=4 * GIB,
+            free=None,
+            low=None,
+            pressed=False,
+            source="nvml",
         )
-        return StatusView(
+        status = StatusView(
             version=self.version,
             pid=4242,
             mode="foreground",
@@ -177,9 +186,15 @@ class FakeControl:
             leases=0,
             queue=0,
             claim=None,
+            waiting=[],
+            paused=False,
+            paused_left=None,
+            thrash_ratio=0.0,
+            advice="",
             draining=False,
             counters={"loads": 3},
         )
+        return replace(status, **self.changes)
 
     def models(self, *, presets: bool = False) -> list[ModelView]:
         extra = [model_view("preset-one", preset="preset-one", pulled=False)] if presets else []
@@ -227,6 +242,13 @@ class FakeControl:
         gone = [b.model for b in self.running if wanted in (None, b.model)]
         self.running = [b for b in self.running if b.model not in gone]
         return gone
+
+    def pause(self, seconds: float | None, *, hold: bool, force: bool) -> None:
+        self.calls.append(("pause", seconds, hold, force))
+
+    def resume(self) -> bool:
+        self.calls.append(("resume",))
+        return any(call[0] == "pause" for call in self.calls)
 
     def pin(self, name: str, pinned: bool) -> None:
         self.calls.append(("pin", self.model(name).name, pinned))

@@ -158,7 +158,8 @@ def test_events_resume(daemon: FakeDaemon, fake: FakeControl) -> None:
 
 
 def test_a_view_of_a_newer_and_of_an_older_daemon() -> None:
-    pool = {"name": "ram", "budget": 1, "committed": 0, "settling": 0, "free": None, "source": "x"}
+    pool = {"name": "ram", "budget": 1, "committed": 0, "settling": 0, "measured": 0}
+    pool |= {"free": None, "low": None, "pressed": False, "source": "x"}
     assert view(PoolView, {**pool, "colour": "red"}).name == "ram"
     with pytest.raises(RefusedError, match="another version"):
         view(StatusView, {"version": "0.0.1"})
