@@ -126,12 +126,6 @@ MORE: tuple[Mutant, ...] = (
         "cold = list(survey.candidates)",
     ),
     Mutant(
-        "small calls evict busy models",
-        "claims.py",
-        "if not r.leases and r.last_used < horizon]",
-        "if r.last_used < horizon]",
-    ),
-    Mutant(
         "small calls claim before others",
         "book.py",
         "            if page.only_small(self.policy):\n",
