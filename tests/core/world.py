@@ -71,7 +71,7 @@ class World(Laws):
     """One seed's life. ``outcomes`` maps each ticket to granted/refused/cancelled, once."""
 
     seed: int
-    steps: int = 300
+    steps: int = 250
     calm: bool = False  # only requests: then no wait is longer than the design's bound
     log: list[tuple[float, Event | Command]] = field(default_factory=list)
 
