@@ -103,6 +103,7 @@ class Scheduler(Neighbour):
         self._make_room(now)
         self._settle_claim(now)
         self._serve(now)
+        self._end_drains(now)
         while self._deadlines and self._due.get(self._deadlines[0][1]) != self._deadlines[0][0]:
             heapq.heappop(self._deadlines)  # of a ticket that waits no more
 
@@ -133,7 +134,8 @@ class Scheduler(Neighbour):
         )
 
     def _wake(self, now: float) -> None:
-        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain."""
+        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain. The
+        last waits for the decision: what goes on serving after all is not cut short."""
         for name in self._touched & self.pages.keys():
             self._timers.set(name, self.pages[name].wakes_at(self.policy))
         for name in self._timers.due(now):
@@ -144,8 +146,8 @@ class Scheduler(Neighbour):
                 page.retry_at = None
             elif (at := page.expires_at()) is not None and at <= now:
                 self._stop(page, IDLE, now)
-            else:
-                self._end_drain(page, now)
+            elif page.state is State.DRAINING:
+                self._late.append(name)
 
     def _serve(self, now: float) -> None:
         """Hand out the slots of the models that were touched: first to their own requests, then

@@ -133,6 +133,27 @@ def test_a_drain_that_lasts_too_long_is_ended() -> None:
     assert desk.end(1) == ["stop a unload"]
 
 
+def test_a_drain_that_is_called_off_in_that_very_moment_is_not_cut() -> None:
+    desk = Desk(model("a"), model("b"), model("c", 4), policy=Policy(max_drain=30.0))
+    desk.idle("c")
+    desk.serve("a", 2.0)
+    desk.arrive("b")
+    desk.at(11.0)
+    assert desk.state("a") is State.DRAINING
+    desk.now = 41.0
+    assert desk.cancel(3) == []
+    assert desk.state("a") is State.READY
+    assert desk.at(500.0) == []
+
+
+def test_a_drain_for_a_claim_is_ended_too() -> None:
+    desk = Desk(model("a"), model("b"), policy=Policy(max_drain=30.0))
+    desk.serve("a", 2.0)
+    desk.arrive("b")
+    assert desk.at(40.9) == []
+    assert desk.at(41.0) == ["cancel 1 preempted"]
+
+
 def test_an_endless_request_is_left_alone_while_nobody_wants_its_place() -> None:
     desk = Desk(model("a"), policy=Policy(max_drain=30.0))
     desk.serve("a", 2.0)
