@@ -87,9 +87,13 @@ def unavailable(page: Page, now: float) -> Problem:
     return Problem(base.code, base.message, hint, None, {**base.facts, "half_open_in": wait})
 
 
-def waited_out(model: str, claim: str | None, *, paused: bool = False) -> Problem:
-    """The queue's deadline passed."""
+def waited_out(
+    model: str, claim: str | None, *, paused: bool = False, short: bool = False
+) -> Problem:
+    """The queue's deadline passed. ``short``: the budget had room, the machine had none."""
     behind = f" {claim} is being given room first." if claim not in (None, model) else ""
+    if short:
+        behind = " Other programs hold the machine's memory."
     if paused:
         behind = " Serving is paused; go on with: ctl resume"
     return Problem(

@@ -73,6 +73,7 @@ class Book:
         self._memory_news = False  # somebody has looked at the machine
         self._exiled: set[str] = set()  # loaded by hand, taken by pressure: they come back
         self._back_at: float | None = None  # then, if memory stays free
+        self._late: list[str] = []  # drains that have lasted too long, at this moment
         self._touched: set[str] = set()
         self._looks: dict[str, tuple[object, ...]] = {}  # of backends, as claims last saw them
         self._stale = True  # something has changed that claims go by

@@ -119,6 +119,7 @@ class Ledger:
         self._committed = total([*self._charges.values(), self.settling()])
 
     def settling(self) -> dict[str, int]:
+        """Bytes of processes that are gone, not yet seen back."""
         return total(item.need for item in self._settling)
 
     def settles_at(self) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemon.core import admission, eviction
-from daemon.core.budget import fits, minus, plus, total
+from daemon.core.budget import fits, minus, plus
 from daemon.core.explain import Swap
 from daemon.core.lifecycle import State
 from daemon.core.messages import Bytes, Variant
@@ -88,7 +88,7 @@ class Claims(Operators):
         horizon = now - self.policy.recent
         beside_pins, beside_recent = dict(self.ledger.budget), dict(self.ledger.budget)
         room = self.ledger.room()
-        later = plus(room, self.ledger.settling())
+        later = plus(room, settling) if (settling := self.ledger.settling()) else dict(room)
         candidates: list[eviction.Resident] = []
         for page in self.residents.values():
             charge = self.ledger.charged(page.name)
@@ -228,14 +228,17 @@ class Claims(Operators):
 
     def _backfills(self, page: Page, variant: Variant, survey: Survey, now: float) -> bool:
         """A younger model may start only if the claim stays satisfiable without evicting it."""
-        charges = total(self.ledger.charged(name) for name in self.claim_victims)
-        left = minus(plus(survey.later, charges), variant.need)
+        left = minus(survey.later, variant.need)
+        for name in self.claim_victims:
+            _add(left, self.ledger.charged(name), 1)
         return self._fills(survey, left, page.name, now)
 
     def _fills(self, survey: Survey, left: dict[str, int], claim: str | None, now: float) -> bool:
         """Start, oldest first, those that fit now and into what is ``left`` beside the claim."""
         spare = {pool: min(n, left.get(pool, 0)) for pool, n in survey.room.items()}
-        names = [*self._waiting.within(spare), *self._small.within(spare)]
+        names = self._waiting.within(spare)
+        if self._small:
+            names += self._small.within(spare)
         began = False
         for name in sorted(names, key=self._rank_of) if len(names) > 1 else names:
             page = self.pages[name]

@@ -20,7 +20,6 @@ class Resident:
     reload: float
     draining: bool = False
 
-    @property
     def order(self) -> tuple[bool, bool, float, float, str]:
         """Those already leaving first, idle before busy, least recently used, cheapest reload."""
         return (not self.draining, self.leases > 0, self.last_used, self.reload, self.model)
@@ -34,7 +33,7 @@ def choose_victims(
     The coldest that alone frees enough is preferred over several, but a busy one never over idle
     ones; what turns out superfluous is dropped.
     """
-    ordered = sorted(residents, key=lambda r: r.order)
+    ordered = sorted(residents, key=Resident.order)
     chosen: list[Resident] = []
     left = dict(room)
     while not fits(need, left):

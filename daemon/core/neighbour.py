@@ -11,7 +11,7 @@ from daemon.core.budget import fits, minus, plus, total
 from daemon.core.claims import Claims
 from daemon.core.lifecycle import State
 from daemon.core.messages import Bytes, Publish
-from daemon.core.page import OVER, PRESSURE, Page
+from daemon.core.page import OVER, PRESSURE
 
 
 class Neighbour(Claims):
@@ -30,11 +30,16 @@ class Neighbour(Claims):
         if self.paused is not None:
             self._stand_still(now)
 
-    def _end_drain(self, page: Page, now: float) -> None:
-        """``max_drain`` has passed."""
-        at = page.cut_at(self.policy)
-        if at is not None and at <= now:
-            self._cut(page, admission.drained_too_long(page.name, self.policy.max_drain or 0.0))
+    def _end_drains(self, now: float) -> None:
+        """``max_drain`` has passed for them, and they still drain."""
+        for name in self._late:
+            page = self.pages.get(name)
+            at = page.cut_at(self.policy) if page is not None else None
+            if page is not None and at is not None and at <= now:
+                limit = self.policy.max_drain or 0.0
+                self._cut(page, admission.drained_too_long(name, limit))
+                self._reindex(page)
+        self._late.clear()
 
     def _make_room(self, now: float) -> None:
         """After requests were dispatched, before anything is started."""

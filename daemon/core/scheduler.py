@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 
 from daemon.core import admission
+from daemon.core.budget import fits
 from daemon.core.explain import Explanation, explain
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
@@ -33,6 +34,7 @@ from daemon.core.messages import (
 )
 from daemon.core.neighbour import Neighbour
 from daemon.core.page import IDLE, Page
+from daemon.core.problems import Problem
 
 
 class Scheduler(Neighbour):
@@ -101,6 +103,7 @@ class Scheduler(Neighbour):
         self._make_room(now)
         self._settle_claim(now)
         self._serve(now)
+        self._end_drains(now)
         while self._deadlines and self._due.get(self._deadlines[0][1]) != self._deadlines[0][0]:
             heapq.heappop(self._deadlines)  # of a ticket that waits no more
 
@@ -117,12 +120,22 @@ class Scheduler(Neighbour):
             elif stood_still > 0:
                 self._arm(ticket_id, at + stood_still, page.starting_total)
             else:
-                paused = self.paused is not None
-                problem = admission.waited_out(page.name, self.claim, paused=paused)
-                self._reject(page, ticket_id, problem)
+                self._reject(page, ticket_id, self._waited_out(page))
+
+    def _waited_out(self, page: Page) -> Problem:
+        spare, room = self.ledger.spare(), self.ledger.room()
+        needs = [variant.need for variant in page.allowed()]
+        short = any(fits(n, spare) for n in needs) and not any(fits(n, room) for n in needs)
+        return admission.waited_out(
+            page.name,
+            self.claim,
+            paused=self.paused is not None,
+            short=short and page.state is State.STOPPED,
+        )
 
     def _wake(self, now: float) -> None:
-        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain."""
+        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain. The
+        last waits for the decision: what goes on serving after all is not cut short."""
         for name in self._touched & self.pages.keys():
             self._timers.set(name, self.pages[name].wakes_at(self.policy))
         for name in self._timers.due(now):
@@ -133,8 +146,8 @@ class Scheduler(Neighbour):
                 page.retry_at = None
             elif (at := page.expires_at()) is not None and at <= now:
                 self._stop(page, IDLE, now)
-            else:
-                self._end_drain(page, now)
+            elif page.state is State.DRAINING:
+                self._late.append(name)
 
     def _serve(self, now: float) -> None:
         """Hand out the slots of the models that were touched: first to their own requests, then

@@ -181,8 +181,8 @@ USUAL: tuple[Mutant, ...] = (
     Mutant(
         "a backfill takes what the claim needs",
         "claims.py",
-        "        left = minus(plus(survey.later, charges), variant.need)\n",
-        "        left = plus(survey.later, charges)\n",
+        "        left = minus(survey.later, variant.need)\n",
+        "        left = dict(survey.later)\n",
     ),
     Mutant(
         "nobody fills a gap",

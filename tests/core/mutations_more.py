@@ -115,21 +115,20 @@ MORE: tuple[Mutant, ...] = (
     Mutant(
         "a drain for a claim is never cut",
         "scheduler.py",
-        "                self._end_drain(page, now)\n",
-        '                if page.drain_reason != "evict":\n'
-        "                    self._end_drain(page, now)\n",
+        "                self._late.append(name)\n",
+        '                self._late += [name] * (page.drain_reason != "evict")\n',
+    ),
+    Mutant(
+        "a drain is cut that is called off in the same moment",
+        "scheduler.py",
+        "                self._late.append(name)\n",
+        "                self._late.append(name)\n                self._end_drains(now)\n",
     ),
     Mutant(
         "small calls evict models in use",
         "claims.py",
         "cold = [r for r in survey.candidates if not r.leases and r.last_used < horizon]",
         "cold = list(survey.candidates)",
-    ),
-    Mutant(
-        "small calls evict busy models",
-        "claims.py",
-        "if not r.leases and r.last_used < horizon]",
-        "if r.last_used < horizon]",
     ),
     Mutant(
         "small calls claim before others",

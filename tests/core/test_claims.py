@@ -93,6 +93,8 @@ def test_a_busy_victim_is_cut_short_once_the_claim_has_waited_long_enough() -> N
         {"model": "a", "generation": 1, "requests": 1, "reason": desk.problem.message}
     ]
     assert desk.at(30.0) == [], "once"
+    assert desk.arrive("b") == []
+    assert desk.cancel(3) == []
     assert desk.end(1) == ["stop a evict"]
     assert desk.exit("a") == ["start b full"]
 
@@ -129,6 +131,27 @@ def test_a_drain_that_lasts_too_long_is_ended() -> None:
     assert "more than 30 s" in desk.problem.message
     assert desk.due is None
     assert desk.end(1) == ["stop a unload"]
+
+
+def test_a_drain_that_is_called_off_in_that_very_moment_is_not_cut() -> None:
+    desk = Desk(model("a"), model("b"), model("c", 4), policy=Policy(max_drain=30.0))
+    desk.idle("c")
+    desk.serve("a", 2.0)
+    desk.arrive("b")
+    desk.at(11.0)
+    assert desk.state("a") is State.DRAINING
+    desk.now = 41.0
+    assert desk.cancel(3) == []
+    assert desk.state("a") is State.READY
+    assert desk.at(500.0) == []
+
+
+def test_a_drain_for_a_claim_is_ended_too() -> None:
+    desk = Desk(model("a"), model("b"), policy=Policy(max_drain=30.0))
+    desk.serve("a", 2.0)
+    desk.arrive("b")
+    assert desk.at(40.9) == []
+    assert desk.at(41.0) == ["cancel 1 preempted"]
 
 
 def test_an_endless_request_is_left_alone_while_nobody_wants_its_place() -> None:
@@ -193,6 +216,21 @@ def test_small_calls_claim_after_all_others() -> None:
     assert desk.core.claim == "c"
 
 
+def test_a_small_call_takes_several_cold_ones_rather_than_one_that_was_used_lately() -> None:
+    desk = Desk(model("x", 2), model("y", 2), model("warm", 5), model("b", 5))
+    desk.idle("x")
+    desk.idle("y")
+    desk.at(700.0)
+    desk.idle("warm")
+    assert desk.arrive("b", small=True) == ["stop x evict", "stop y evict"]
+    desk = Desk(model("x", 2), model("y", 2), model("warm", 5), model("b", 5))
+    desk.idle("x")
+    desk.idle("y")
+    desk.at(700.0)
+    desk.idle("warm")
+    assert sorted(desk.arrive("b") + desk.at(702.0)) == ["stop warm evict"]
+
+
 def test_a_small_call_takes_the_small_variant_beside_those_in_use() -> None:
     desk = Desk(model("a"), model("b", 8, Variant("half", {"ram": 4})))
     desk.serve("a", 2.0)
@@ -245,7 +283,7 @@ def test_a_stand_in_serves_its_own_first_and_guests_in_order() -> None:
 
 
 def test_a_stand_in_that_leaves_takes_no_guests() -> None:
-    desk = Desk(model("big", 4), model("tiny", 2))
+    desk = Desk(model("big", 4), model("tiny", 2, slots=2))
     desk.serve("tiny")
     desk.ask(Ask.UNLOAD, "tiny")
     assert desk.arrive("big", stand_in="tiny") == ["start big full"]

@@ -63,6 +63,14 @@ def test_nothing_starts_that_does_not_fit_in_what_is_really_free() -> None:
     assert desk.marks(free=9) == []
 
 
+def test_who_waited_in_vain_for_the_machine_is_told_so() -> None:
+    desk = Desk(model("a"))
+    desk.marks(free=5)
+    desk.arrive("a", patience=20.0)
+    assert desk.at(20.0) == ["reject 1 queue_timeout"]
+    assert "Other programs hold the machine's memory." in desk.problem.message
+
+
 def test_what_is_starting_is_not_free_although_it_looks_so() -> None:
     desk = Desk(model("a", 5), model("b", 5))
     desk.marks(free=8)

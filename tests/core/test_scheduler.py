@@ -136,6 +136,30 @@ def test_an_idle_victim_lingers_for_twice_its_usual_gap() -> None:
     assert desk.arrive("a") == [f"grant {desk.ticket} a/0"]
 
 
+def test_a_gap_is_learned_even_if_the_model_went_meanwhile() -> None:
+    """Else two agents would swap at each request, for ever: each finds its model gone."""
+    desk = Desk(model("a", load=20.0), model("b", load=20.0))
+    desk.idle("a", 20.0)
+    desk.arrive("b")
+    assert desk.at(20.5) == ["stop a evict"]
+    desk.at(21.5)
+    desk.arrive("a")
+    assert desk.page("a").gap == 0.75
+    assert desk.page("a").linger(desk.core.policy) == 1.5
+
+
+def test_a_long_absence_is_no_return() -> None:
+    desk = Desk(model("a"))
+    desk.idle("a")
+    desk.at(8.0)
+    desk.arrive("a")
+    desk.end(2)
+    assert desk.page("a").gap == 4.0
+    desk.at(17.0)
+    desk.arrive("a")
+    assert desk.page("a").gap == 4.0
+
+
 def test_a_busy_victim_is_taken_when_both_had_their_quantum() -> None:
     desk = Desk(model("a", load=2.0), model("b", load=2.0), model("c", 1))
     lease = desk.serve("a", 2.0)

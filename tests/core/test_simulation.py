@@ -12,7 +12,7 @@ import pytest
 from tests.core.simulate import life, main
 from tests.core.world import World
 
-SEEDS = int(os.environ.get("MODELPORT_SEEDS", "200"))
+SEEDS = int(os.environ.get("MODELPORT_SEEDS", "150"))
 
 
 @pytest.mark.timeout(600)

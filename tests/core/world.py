@@ -43,6 +43,7 @@ from daemon.core.messages import (
     Variant,
 )
 from daemon.core.policy import Policy
+from daemon.core.problems import Code
 from daemon.core.scheduler import Scheduler
 from tests.core.laws import Laws
 
@@ -70,7 +71,7 @@ class World(Laws):
     """One seed's life. ``outcomes`` maps each ticket to granted/refused/cancelled, once."""
 
     seed: int
-    steps: int = 300
+    steps: int = 250
     calm: bool = False  # only requests: then no wait is longer than the design's bound
     log: list[tuple[float, Event | Command]] = field(default_factory=list)
 
@@ -101,6 +102,7 @@ class World(Laws):
         self.worst_share = 0.0  # of a bound, that a wait came to
         self.free: dict[str, int] = {}
         self.unseen: dict[tuple[str, int], dict[str, int]] = {}  # started, not in ``free`` yet
+        self.cut: set[tuple[int, tuple[str, int], Code]] = set()
         self.kinds: set[str] = set()  # of what was published
 
     def model(self, name: str, size: int) -> ModelSpec:
@@ -435,6 +437,9 @@ class World(Laws):
             case CancelRequest(ticket_id, problem):
                 assert ticket_id in self.running
                 self.check_cut(ticket_id, problem.code)
+                again = (ticket_id, self.running[ticket_id], problem.code) in self.cut
+                assert not again or self.forced, f"{ticket_id} is cut again"
+                self.cut.add((ticket_id, self.running[ticket_id], problem.code))
                 self.at(self.rng.choice([0.0, 0.2]), RequestEnded(ticket_id))
             case Publish(kind, model, facts):
                 self.kinds.add(kind)
