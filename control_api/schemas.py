@@ -69,8 +69,8 @@ class PullBody(Body, frozen=True):
 
 
 class PauseBody(Body, frozen=True):
-    """``duration``: seconds until it ends by itself; without it, until it is resumed. ``hold``: requests
-    wait meanwhile, else they are refused. ``force``: running requests are cut."""
+    """``duration``: seconds until it ends by itself; without it, until it is resumed. ``hold``:
+    requests wait meanwhile, else they are refused. ``force``: running requests are cut."""
 
     duration: Annotated[float, msgspec.Meta(gt=0, le=MAX_PAUSE)] | None = None
     hold: bool = True
