@@ -24,7 +24,7 @@ from daemon.core.page import Page
 from daemon.core.problems import Problem, ProblemError
 from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
 from daemon.ports import Lease, LoadFit, Progress
-from daemon.preflight import Way, preflight
+from daemon.preflight import Way, gpu_limit, preflight
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.views import (
@@ -184,6 +184,7 @@ class Control:
             ],
             frozenset(name for name, page in pages.items() if page.pinned),
             shrink=setting != "refuse",
+            limit=gpu_limit(self.configured.reader.facts, ledger.budget),
         )
         return fit_view(found, setting, ledger.budget)
 

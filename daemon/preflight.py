@@ -13,7 +13,9 @@ from enum import StrEnum
 from daemon.core.budget import fits, minus, total
 from daemon.core.eviction import Resident, choose_victims
 from daemon.core.messages import Bytes
-from daemon.core.units import format_amounts, format_bytes
+from daemon.core.units import MIB, format_amounts, format_bytes
+from daemon.machine.base import UNIFIED, MachineFacts
+from daemon.machine.wired_limit import advice, most_mb
 
 
 class Verdict(StrEnum):
@@ -65,6 +67,16 @@ class Raise:
 
     budget: Bytes
     command: Callable[[int], tuple[str, ...] | None]
+
+
+def gpu_limit(facts: MachineFacts, budget: Bytes) -> Raise | None:
+    """What a raised limit of a Mac's GPU would give; None where there is no such limit."""
+    pool = facts.pool(UNIFIED)
+    if facts.platform != "darwin" or pool is None or pool.limit is None:
+        return None
+    now = budget.get(UNIFIED, 0)
+    most = {**budget, UNIFIED: max(now, most_mb(pool.total) * MIB)}
+    return Raise(most, lambda more: tuple(advice(now + more, facts).command.split()) or None)
 
 
 def preflight(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from daemon.core.budget import fits, minus, total
 from daemon.core.eviction import Resident
 from daemon.core.units import GIB
-from daemon.preflight import Raise, Verdict, Way, preflight
+from daemon.machine.base import MachineFacts, PoolFacts
+from daemon.preflight import Raise, Verdict, Way, gpu_limit, preflight
 
 WAYS = [Way(n * 1024, {"unified": (10 * GIB + n * GIB // 8)}) for n in (64, 48, 32)]  # 18, 16, 14
 
@@ -116,3 +117,16 @@ def test_what_it_promises_fits(
     stay = [r for r in residents if r.model not in found.evicts]
     assert fits(found.given.need, minus(room(budget), total(r.charge for r in stay)))
     assert (found.verdict is Verdict.FITS) == (found.given is WAYS[0] and not found.evicts)
+
+
+def test_only_a_mac_has_a_limit_to_raise() -> None:
+    mac = MachineFacts(
+        (PoolFacts("unified", 24 * GIB, 20 * GIB, 16 * GIB, "Metal"),), 24 * GIB, "darwin"
+    )
+    found = gpu_limit(mac, room(15))
+    assert found is not None
+    assert found.budget == {"unified": 21 * GIB}
+    assert found.command(3 * GIB) == ("sudo", "sysctl", "iogpu.wired_limit_mb=18432")
+    assert found.command(9 * GIB) is None, "more than the system can do without"
+    card = MachineFacts((PoolFacts("gpu0", 24 * GIB, 20 * GIB, None, "NVML"),), 64 * GIB, "linux")
+    assert gpu_limit(card, {"gpu0": 20 * GIB}) is None

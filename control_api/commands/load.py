@@ -16,6 +16,10 @@ def load(args: Namespace, out: Out) -> int:
     from control_api.commands.room import decide
 
     decision = decide(Client(), args.model, args.ctx, args.fit, out, yes=args.yes)
+    if decision.command:
+        from control_api.commands.local.memory import raise_as
+
+        raise_as(decision.command, out)
     return _steps(args, out, "load", decision.options)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from control_api.client import RefusedError
+from control_api.client import SLOW_SECONDS, Client, RefusedError, UnreachableError
 from control_api.commands.command import Command
 from control_api.commands.local.settings import add_config_flag, find_paths
 from control_api.commands.output import Out
@@ -21,6 +22,15 @@ def raise_limit(args: Namespace, out: Out) -> int:
     state = find_paths(args.config).state_dir
     plan = gpu_limit.plan_raise(args.to, state, platform=sys.platform, run=gpu_limit.run_program)
     return _carry_out(plan, args, out)
+
+
+def raise_as(command: Sequence[str], out: Out) -> None:
+    """Carry out the line that ``ctl load`` has shown and the user has chosen."""
+    made = ArgumentParser()
+    _raise_arguments(made)
+    args = made.parse_args(["--to", command[-1].partition("=")[2], "--yes"])
+    args.json = False
+    raise_limit(args, out)
 
 
 def restore(args: Namespace, out: Out) -> int:
@@ -50,8 +60,19 @@ def _carry_out(plan: Plan, args: Namespace, out: Out) -> int:
     out.line(f"GPU limit: {change}")
     if plan.new != plan.before:
         out.line("It holds until this Mac restarts; `ctl memory restore` puts it back.")
-    out.line("A daemon that runs already counts with it once it is started again.")
+    _tell_daemon(out)
     return 0
+
+
+def _tell_daemon(out: Out) -> None:
+    try:
+        Client().post("/reload", seconds=SLOW_SECONDS)
+    except UnreachableError:
+        return  # it will see it when it starts
+    except RefusedError as error:
+        out.note(f"The daemon goes by the old limit: {error.message} {error.hint}")
+        return
+    out.line("The daemon counts with it.")
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
