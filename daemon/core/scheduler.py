@@ -103,9 +103,17 @@ class Scheduler(Neighbour):
         self._make_room(now)
         self._settle_claim(now)
         self._serve(now)
+        while self._claim_is_void():  # called off a drain, whose slots served those who claimed
+            self._settle_claim(now)
+            self._serve(now)
         self._end_drains(now)
         while self._deadlines and self._due.get(self._deadlines[0][1]) != self._deadlines[0][0]:
             heapq.heappop(self._deadlines)  # of a ticket that waits no more
+
+    def _claim_is_void(self) -> bool:
+        """Nobody waits any more for whom it was made."""
+        name = self.claim
+        return name is not None and name not in self._waiting and name not in self._small
 
     def _expire_tickets(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:

@@ -282,6 +282,18 @@ def test_a_stand_in_serves_its_own_first_and_guests_in_order() -> None:
     assert desk.end(2) == [], "each is served once"
 
 
+def test_a_claim_that_a_stand_in_makes_void_gives_way_to_the_next() -> None:
+    """It calls off the stand-in's drain, is served there, and the drain goes on for the other."""
+    desk = Desk(model("tiny", slots=2), model("b"), model("urgent", priority=1.0))
+    desk.serve("tiny", 2.0)
+    desk.arrive("b")
+    desk.at(11.0)
+    assert desk.state("tiny") is State.DRAINING
+    assert desk.arrive("urgent", stand_in="tiny") == ["grant 3 tiny/1"]
+    assert desk.core.claim == "b"
+    assert desk.state("tiny") is State.DRAINING
+
+
 def test_a_stand_in_that_leaves_takes_no_guests() -> None:
     desk = Desk(model("big", 4), model("tiny", 2, slots=2))
     desk.serve("tiny")
