@@ -60,6 +60,8 @@ class Neighbour(Claims):
         """Stop idle backends until what is missing is on its way back, the coldest first."""
         idle = [page for page in self.residents.values() if page.idle() and not page.pinned]
         for page in sorted(idle, key=lambda p: (p.idle_since(), p.load_seconds, p.name)):
+            if reason == OVER and self._alone(page):
+                continue  # nobody would be helped, and the next request would bring it back
             charge = self.ledger.charged(page.name)
             if not any(n > 0 and charge.get(pool, 0) > 0 for pool, n in missing.items()):
                 continue
@@ -68,6 +70,9 @@ class Neighbour(Claims):
                 self._exiled.add(page.name)
             self._stop(page, reason, now)
             missing = minus(missing, charge)
+
+    def _alone(self, page: Page) -> bool:
+        return all(other is page or other.leaves() for other in self.residents.values())
 
     # ------------------------------------------------------------ pressure
 

@@ -1,0 +1,122 @@
+"""The good neighbour, pauses, growth, small calls and what is learned: whole daemons."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import MakeHouse, timing
+from tests.e2e.house import MIB, House, Watch, process_exists
+from tests.e2e.test_landlord import stand_in
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+QUICK = timing({"memory_sample": 0.1, "machine_sample": 0.1, "pressure_clear": 0.3})
+
+
+def memory(amount: str, more: str = "") -> str:
+    return f'[memory]\nbudget = "{amount}"\n{more}'
+
+
+def test_a_pause_frees_the_memory_and_holds_requests(make_house: MakeHouse) -> None:
+    """Pins leave too; a request of meanwhile is answered after it; what was loaded comes back."""
+    config = memory("250 MiB") + stand_in("pinned", more="pin = true") + stand_in("other")
+    with make_house(config) as house:
+        watch = Watch(house)
+        watch.wait("ready", "pinned")
+        assert house.ctl("load", "other").returncode == 0
+        pids = [b["pid"] for b in house.backends().values()]
+        assert house.ctl("pause", "1h").returncode == 0
+        watch.wait("exited", "pinned")
+        watch.wait("exited", "other")
+        assert not any(process_exists(pid) for pid in pids)
+        status = house.status()
+        assert status["paused"]
+        assert 3500 < status["paused_left"] <= 3600
+        answers: list[int] = []
+        asked = threading.Thread(target=lambda: answers.append(house.chat("other").status))
+        asked.start()
+        watch_until(house, lambda: house.status()["queue"] == 1)
+        (wait,) = [w for w in house.status()["waiting"] if w["requests"]]
+        assert (wait["model"], wait["kind"]) == ("other", "paused")
+        assert house.ctl("resume").returncode == 0
+        asked.join(30)
+        assert answers == [200]
+        watch.wait("ready", "pinned", count=2)
+
+
+def test_a_pause_may_refuse_and_end_by_itself(make_house: MakeHouse) -> None:
+    with make_house(memory("250 MiB") + stand_in("one")) as house:
+        assert house.ctl("pause", "2s", "--refuse").returncode == 0
+        refused = house.chat("one")
+        assert refused.status == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "pause" in refused.json()["error"]["message"]
+        Watch(house).wait("resumed", "")
+        assert house.chat("one").status == 200
+
+
+def watch_until(house: House, condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError(house.status())
+
+
+def test_one_that_outgrows_its_share_takes_it_from_an_idle_neighbour(
+    make_house: MakeHouse,
+) -> None:
+    """It was said to take 100 MiB and takes more and more: the ledger follows, the idle neighbour
+    leaves, and past half as much again it is started anew between two requests."""
+    config = memory("225 MiB") + QUICK + stand_in("leaky", "--leak", "25") + stand_in("idle")
+    with make_house(config) as house:
+        watch = Watch(house)
+        assert house.ctl("load", "idle").returncode == 0
+        assert house.ctl("load", "leaky").returncode == 0
+        watch.wait("grown", "leaky")
+        exit_ = watch.wait("stop", "idle")
+        assert exit_.data["facts"]["reason"] == "over budget"
+        watch.wait("outgrown", "leaky")
+        assert house.chat("leaky").status == 200
+
+
+def test_small_calls_are_served_by_who_is_there(make_house: MakeHouse) -> None:
+    """The small model would need the big one's place: titles go to the big one that is loaded."""
+    names = 'default_model = "big"\nsmall_model = "small"\n'  # of [server], which comes first
+    config = names + memory("150 MiB") + stand_in("big", slots=2) + stand_in("small")
+    with make_house(config) as house:
+        assert house.chat("big").status == 200
+        pid = house.backends()["big"]["pid"]
+        assert house.chat("claude-3-5-haiku-latest").status == 200
+        assert house.backends().keys() == {"big"}
+        assert house.backends()["big"]["pid"] == pid
+        assert house.kinds("small") == []
+
+
+def test_what_a_model_took_is_charged_the_next_time(
+    make_house: MakeHouse, smollm2_gguf: Path
+) -> None:
+    """Read from the real engine's log, kept over a restart of the daemon."""
+    config = f'[models.smol]\npath = "{smollm2_gguf}"\nctx = 2048\n' + QUICK
+    with make_house(config) as house:
+        estimate = house.client.get("/models/smol")["estimate"]["ram"]
+        assert house.ctl("load", "smol").returncode == 0
+        kept = house.folder / "state" / "learned.json"
+        watch_until(house, kept.exists)
+        (entry,) = json.loads(kept.read_text())["entries"].values()
+        assert entry["model"] == "smol"
+        assert entry["told"]
+        assert abs(entry["measured"]["ram"] - estimate) < 0.15 * estimate
+    with house:
+        learned = house.client.get("/models/smol")["estimate"]["ram"]
+        assert learned == entry["measured"]["ram"] + int(entry["measured"]["ram"] * 0.03)
+        assert learned != estimate
+        assert house.ctl("load", "smol").returncode == 0
+        assert house.backends()["smol"]["footprint"]["ram"] in range(
+            learned - MIB, entry["measured"]["ram"] + 64 * MIB
+        )
