@@ -11,7 +11,7 @@ from daemon.core.budget import fits, minus, plus, total
 from daemon.core.claims import Claims
 from daemon.core.lifecycle import State
 from daemon.core.messages import Bytes, Publish
-from daemon.core.page import OVER, PRESSURE
+from daemon.core.page import OVER, PRESSURE, Page
 
 
 class Neighbour(Claims):

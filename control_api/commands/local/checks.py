@@ -206,6 +206,33 @@ def check_budget(settings: Settings, facts: MachineFacts) -> Iterator[Check]:
             yield Check("memory", "ok", line)
 
 
+def check_pressure() -> Check:
+    """Whether the machine itself says that it is short of memory."""
+    from daemon.machine.pressure import Level, level
+
+    now = level()
+    if now is Level.NORMAL:
+        return Check("pressure", "ok", "the machine is not short of memory")
+    return Check(
+        "pressure",
+        "warn" if now is Level.WARNING else "fail",
+        f"the machine says that memory is short ({now.name.lower()})",
+        "Close other programs, or free what models take: ctl unload --all",
+    )
+
+
+def check_learned(state_dir: Path) -> Iterator[Check]:
+    """Estimates that turned out to be far off. The measured figures are used from then on."""
+    from daemon.backends.learned import Learned
+
+    for entry in Learned(state_dir / "learned.json").wrong():
+        charged, taken = sum(entry.estimated.values()), sum(entry.measured.values())
+        text = (
+            f"{entry.model} ({entry.way}) was estimated at {size(charged)} and took {size(taken)}"
+        )
+        yield Check("footprint", "warn", text, "The measured figure counts now; please report it.")
+
+
 def check_descriptors(limits: tuple[int, int] | None = None) -> Check:
     """The daemon may open enough files; it raises its own soft limit as far as it may."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)

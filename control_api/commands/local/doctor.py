@@ -71,6 +71,8 @@ def _configured(config: str | None, status: dict[str, Any] | None) -> Iterator[C
         yield Check("config", "warn", text, warning.hint)
     yield checks.check_port(settings.server.host, settings.server.port, status)
     yield from checks.check_budget(settings, observe.facts())
+    yield checks.check_pressure()
+    yield from checks.check_learned(find_paths(config).state_dir)
     yield from _engines(config)
 
 

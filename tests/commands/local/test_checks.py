@@ -13,8 +13,10 @@ from control_api.client import Client
 from control_api.commands.local import checks
 from control_api.commands.local.engine import Found
 from control_api.version import version
+from daemon.backends.learned import Learned
 from daemon.config.load import load_text
 from daemon.config.paths import Paths
+from daemon.machine import pressure
 from daemon.machine.base import MachineFacts, PoolFacts
 from tests.control_api.fake import FakeControl, FakeDaemon
 
@@ -124,3 +126,19 @@ def test_descriptors() -> None:
     assert checks.check_descriptors((256, 10_240)).verdict == "ok"
     assert checks.check_descriptors((256, resource.RLIM_INFINITY)).verdict == "ok"
     assert checks.check_descriptors((256, 1024)).verdict == "warn"
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(0, "ok"), (1, "warn"), (2, "fail")])
+def test_pressure(level: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "level", lambda: pressure.Level(level))
+    assert checks.check_pressure().verdict == verdict
+
+
+def test_estimates_that_were_far_off(tmp_path: Path) -> None:
+    assert list(checks.check_learned(tmp_path)) == []
+    learned = Learned(tmp_path / "learned.json")
+    learned.record("k1", "good", "context 1", {"ram": 10 * GIB}, {"ram": 10 * GIB}, told=True)
+    learned.record("k2", "bad", "context 2", {"ram": 10 * GIB}, {"ram": 14 * GIB}, told=True)
+    (found,) = checks.check_learned(tmp_path)
+    assert found.verdict == "warn"
+    assert found.text.startswith("bad (context 2) was estimated at 10.0 GiB and took 14.0 GiB")
