@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from daemon.core.messages import Variant
 from daemon.engines.base import Running
 
-EMBEDDING_CTX = 8192  # longer inputs are rare, and the batch buffers grow with it
-# Unless a context is written: a row of logits for each token of a batch can take gigabytes.
-EMBEDDING_FLOOR = 2048
+# Unless a context is written. Longer inputs are rare, and llama.cpp keeps a row of logits for each
+# token of a batch: with 8192 tokens and a large vocabulary that alone takes 8 GB.
+EMBEDDING_CTX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,6 @@ def contexts(asked: Asked, trained: int | None, kind: str) -> tuple[int, ...]:
     if not asked.shrink:
         return (largest,)
     floor = min(asked.min_ctx, largest)
-    if asked.ctx is None and kind in ("embedding", "rerank"):
-        floor = min(floor, EMBEDDING_FLOOR)
     grid: set[int] = {largest, floor}
     power = 1
     while power < largest:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.backends.ways import EMBEDDING_CTX, EMBEDDING_FLOOR, Asked, contexts, ways
+from daemon.backends.ways import EMBEDDING_CTX, Asked, contexts, ways
 from daemon.engines.base import Running
 
 tokens = st.integers(1, 2_000_000)
@@ -33,8 +33,7 @@ def test_contexts_descend_within_their_bounds(asked: Asked, trained: int | None,
         else:
             assert largest == min(trained or asked.limit, asked.limit)
     if asked.shrink:
-        free = asked.ctx is None and kind in ("embedding", "rerank")
-        assert smallest == min(asked.min_ctx, largest, EMBEDDING_FLOOR if free else largest)
+        assert smallest == min(asked.min_ctx, largest)
     else:
         assert found == (largest,)
 
@@ -58,8 +57,9 @@ def test_a_written_context_is_never_shrunk_where_that_is_refused(
         (Asked(None, 131072, 32768, 1, True), 40960, "chat", (40960, 32768)),
         (Asked(None, 131072, 32768, 1, True), None, "chat", (131072, 98304, 65536, 49152, 32768)),
         (Asked(None, 131072, 32768, 1, True), 512, "chat", (512,)),
-        (Asked(None, 131072, 2048, 1, True), 8192, "rerank", (8192, 6144, 4096, 3072, 2048)),
-        (Asked(None, 131072, 32768, 1, True), 32768, "embedding", (8192, 6144, 4096, 3072, 2048)),
+        (Asked(None, 131072, 1024, 1, True), 8192, "rerank", (2048, 1536, 1024)),
+        (Asked(None, 131072, 32768, 1, True), 32768, "embedding", (2048,)),
+        (Asked(8192, 131072, 4096, 1, True), 32768, "embedding", (8192, 6144, 4096)),
         (Asked(10000, 131072, 5000, 1, True), 4096, "chat", (10000, 8192, 6144, 5000)),
     ],
 )
