@@ -405,7 +405,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> Iterator[Hub]:
 
 
 def test_shutdown_during_a_pull(
-    make_house: MakeHouse, hub: Hub, tiny_gguf: Path, crowd: Crowd
+    make_house: MakeHouse, hub: Hub, tiny_gguf: Path, crowd: Crowd, short_dir: Path
 ) -> None:
     """It is no success; what came is kept, and the next pull goes on from there."""
     data = tiny_gguf.read_bytes() + bytes(4 << 20)
@@ -415,6 +415,8 @@ def test_shutdown_during_a_pull(
     house = make_house(config).start()
     pull, load = crowd(house.ctl, "pull", "m"), crowd(house.ctl, "load", "m")
     assert hub.stalled.wait(20)
+    parts = (short_dir / "hub").rglob  # what was sent is on the disk a moment later
+    until(lambda: any(part.stat().st_size for part in parts("*.incomplete")))
     began = time.monotonic()
     assert house.stop() == 0
     assert time.monotonic() - began < 10.0
