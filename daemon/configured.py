@@ -29,7 +29,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
-from daemon.supervisor import STOPPING, Supervisor
+from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import patience, policy
 from daemon.views import EventView, ReloadView
@@ -132,7 +132,7 @@ class Configured:
     def _refuse_if_stopping(self) -> None:
         """Nothing may be started any more, so nothing is changed either."""
         if self.supervisor.draining:
-            raise ProblemError(STOPPING)
+            raise ProblemError(self.supervisor.stopping)
 
     def _refused(self, error: ConfigError | ProblemError) -> ReloadView:
         if isinstance(error, ConfigError):

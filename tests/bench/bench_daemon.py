@@ -1,6 +1,6 @@
 """What the daemon itself costs: start, idle memory and wake-ups, and what a swap adds.
 
-    python -m tests.bench daemon
+    python -m tests.bench.bench_daemon
 
 Real processes: the daemon, its keepers, the embedded engine on tiny weights. The price of a swap is
 the daemon's own share: from the order to start to the engine's process running (keeper), and from
