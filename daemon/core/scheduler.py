@@ -111,9 +111,11 @@ class Scheduler(Neighbour):
             heapq.heappop(self._deadlines)  # of a ticket that waits no more
 
     def _claim_is_void(self) -> bool:
-        """Nobody waits any more for whom it was made."""
-        name = self.claim
-        return name is not None and name not in self._waiting and name not in self._small
+        """It is no longer the oldest, or nobody waits any more for whom it was made."""
+        first = self._waiting.first()
+        if first is None:
+            return self.claim is not None and self.claim not in self._small
+        return self.claim != first and self.paused is None
 
     def _expire_tickets(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:

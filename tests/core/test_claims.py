@@ -284,12 +284,16 @@ def test_a_stand_in_serves_its_own_first_and_guests_in_order() -> None:
 
 def test_a_claim_that_a_stand_in_makes_void_gives_way_to_the_next() -> None:
     """It calls off the stand-in's drain, is served there, and the drain goes on for the other."""
-    desk = Desk(model("tiny", slots=2), model("b"), model("urgent", priority=1.0))
+    desk = Desk(
+        model("tiny", 4, slots=2), model("x", 3), model("b", 9), model("urgent", priority=1.0)
+    )
     desk.serve("tiny", 2.0)
+    desk.serve("x", 2.0)
+    desk.ask(Ask.UNLOAD, "x")
     desk.arrive("b")
-    desk.at(11.0)
+    desk.at(20.0)
     assert desk.state("tiny") is State.DRAINING
-    assert desk.arrive("urgent", stand_in="tiny") == ["grant 3 tiny/1"]
+    assert desk.arrive("urgent", stand_in="tiny") == ["grant 4 tiny/1"]
     assert desk.core.claim == "b"
     assert desk.state("tiny") is State.DRAINING
 
