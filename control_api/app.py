@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from control_api import backends, daemon, events, logs, models, openapi
+from control_api import backends, daemon, events, incidents, logs, models, openapi
 from control_api.auth import PRINCIPAL_KEY, Auth, check
 from control_api.bodies import decode_body
 from control_api.errors import StatusProblemError, response
@@ -41,6 +41,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *models.OPERATIONS,
     *backends.OPERATIONS,
     *events.OPERATIONS,
+    *incidents.OPERATIONS,
     *logs.OPERATIONS,
     *openapi.OPERATIONS,
 )

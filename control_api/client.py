@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from daemon.views import ChoiceView, ClaimView, PoolView, VictimView, WaitView
+from daemon.views import (
+    BesideView,
+    ChoiceView,
+    ClaimView,
+    HeldView,
+    IncidentView,
+    PoolView,
+    VictimView,
+    WaitView,
+)
 
 PREFIX: Final = "/control/v1"
 SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
@@ -41,6 +50,9 @@ _INNER: Final[dict[str, type]] = {
     "claim": ClaimView,
     "victims": VictimView,
     "waiting": WaitView,
+    "memory": HeldView,
+    "beside": BesideView,
+    "last": IncidentView,
 }
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from control_api.errors import encode
 from control_api.operation import SSE, Call, Operation, Query, bad_request
+from control_api.redacted import redacted
 from control_api.schemas import EventView
 from control_api.streams import begin, finish, send
 from daemon.ports import ControlPort
@@ -135,11 +136,7 @@ def _past(
 def _event(event: EventView, redact: Callable[[str], str]) -> bytes:
     # JSON has no raw newline, and a kind is one word: neither can break out of its line
     kind = "".join(c for c in event.kind if c.isalnum() or c in "_-.") or "event"
-    facts = {
-        name: redact(value) if isinstance(value, str) else value
-        for name, value in event.facts.items()
-    }
-    shown = replace(event, text=redact(event.text), facts=facts)
+    shown = replace(event, text=redact(event.text), facts=redacted(event.facts, redact))
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.id, kind.encode(), encode(shown))
 
 

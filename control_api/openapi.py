@@ -143,6 +143,8 @@ def _query(query: Query) -> dict[str, Any]:
         # 1 and 0 as well as true and false
         schema = {"type": "string", "enum": ["0", "1", "false", "true"]}
         schema["default"] = str(int(query.default))
+    elif isinstance(query.default, str):
+        schema = {"type": "string", "pattern": MODEL_NAME}
     else:
         schema = {"type": "integer", "minimum": query.low, "maximum": query.high}
         if query.default >= query.low:

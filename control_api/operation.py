@@ -51,16 +51,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query parameter: an integer from ``low`` to ``high``, or (``default`` is a bool) a flag."""
+    """A query parameter: an integer from ``low`` to ``high``, (``default`` is a bool) a flag, or
+    (``default`` is a text) the name of a model."""
 
     name: str
-    default: int | bool
+    default: int | bool | str
     text: str
     low: int = 0
     high: int = 2**53
 
-    def parse(self, raw: str) -> int | bool:
+    def parse(self, raw: str) -> int | bool | str:
         """Raises ``ProblemError`` INVALID_REQUEST with what is allowed."""
+        if isinstance(self.default, str):
+            if _NAME.fullmatch(raw):
+                return raw
+            raise bad_request(f"{self.name} is {raw[:80]!r}; the name of a model is allowed.")
         if isinstance(self.default, bool):
             if raw.lower() in _TRUE | _FALSE:
                 return raw.lower() in _TRUE

@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import msgspec
 
 from daemon.ports import LoadFit
-from daemon.views import BackendView, EventView, FitView, ModelView, ReloadView, StatusView
+from daemon.views import (
+    BackendView,
+    EventView,
+    FitView,
+    IncidentView,
+    ModelView,
+    ReloadView,
+    StatusView,
+    StoryView,
+)
 
 __all__ = [
     "BackendView",
@@ -24,6 +33,8 @@ __all__ = [
     "ErrorDetail",
     "EventView",
     "FitView",
+    "IncidentView",
+    "Incidents",
     "LoadBody",
     "ModelView",
     "Models",
@@ -32,6 +43,7 @@ __all__ = [
     "PullBody",
     "ReloadView",
     "StatusView",
+    "StoryView",
     "UnloadBody",
     "Unloaded",
     "Version",
@@ -89,6 +101,13 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):
     backends: list[BackendView]
+
+
+class Incidents(msgspec.Struct, frozen=True, kw_only=True):
+    """Backends that ended unasked, newest first, and the same told in words."""
+
+    incidents: list[IncidentView]
+    stories: list[StoryView]
 
 
 class Unloaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.incidents import Recorder
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.reading import Reader
@@ -80,6 +81,8 @@ class Daemon:
         self.control = Control(
             self.supervisor, self.configured, self.bus, paths, mode, version, self.stop
         )
+        self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
+        self.control.record = self.recorder.book
         self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
@@ -185,6 +188,7 @@ class Daemon:
 
     async def _open_models(self) -> None:
         """Read what is configured, see what an earlier daemon left, then serve."""
+        await self.recorder.open()  # before anything can die
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
         self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
@@ -247,6 +251,7 @@ class Daemon:
             housekeeper.stop()
         await self.configured.pulls.close()
         await self._end_backends()
+        await self.recorder.close()
         if runner is not None:
             await runner.cleanup()
         for path in (self.paths.daemon_json, self.paths.control_socket):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,19 +21,23 @@ from daemon.configured import Configured
 from daemon.core.lifecycle import State
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
-from daemon.core.problems import Problem, ProblemError
+from daemon.core.problems import Code, Problem, ProblemError
 from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
 from daemon.ports import Lease, LoadFit, Progress
 from daemon.preflight import Way, gpu_limit, preflight
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
+from daemon.telemetry.incidents import Book
+from daemon.telemetry.stories import stories
 from daemon.views import (
     BackendView,
     EventView,
     FitView,
+    IncidentView,
     ModelView,
     ReloadView,
     StatusView,
+    StoryView,
 )
 
 LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
@@ -52,6 +56,7 @@ class Control:
     stop: Callable[[], None]
     url: str = ""
     started_at: float = field(default_factory=time.time)
+    record: Book = field(default_factory=Book)  # of incidents
 
     # ------------------------------------------------------------ looking
 
@@ -280,7 +285,13 @@ class Control:
         return paused
 
     def reset(self, name: str) -> None:
-        self.supervisor.tell(OperatorAsked(Ask.RESET, self._find(name).model.name))
+        model = self._find(name).model.name
+        page = self.supervisor.scheduler.pages.get(model)
+        crashes = len(page.history.crashes) if page is not None else 0
+        state = page.state.label if page is not None else "stopped"
+        self.supervisor.tell(OperatorAsked(Ask.RESET, model))
+        facts = {"crashes": crashes, "state": state}
+        self.bus.publish("reset", model, _reset(model, crashes, state), facts)
 
     async def reload(self) -> ReloadView:
         return await self.configured.reload()
@@ -296,6 +307,21 @@ class Control:
             return str(path)
         raise ProblemError(item)
 
+    def incidents(self, name: str, limit: int) -> list[IncidentView]:
+        """See ``ControlPort``."""
+        if not name:
+            return self.record.of(None)[:limit]
+        item = self.configured.named(name)
+        found = self.record.of(item.model.name if isinstance(item, Prepared) else name)
+        if isinstance(item, Problem) and not found:
+            text = f"There is no model named {name[:200]!r}, and none of that name died."
+            raise ProblemError(Problem(Code.MODEL_NOT_FOUND, text, item.hint))
+        return found[:limit]
+
+    def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
+        """See ``ControlPort``."""
+        return stories(incidents, self.supervisor.states())
+
     def history(self, after: int) -> list[EventView]:
         return self.bus.history(after)
 
@@ -310,6 +336,13 @@ def _pinned(model: str, pinned: bool) -> str:
     return f"{model} is pinned: never evicted" if pinned else f"{model} may be evicted again"
 
 
+def _reset(model: str, crashes: int, state: str) -> str:
+    forgotten = f": {crashes} crash{'es' if crashes > 1 else ''} forgotten" if crashes else ""
+    was = f", it was in {state}" if state == "backoff" else f", it had {state}"
+    return f"{model} may be started again{forgotten}{was if state in _DOWN else ''}"
+
+
+_DOWN = ("backoff", "failed")
 _STEPS = {"start": "start", "evict": "evict", "backoff": "wait", "exited": "wait", "stop": "evict"}
 
 

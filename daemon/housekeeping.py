@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from daemon.backends.backend import Backend
 from daemon.backends.learned import Learned, Promise, combined
 from daemon.config.settings import Settings
+from daemon.core.budget import total
 from daemon.core.messages import Bytes, MemoryObserved
 from daemon.machine.process import footprints
 from daemon.supervisor import Supervisor
 
 log = logging.getLogger("modelport.housekeeping")
+
+NEAR = 0.95  # of a pool's budget in use by backends: an unexplained end is memory's
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,9 @@ class Housekeeper:
                 seen[key] = held
                 run.measured = max(sum(held.values()), run.measured or 0)
                 await self._learn(run, held)
+        full = near_budget(seen.values(), self.supervisor.scheduler.ledger.budget)
+        for run in runs:
+            run.near_budget = bool(full & seen.get((run.model, run.generation), {}).keys())
         free = self.supervisor.scheduler.ledger.free  # as it was seen last
         self.supervisor.tell(MemoryObserved(free, seen))
 
@@ -191,3 +197,9 @@ class Housekeeper:
                     path.unlink()
             except OSError as error:
                 log.warning("an old log stays: %s", error)
+
+
+def near_budget(seen: Iterable[Bytes], budget: Bytes) -> frozenset[str]:
+    """The pools of which backends were seen to take about all that they may."""
+    taken = total(seen)
+    return frozenset(p for p, n in taken.items() if n >= NEAR * budget.get(p, n + 1) > 0)

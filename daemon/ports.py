@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -14,7 +14,16 @@ from typing import Literal, Protocol
 from daemon.access.principals import Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Problem
-from daemon.views import BackendView, EventView, FitView, ModelView, ReloadView, StatusView
+from daemon.views import (
+    BackendView,
+    EventView,
+    FitView,
+    IncidentView,
+    ModelView,
+    ReloadView,
+    StatusView,
+    StoryView,
+)
 
 
 class Route(StrEnum):
@@ -192,6 +201,15 @@ class ControlPort(Protocol):
     def pull(self, name: str) -> AsyncIterator[Progress]: ...
     def log_path(self, name: str | None) -> str:
         """The log file of a model's backend, or the daemon's own (None)."""
+        ...
+
+    def incidents(self, name: str, limit: int) -> list[IncidentView]:
+        """The last ``limit`` unasked ends of one model's backends ("": of all), newest first. A
+        model that is gone from the configuration may have some."""
+        ...
+
+    def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
+        """The same in plain words, told once where the same happened again."""
         ...
 
     def history(self, after: int) -> list[EventView]:

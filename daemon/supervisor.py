@@ -167,6 +167,8 @@ class Supervisor:
     backends: dict[str, Runs] = field(default_factory=dict)
     close_connections: Callable[[Target], None] = lambda _: None
     wake_sampler: Callable[[], None] = lambda: None
+    witness: Callable[[BackendExited], None] = lambda _: None  # before the books forget it
+    broken: dict[str, int] = field(default_factory=dict)  # requests that a backend has failed
     free: Callable[[], Bytes] = dict  # bytes by pool that the machine has left, told at once
     counters: dict[str, int] = field(default_factory=lambda: {"starts": 0, "requests": 0})
     _ids: count[int] = field(default_factory=lambda: count(1))
@@ -210,6 +212,7 @@ class Supervisor:
 
     def _before(self, event: Event) -> None:
         if isinstance(event, BackendExited):
+            self.witness(event)
             self._gone(event)
         elif isinstance(event, RequestArrived) and event.ticket.model not in self.backends:
             self._look_first()
@@ -297,6 +300,7 @@ class Supervisor:
         if run is not None:
             self.close_connections(run.holding.target)
             del self.backends[event.model]
+            self.broken.pop(event.model, None)
             self.wake_sampler()
         for queued in list(self._held_back.get(event.model, [])):
             asyncio.get_running_loop().call_soon(self._release, queued)
@@ -435,6 +439,9 @@ class Supervisor:
     def ended(self, lease: Held, outcome: Outcome) -> None:
         if self._leases.pop(lease.ticket.id, None) is not None:
             self.counters[outcome.value] = self.counters.get(outcome.value, 0) + 1
+            run = self._current(lease.model, lease.generation)
+            if run is not None and outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
+                self.broken[lease.model] = self.broken.get(lease.model, 0) + 1
             self.tell(RequestEnded(lease.ticket.id, outcome))
 
     # ------------------------------------------------------------ what it shows

@@ -178,6 +178,87 @@ class EventView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldView:
+    """One memory at the moment of an incident. All in bytes."""
+
+    name: str
+    budget: int
+    charged: int  # for all backends together
+    free: int | None  # as the machine was last seen
+    own: int  # charged for the model that died
+    own_measured: int | None  # what it was last seen to take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BesideView:
+    """Another backend that ran at the moment of an incident."""
+
+    model: str
+    state: str
+    leases: int
+    bytes: dict[str, int]  # per pool, as charged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentView:
+    """One backend's unasked end: what was, what it said, what was done, what came of it.
+
+    ``id`` grows. ``exit_class`` is a value of ``core.messages.ExitClass``. ``lines`` are those of
+    its log that matter, oldest first, without secrets.
+    """
+
+    id: int
+    at: float
+    model: str
+    engine: str
+    version: str
+    generation: int
+    exit_class: str
+    detail: str
+    status: int | None  # exit status; negative: the signal; None: unknown, or it could not be run
+    serving: bool  # it had been ready
+    age: float | None  # seconds since it was ready, or (loading) since its start
+    lines: list[str]
+    advice: str  # the engine's own
+    variant: str
+    context: int | None
+    slots: int | None
+    leases: int  # requests that it broke
+    queue: int
+    memory: list[HeldView]
+    beside: list[BesideView]
+    near_budget: bool
+    kernel_kills: int | None  # by the system for want of memory, since last looked; None: unknown
+    done: str = ""  # backoff | gave_up | half_open
+    done_seconds: float | None = None  # until it may start again
+    next_variant: str = ""  # if another one is tried next
+    followed: str = ""  # ready | died | reset
+    followed_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryView:
+    """What happened to one model, told once where the same happened again; newest first.
+
+    ``last`` is the newest of the ``count`` incidents; ``steps`` are what to do next, commands
+    in backticks.
+    """
+
+    model: str
+    state: str  # of the model now; "" if there is no such model any more
+    count: int
+    first_at: float
+    last_at: float
+    what: str  # "ran out of memory"
+    how: str
+    meaning: str
+    done: str
+    followed: str
+    steps: list[str]
+    last: IncidentView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadView:
     ok: bool
     added: list[str]

@@ -195,6 +195,8 @@ COMMANDS: Final = {
     "reset": Command(
         summary="forget a model's crashes, so that it may be tried again at once",
         examples=(("ctl reset qwen3-coder", ""),),
+        text="A model that was given up, or waits out its backoff, may start again at once, and\n"
+        "in its largest form. What happened stays on record: `ctl why`.",
         run=_simple("reset", "reset"),
         arguments=_model,
     ),

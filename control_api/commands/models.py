@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from typing import Any, Final
 
 from control_api.client import Client, segment, view
 from control_api.commands.command import Command
 from control_api.commands.output import Out, duration, pools, size
-from daemon.views import BackendView, ModelView
+from control_api.commands.why import cause, clock, last_of
+from daemon.views import BackendView, ModelView, StoryView
+
+_SAID: Final = 5  # lines of a dying engine
 
 _PS_HEADERS: Final = (
     "MODEL",
@@ -54,15 +58,32 @@ def list_models(args: Namespace, out: Out) -> int:
     return 0
 
 
+_DOWN: Final = ("failed", "backoff")
+
+
 def list_backends(args: Namespace, out: Out) -> int:
-    data = Client().get("/backends")
+    client = Client()
+    data = client.get("/backends")
+    models = client.get("/models")["models"]
+    down = [
+        {"model": model["name"], "state": model["state"], "problem": model["problem"]}
+        for model in models
+        if model["state"] in _DOWN
+    ]
     if out.json:
-        out.value(data)
+        out.value({**data, "down": down})
         return 0
     backends = [view(BackendView, item) for item in data["backends"]]
-    if not backends:
+    if backends:
+        _print_backends(backends, out)
+    elif not down:
         out.line("No model is loaded. The first request loads one, or `ctl load MODEL`.")
-        return 0
+    for one in down:
+        out.line(f"{out.paint('!', 'red')} {one['model']} ({one['state']}): {one['problem']}")
+    return 0
+
+
+def _print_backends(backends: Sequence[BackendView], out: Out) -> None:
     now = time.time()
     rows = [
         (
@@ -78,22 +99,10 @@ def list_backends(args: Namespace, out: Out) -> int:
         )
         for backend in backends
     ]
-    headers = [
-        "MODEL",
-        "ENGINE",
-        "WHERE",
-        "STATE",
-        "FOOTPRINT",
-        "LEASES",
-        "QUEUE",
-        "KEEP-ALIVE",
-        "UPTIME",
-    ]
-    out.table(headers, rows)
+    out.table(_PS_HEADERS, rows)
     for backend in backends:
         if backend.warning:
             out.line(f"{out.paint('!', 'yellow')} {backend.model}: {backend.warning}")
-    return 0
 
 
 def _footprint(backend: BackendView) -> str:
@@ -114,17 +123,35 @@ def show(args: Namespace, out: Out) -> int:
     data = client.get(f"/models/{segment(args.model)}")
     backends = client.get("/backends")["backends"]
     running = [item for item in backends if item.get("model") == data.get("name")]
+    story = last_of(client, str(data.get("name")))
     if out.json:
-        out.value({**data, "backends": running})
+        out.value({**data, "backends": running, "story": story})
         return 0
     model = view(ModelView, data)
     out.facts(_model_facts(model, out))
     for item in running:
         out.line()
         out.facts(_backend_facts(view(BackendView, item), out))
+    if story is not None:
+        out.line()
+        out.facts(_death(view(StoryView, story)))
     if model.problem:
         out.line(f"{out.paint('!', 'yellow')} {model.problem}")
     return 0
+
+
+def _death(story: StoryView) -> list[tuple[str, str]]:
+    """Its last unasked end, with the words that the engine left."""
+    last = story.last
+    because = cause(last)
+    lines = [line.strip() for line in last.lines[-_SAID:] if line.strip() not in because]
+    return [
+        ("last death", f"{clock(last.at)}: it {story.what}; {story.how}"),
+        ("because", because),
+        *(("it said", line) for line in lines),
+        ("then", "; ".join(filter(None, (story.done, story.followed)))),
+        ("more", f"`ctl why {story.model}`"),
+    ]
 
 
 def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends import probing
+from daemon.backends import dying, probing
 from daemon.backends.keeping import (
     ExecFailed,
     Exited,
@@ -113,6 +113,9 @@ class Backend:
     measured: int | None = None
     allotted: Allotted | None = None  # what the engine said of its memory, once it is ready
     lines: list[str] = field(default_factory=list)
+    status: int | None = None  # how its process ended, as in subprocess
+    failure: Verdict | None = None  # what was wrong with it, unless we asked it to stop
+    near_budget: bool = False  # it was last seen to take about all that there is
     timeline: Timeline = field(default_factory=Timeline)
     _verdict: Verdict | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
@@ -146,8 +149,7 @@ class Backend:
             if self.keeper is None:
                 self._finish(ExitClass.PERMANENT, text)
             elif not self.died:  # it lives, and only its exit frees its memory
-                failed = StartFailed(self.model, self.generation, ExitClass.PERMANENT, text)
-                self.tell(failed)
+                self._fail(Verdict(ExitClass.PERMANENT, text))
 
     async def _start(self) -> None:
         try:
@@ -168,7 +170,7 @@ class Backend:
         if self.died or self.asked:
             return
         if verdict is not None:
-            self.tell(StartFailed(self.model, self.generation, verdict.exit_class, verdict.detail))
+            self._fail(verdict)
             return
         self.timeline.ready = time.monotonic()
         self.ready_at = time.time()
@@ -301,11 +303,13 @@ class Backend:
                 self.lines = [*self.lines, *lines][-KEPT_LINES:]
             case ExecFailed(text=text):
                 self._verdict = Verdict(ExitClass.PERMANENT, f"could not be run: {text}")
+                self.failure = self._verdict
             case Exited(status=status):
                 self._judge(status)
             case Gone():
                 verdict = self._verdict or Verdict(ExitClass.CRASH, "it ended")
-                self._finish(verdict.exit_class, verdict.detail)
+                detail = dying.words(verdict, self.status, (self.plan.secret,))
+                self._finish(verdict.exit_class, detail)
             case Lost():
                 self._task = asyncio.create_task(self._lost(), name=f"reap {self.model}")
 
@@ -321,10 +325,24 @@ class Backend:
             self._finish(ExitClass.CRASH, "its keeper was lost")
 
     def _judge(self, status: int) -> None:
-        self.died = True
+        self.died, self.status = True, status
         self._news.set()
-        ready = self.ready_at is not None
-        self._verdict = self.engine.classify(status, self.lines, ready=ready, asked=self.asked)
+        verdict = self.engine.classify(
+            status,
+            self.lines,
+            ready=self.ready_at is not None,
+            asked=self.asked,
+            near_budget=self.near_budget,
+        )
+        self._verdict = verdict
+        if not self.asked:
+            self.failure = verdict
+
+    def _fail(self, verdict: Verdict) -> None:
+        """It lives and will not serve."""
+        self.failure = verdict
+        detail = dying.words(verdict, None, (self.plan.secret,))
+        self.tell(StartFailed(self.model, self.generation, verdict.exit_class, detail))
 
     def _finish(self, exit_class: ExitClass, detail: str) -> None:
         """Everything of it is gone: said once."""

@@ -71,7 +71,7 @@ def died(model: str, exit_class: ExitClass, detail: str) -> Problem:
     return Problem(
         Code.MODEL_UNAVAILABLE,
         f"The backend of {model} died: {exit_class.value.replace('_', ' ')}{why}.",
-        f"See: ctl logs {model}",
+        f"See: ctl why {model}",
         facts={"exit_class": exit_class.value, "detail": detail},
     )
 
@@ -80,7 +80,7 @@ def unavailable(page: Page, now: float) -> Problem:
     """A failed model's answer: what killed it, and when (if ever) it is tried again by itself."""
     base = page.problem or died(page.name, ExitClass.CRASH, "")
     if page.half_open is None:
-        hint = f"Mend it, then: ctl load {page.name}. The whole story: ctl logs {page.name}"
+        hint = f"Mend it, then: ctl load {page.name}. The whole story: ctl why {page.name}"
         return Problem(base.code, base.message, hint, None, base.facts)
     wait = max(0.0, page.half_open - now)
     hint = f"Tried again in {wait:.0f} s when asked for, or now with: ctl load {page.name}"

@@ -42,6 +42,8 @@ class Operators(Runs):
                     page.smallest = page.rung = 0
                     if page.state in (State.FAILED, State.BACKOFF):
                         self._forgive(page, clean=True)
+                        if page.pinned and page.wanted_since is None:  # as if it had just died
+                            page.wanted_since = now
                 case Ask.PAUSE | Ask.RESUME:
                     pass
             self._touched.add(page.name)

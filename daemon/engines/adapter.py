@@ -30,10 +30,16 @@ class Adapter:
         return signatures.PATTERN
 
     def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+        self,
+        status: int | None,
+        lines: Sequence[str],
+        *,
+        ready: bool,
+        asked: bool,
+        near_budget: bool = False,
     ) -> Verdict:
         """See ``Engine.classify``."""
-        return signatures.classify(status, lines, ready=ready, asked=asked)
+        return signatures.classify(status, lines, ready=ready, asked=asked, near_budget=near_budget)
 
 
 class LlamaAdapter(Adapter):

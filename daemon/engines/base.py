@@ -130,9 +130,15 @@ class Engine(Protocol):
         ...
 
     def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+        self,
+        status: int | None,
+        lines: Sequence[str],
+        *,
+        ready: bool,
+        asked: bool,
+        near_budget: bool = False,
     ) -> Verdict:
         """What an exit means. ``status`` as in subprocess (negative: signal; None: it lives, but
         will not serve), ``lines`` the kept matches, ``ready`` whether it had been ready, ``asked``
-        whether we stopped it."""
+        whether we stopped it, ``near_budget`` whether it last took about all that there is."""
         ...

@@ -164,9 +164,15 @@ class Command:
         return signatures.PATTERN
 
     def classify(
-        self, status: int | None, lines: Sequence[str], *, ready: bool, asked: bool
+        self,
+        status: int | None,
+        lines: Sequence[str],
+        *,
+        ready: bool,
+        asked: bool,
+        near_budget: bool = False,
     ) -> Verdict:
-        return signatures.classify(status, lines, ready=ready, asked=asked)
+        return signatures.classify(status, lines, ready=ready, asked=asked, near_budget=near_budget)
 
 
 def _values(plan: LaunchPlan) -> dict[str, str | None]:

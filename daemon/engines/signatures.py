@@ -55,8 +55,11 @@ def _permanent(pattern: str, advice: str) -> Signature:
     return Signature(pattern, ExitClass.PERMANENT, advice, loading=True)
 
 
-# Lines that name memory and are not a failure of it.
-HARMLESS: Final = r"retrying without pipeline parallelism|failed to mlock|failed to munlock"
+# Lines that name memory and are not a failure of it: the engine goes on in another way.
+HARMLESS: Final = (
+    r"retrying without pipeline parallelism|failed to mlock|failed to munlock"
+    r"|Mi?B of pinned memory|failed to allocate pinned memory"
+)
 
 SIGNATURES: Final[tuple[Signature, ...]] = (
     Signature(r"failed to initialize the metal library", ExitClass.METAL_INIT),
@@ -80,12 +83,15 @@ SIGNATURES: Final[tuple[Signature, ...]] = (
     _memory(r"std::bad_alloc"),
     _memory(r"GGML_ASSERT\(ctx->mem_buffer != NULL\)"),
     _memory(r"cudaMalloc failed"),
+    _memory(r"CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"),
     _memory(r"out of memory"),
     _memory(r"ErrorOutOfDeviceMemory|Requested preallocation size is too large"),
     _memory(r"not enough memory|cannot allocate memory|\bMemoryError\b"),
     _memory(r"unable to fit"),
     # memory: vLLM
     _memory(r"No available memory for the cache blocks"),
+    _memory(r"is less than desired GPU memory utilization",
+            "Other programs hold the card's memory: end them, or lower `memory.budget`."),
     _memory(r"larger than the (?:available KV cache memory|maximum number of tokens that can)"),
     # the same start would fail again
     _permanent(r"unknown model architecture|Model type \S+ not supported"
@@ -117,13 +123,27 @@ HINTS: Final[Mapping[str, str]] = {
     r"failed to find a memory slot": (
         "The context is too small or there are too many slots: raise `ctx` or lower `slots`."
     ),
+    r"greater than the recommended max working set": (
+        "Metal was given more than it recommends: a smaller context, or a smaller budget."
+    ),
 }
+
+# An end that nothing explains, after one of these, is memory's: Metal goes on for a while.
+STRAINED: Final = r"greater than the recommended max working set"
 
 # Lines that decide nothing and still explain a crash.
 EVIDENCE: Final = (
     r"GGML_ASSERT|GGML_ABORT|uncaught exception|terminate called|(?:CUDA|ROCm|HIP) error"
     r"|device lost|exiting due to|failed to decode|\w+Error: |segmentation fault"
+    r"|\[read\] Unable to read"
 )
+
+# Evidence of a bug, and signals that somebody sends: then a full memory is no suspect.
+_EXPLAINS: Final = (
+    r"GGML_ASSERT|illegal memory access|device lost"
+    r"|(?:Index|Key|Type|Value|Attribute|Assertion)Error: "
+)
+_SENT: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 143, 130, 129})
 
 PATTERN: Final = "|".join(
     f"(?:{text})" for text in (*(each.pattern for each in SIGNATURES), *HINTS, EVIDENCE)
@@ -138,12 +158,21 @@ def hint(lines: Sequence[str]) -> str:
     return ""
 
 
-def classify(status: int | None, lines: Sequence[str], *, ready: bool, asked: bool) -> Verdict:
+def classify(
+    status: int | None,
+    lines: Sequence[str],
+    *,
+    ready: bool,
+    asked: bool,
+    near_budget: bool = False,
+) -> Verdict:
     """What an exit means.
 
     ``status`` as in subprocess (negative: killed by that signal); None: it lives, but will not
     serve. ``lines``: the kept lines, oldest first. ``ready``: it had served before. ``asked``: we
-    stopped it, and then nothing that it said on its way matters.
+    stopped it, and then nothing that it said on its way matters. ``near_budget``: it was last seen
+    to take about all that there is: an end while serving that nothing else explains is then
+    memory's (some engines name it only in the system's own log, and MLX on a CPU not at all).
     """
     if asked:
         return Verdict(ExitClass.CLEAN, ended(status))
@@ -153,10 +182,11 @@ def classify(status: int | None, lines: Sequence[str], *, ready: bool, asked: bo
             continue
         if found := each.found(kept):
             return _verdict(each.exit_class, found, kept, each.advice or hint(kept))
-    return _by_status(status, kept, ready)
+    strained = near_budget or any(re.search(STRAINED, line, re.IGNORECASE) for line in kept)
+    return _by_status(status, kept, ready, strained and ready)
 
 
-def _by_status(status: int | None, kept: Sequence[str], ready: bool) -> Verdict:
+def _by_status(status: int | None, kept: Sequence[str], ready: bool, strained: bool) -> Verdict:
     """The verdict where no text decides."""
     how = ended(status)
     explained = [line for line in kept if re.search(EVIDENCE, line, re.IGNORECASE)]
@@ -165,11 +195,15 @@ def _by_status(status: int | None, kept: Sequence[str], ready: bool) -> Verdict:
         return Verdict(ExitClass.HANG, how, hint(kept), evidence)
     # 137 is how a shell tells of SIGKILL. Nobody but the system's memory guards kills with it.
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        text = "killed by SIGKILL that we did not send: the system was out of memory"
+        text = "killed by SIGKILL that we did not send: the out-of-memory killer, or a person"
         return Verdict(ExitClass.OUT_OF_MEMORY, text, _SMALLER, evidence)
     if status in (126, 127) and not ready:
         text = "the program could not be started"
         return Verdict(ExitClass.PERMANENT, text, "Check `path` of the engine.", evidence)
+    explained = [line for line in evidence if re.search(_EXPLAINS, line, re.IGNORECASE)]
+    if strained and status not in _SENT and not explained:
+        text = f"{how}, with its memory all but used up: probably that"
+        return Verdict(ExitClass.OUT_OF_MEMORY, text, hint(kept) or _SMALLER, evidence)
     return Verdict(
         ExitClass.CRASH, f"{how}: {evidence[-1]}" if evidence else how, hint(kept), evidence
     )

@@ -80,6 +80,7 @@ JSON = {
     "resume": (),
     "shutdown": (),
     "doctor": (),
+    "why": (),
     "version": (),
     "ls": (),
     "ps": (),

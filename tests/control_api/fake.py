@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +22,19 @@ from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import ControlPort, LoadFit, Progress
+from daemon.telemetry.stories import stories
 from daemon.views import (
     BackendView,
+    BesideView,
     EventView,
     FitView,
+    HeldView,
+    IncidentView,
     ModelView,
     PoolView,
     ReloadView,
     StatusView,
+    StoryView,
 )
 
 GIB = 2**30
@@ -109,6 +114,49 @@ def fit_view(**changes: Any) -> FitView:
     return FitView(**{**values, **changes})
 
 
+def incident_view(**changes: Any) -> IncidentView:
+    """gemma ran out of a Mac's memory while it served."""
+    values: dict[str, Any] = {
+        "id": 7,
+        "at": 1e9,
+        "model": "gemma",
+        "engine": "llama-server",
+        "version": "b9000",
+        "generation": 4,
+        "exit_class": "out_of_memory",
+        "detail": "killed by SIGABRT: error: Insufficient Memory",
+        "status": -6,
+        "serving": True,
+        "age": 240.0,
+        "lines": ["error: Insufficient Memory", "llama_decode: failed to decode, ret = -3"],
+        "advice": "Give it less.",
+        "variant": "context 65536",
+        "context": 65536,
+        "slots": 1,
+        "leases": 2,
+        "queue": 0,
+        "memory": [
+            HeldView(
+                name="unified",
+                budget=18 * GIB,
+                charged=17 * GIB,
+                free=GIB,
+                own=12 * GIB,
+                own_measured=13 * GIB,
+            )
+        ],
+        "beside": [BesideView(model="embed", state="ready", leases=0, bytes={"unified": GIB})],
+        "near_budget": False,
+        "kernel_kills": None,
+        "done": "backoff",
+        "done_seconds": 1.0,
+        "next_variant": "context 32768",
+        "followed": "ready",
+        "followed_seconds": 12.0,
+    }
+    return IncidentView(**{**values, **changes})
+
+
 class FakeControl:
     """Implements ``ControlPort``. ``calls`` are the changes that were asked for."""
 
@@ -133,6 +181,7 @@ class FakeControl:
             needs_restart=["server.port"],
         )
         self.fits = fit_view()
+        self.died: list[IncidentView] = [incident_view()]
         self.changes: dict[str, Any] = {}  # of the status
         self.kept: list[EventView] = []
         self.subscribers: list[Callable[[EventView], None]] = []
@@ -255,6 +304,14 @@ class FakeControl:
 
     def reset(self, name: str) -> None:
         self.calls.append(("reset", self.model(name).name))
+
+    def incidents(self, name: str, limit: int) -> list[IncidentView]:
+        wanted = self.model(name).name if name else None
+        found = [one for one in self.died if wanted in (None, one.model)]
+        return found[:limit]
+
+    def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
+        return stories(incidents, {name: model.state for name, model in self.catalog.items()})
 
     async def reload(self) -> ReloadView:
         self.calls.append(("reload",))

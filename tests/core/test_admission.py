@@ -83,7 +83,7 @@ def test_a_failed_model_is_refused_with_what_killed_it() -> None:
     assert problem is not None
     assert problem.code is Code.MODEL_UNAVAILABLE
     assert problem.message == "The backend of m died: out of memory (no room for KV)."
-    assert problem.hint == "Mend it, then: ctl load m. The whole story: ctl logs m"
+    assert problem.hint == "Mend it, then: ctl load m. The whole story: ctl why m"
     assert problem.facts == {"exit_class": "out_of_memory", "detail": "no room for KV"}
 
 
