@@ -29,7 +29,7 @@ from daemon.core.messages import (
 )
 from daemon.core.policy import Policy
 from daemon.core.scheduler import Scheduler
-from daemon.housekeeping import Housekeeper, Rounds
+from daemon.housekeeping import Housekeeper, Rounds, near_budget
 from daemon.ports import Hold, Target
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
@@ -186,6 +186,28 @@ async def test_a_sample_of_a_process_that_ended_meanwhile_is_dropped(house: Hous
     house.exited()
     await sampling
     assert dict(house.supervisor.scheduler.ledger.charged("a")) == {}
+
+
+async def test_a_backend_that_fills_its_memory_is_marked(house: House) -> None:
+    """What then ends without a word is taken for memory's."""
+    run = house.begin(os.getpid())  # 10 bytes are the budget of ram
+    await until(lambda: run.near_budget)
+    house.supervisor.scheduler.ledger.budget["ram"] = 1 << 50
+    await until(lambda: not run.near_budget)
+
+
+@pytest.mark.parametrize(
+    ("seen", "full"),
+    [
+        ([], set()),
+        ([{"ram": 94}], set()),
+        ([{"ram": 95}], {"ram"}),
+        ([{"ram": 50}, {"ram": 45, "gpu0": 1}], {"ram"}),
+        ([{"gpu7": 5}], set()),
+    ],
+)
+def test_near_the_budget(seen: list[Bytes], full: set[str]) -> None:
+    assert near_budget(seen, {"ram": 100, "gpu0": 10}) == full
 
 
 # ---------------------------------------------------------------- settling

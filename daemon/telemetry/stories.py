@@ -73,7 +73,7 @@ def _story(group: Sequence[IncidentView], state: str) -> StoryView:
 def how(one: IncidentView) -> str:
     """``killed by SIGABRT after 4 m of serving, 2 requests running``."""
     if one.exit_class == ExitClass.HANG or (one.status is None and one.serving):
-        start = "it lived"
+        start = "it did not answer"
     elif one.status is None:
         start = "it did not run" if one.age is None else "it was ended before it was ready"
     else:

@@ -38,6 +38,12 @@ def test_ps(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     assert [b["model"] for b in ctl("ps", "--json").json["backends"]] == ["a", "b", "c", "d"]
     fake.running = []
     assert "No model is loaded." in ctl("ps").out
+    died = "The backend of gemma died: crash (exit status 3: GGML_ASSERT(n > 0) failed)."
+    fake.catalog["gemma"] = model_view("gemma", state="failed", problem=died)
+    assert ctl("ps").out == f"! gemma (failed): {died}\n"
+    assert ctl("ps", "--json").json["down"] == [
+        {"model": "gemma", "state": "failed", "problem": died}
+    ]
 
 
 def test_ls(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
@@ -59,3 +65,6 @@ def test_show(ctl: Ctl, daemon: FakeDaemon) -> None:
     assert ctl("show", "org/repo:Q4").code == 0
     assert ctl("show", "gemma", "--json").json["backends"][0]["pid"] == 4711
     assert ctl("show", "qwen3-coder", "--json").json["backends"] == []
+    assert ctl("show", "qwen3-coder", "--json").json["story"] is None
+    assert "it ran out of memory; killed by SIGABRT" in result.out
+    assert "it said     llama_decode: failed to decode, ret = -3" in result.out

@@ -224,6 +224,15 @@ def test_an_untouched_failure_stays_and_reset_ends_a_backoff_too() -> None:
     assert desk.page("b").history == History()
 
 
+def test_a_pinned_model_is_started_by_a_reset() -> None:
+    """Nobody waits for it, but it should run."""
+    desk = Desk(model("a", pinned=True))
+    desk.serve("a")
+    desk.exit("a", ExitClass.PERMANENT)
+    assert desk.state("a") is State.FAILED
+    assert desk.ask(Ask.RESET, "a") == ["start a full"]
+
+
 def test_another_port_is_tried_at_once() -> None:
     desk = Desk(model("a"))
     desk.arrive("a")

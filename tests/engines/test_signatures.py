@@ -8,7 +8,13 @@ import pytest
 
 from daemon.core.messages import ExitClass
 from daemon.engines import signatures
-from daemon.engines.base import Verdict
+from daemon.engines.base import Engine, Verdict
+from daemon.engines.command import Command, Template
+from daemon.engines.llama_server import LlamaServer
+from daemon.engines.mlx_lm import MlxLm
+from daemon.engines.vllm import Vllm
+from daemon.engines.vllm_mlx import VllmMlx
+from daemon.engines.xllamacpp import Xllamacpp
 
 OOM = ExitClass.OUT_OF_MEMORY
 PERMANENT = ExitClass.PERMANENT
@@ -94,6 +100,17 @@ SEEN: list[tuple[int | None, bool, list[str], ExitClass]] = [
     (1, False, ["torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."], OOM),
     (1, False, ["ValueError: No available memory for the cache blocks."], OOM),
     (1, False, ["ValueError: Model architectures ['X'] are not supported for now."], PERMANENT),
+    (1, False, ["ValueError: Free memory on device cuda:0 (12.38/287.69 GiB) on startup is less"
+                " than desired GPU memory utilization (0.92, 264.67 GiB)."], OOM),
+    (-6, True, ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED"], OOM),
+    (1, True, ["vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."],
+     CRASH),
+    # Metal's other reasons, in MLX's words
+    (None, True, ["[METAL] Command buffer execution failed: Caused GPU Timeout Error"
+                  " (00000002:kIOGPUCommandBufferCallbackErrorTimeout)"], CRASH),
+    # unasked, as if all were well, and with an exit handler that hides the signal
+    (0, True, [METAL], OOM),
+    (1, True, ["Compute error."], CRASH),
     # ports
     (1, False, ["0.00.002.125 E srv         start: couldn't bind HTTP server socket, hostname:"
                 " 127.0.0.1, port: 49069", "srv init: exiting due to HTTP server error"],
@@ -134,6 +151,11 @@ SEEN: list[tuple[int | None, bool, list[str], ExitClass]] = [
     # not memory, though it names it
     (-6, True, ["sched_reserve: failed to allocate compute buffers,"
                 " retrying without pipeline parallelism"], CRASH),
+    (-11, True, ["ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: "
+                 "out of memory"], CRASH),
+    (-11, True, ["WARNING: failed to allocate 512.00 MB of pinned memory"], CRASH),
+    (-11, True, ["ggml_vulkan: Failed to allocate pinned memory (vk::Device::allocateMemory:"
+                 " ErrorOutOfHostMemory)"], CRASH),
     (-11, True, ["warning: failed to mlock 5-byte buffer: Cannot allocate memory"], CRASH),
     # what was said of the load says nothing of an exit hours later
     (-11, True, ["failed to open 'x'", LOADING, "unsupported"], CRASH),
@@ -162,6 +184,79 @@ def test_what_decides_is_among_the_lines_that_are_kept(
     ]
     verdict = signatures.classify(status, kept, ready=ready, asked=False)
     assert verdict.exit_class is expected
+
+
+# status, what it said: unexplained ends of an engine that held about all the memory there was
+SUSPECT: list[tuple[int, list[str]]] = [
+    (-6, []),
+    (-11, []),  # MLX on a CPU does not look at what malloc gave
+    (0, []),  # through an exit handler
+    (1, ["RuntimeError: [read] Unable to read from file."]),
+    (1, ["terminate called without an active exception"]),
+]
+
+
+@pytest.mark.parametrize(("status", "lines"), SUSPECT)
+def test_an_unexplained_end_near_the_budget_is_memorys(status: int, lines: list[str]) -> None:
+    near = signatures.classify(status, lines, ready=True, asked=False, near_budget=True)
+    assert near.exit_class is OOM
+    assert "probably" in near.detail
+    assert near.advice
+    for ready, full in ((True, False), (False, True)):  # not while it loads: it held little then
+        other = signatures.classify(status, lines, ready=ready, asked=False, near_budget=full)
+        assert other.exit_class is CRASH
+
+
+@pytest.mark.parametrize(
+    ("status", "lines"),
+    [
+        (-6, ["ggml.c:12: GGML_ASSERT(n > 0) failed"]),
+        (-6, ["CUDA error: an illegal memory access was encountered"]),
+        (1, ["IndexError: list index out of range"]),
+        (-15, []),
+        (143, []),
+    ],
+)
+def test_an_end_that_is_explained_is_not_suspected(status: int, lines: list[str]) -> None:
+    verdict = signatures.classify(status, lines, ready=True, asked=False, near_budget=True)
+    assert verdict.exit_class is CRASH
+
+
+def test_metals_own_warning_is_as_good_as_a_measure() -> None:
+    line = (
+        "ggml_metal_log_allocated_size: warning: current allocated size is greater than the"
+        " recommended max working set size"
+    )
+    assert re.search(signatures.PATTERN.encode(), line.encode(), re.IGNORECASE)
+    assert signatures.classify(-6, [line], ready=True, asked=False).exit_class is OOM
+    assert "Metal" in signatures.hint([line])
+
+
+EACH: dict[ExitClass, tuple[int | None, bool, list[str]]] = {
+    ExitClass.PERMANENT: (1, False, ["error: invalid argument: --nope"]),
+    ExitClass.PORT: (1, False, ["OSError: [Errno 98] Address already in use"]),
+    OOM: (-6, True, [METAL]),
+    ExitClass.METAL_INIT: (1, False, ["failed to initialize the Metal library"]),
+    CRASH: (-11, True, []),
+    ExitClass.HANG: (None, True, []),
+}
+ENGINES: list[Engine] = [
+    LlamaServer(), Xllamacpp(), MlxLm(), VllmMlx(), Vllm(),
+    Command(Template("mine", ("mine", "{port}"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("expected", EACH)
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_every_engine_knows_every_class(engine: Engine, expected: ExitClass) -> None:
+    status, ready, lines = EACH[expected]
+    verdict = engine.classify(status, lines, ready=ready, asked=False)
+    assert verdict.exit_class is expected
+    assert engine.classify(status, lines, ready=ready, asked=True).exit_class is ExitClass.CLEAN
+    near = engine.classify(-11, [], ready=True, asked=False, near_budget=True)
+    assert near.exit_class is OOM
+    for line in lines:
+        assert re.search(engine.pattern.encode(), line.encode(), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("status", [0, 1, -6, -9, -14, -15, 143])
