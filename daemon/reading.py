@@ -115,12 +115,12 @@ class Reader:
             settings,
             pools,
             self.environ,
-            self._locate,
+            self.files_of,
             learned=self.learned,
             room=self._room,
         )
 
-    def _locate(self, model: Model) -> Located:
+    def files_of(self, model: Model) -> Located:
         """The files of a model on this disk; raises ProblemError where they are not."""
         if model.path is not None:
             if not model.path.exists():

@@ -14,6 +14,7 @@ def policy(settings: Settings) -> Policy:
     timing = settings.timing
     return Policy(
         memory_policy=settings.memory.policy,
+        memory_wait=timing.memory_wait,
         max_drain=settings.memory.max_drain,
         pressure_clear=timing.pressure_clear,
         thrash_window=timing.thrash_window,

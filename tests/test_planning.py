@@ -85,12 +85,18 @@ def test_it_is_the_best_of_all_combinations(
     wanted = [Wanted(f"m{i}", each) for i, each in enumerate(lists)]
     found = plan(wanted, budget)
     assert fits(found.need, budget)
-    assert list(found.chosen) == [w.model for w in wanted[: len(found.chosen)]]
-    part = lists[: len(found.chosen)]
-    every = itertools.product(*part)
-    possible = [c for c in every if fits(total(o.need for o in c), budget)]
-    least = min(sum(o.loss for o in each) for each in possible)
+    names = [w.model for w in wanted]
+    assert list(found.chosen) == [name for name in names if name in found.chosen]
+    assert found.chosen.keys() | found.left_out.keys() == set(names)
+
+    def possible(some: list[Wanted]) -> list[tuple[Option, ...]]:
+        every = itertools.product(*(w.options for w in some))
+        return [each for each in every if fits(total(o.need for o in each), budget)]
+
+    kept = [w for w in wanted if w.model in found.chosen]
+    least = min(sum(o.loss for o in each) for each in possible(kept))
     assert sum(o.loss for o in found.chosen.values()) == least
-    if found.left_out:  # with one more there is no way
-        more = itertools.product(*lists[: len(found.chosen) + 1])
-        assert not any(fits(total(o.need for o in c), budget) for c in more)
+    for name, lacks in found.left_out.items():  # beside those named before it there is no way
+        before = [w for w in kept if w.model < name]
+        assert not possible([*before, wanted[names.index(name)]])
+        assert sum(lacks.values()) > 0

@@ -42,7 +42,11 @@ def show_status(args: Namespace, out: Out) -> int:
             ("uptime", duration(max(0.0, time.time() - status.started_at))),
             ("config", status.config),
             ("log", status.log),
-            ("models", f"{status.backends} loaded, {status.leases} leases, {status.queue} queued"),
+            (
+                "models",
+                f"{status.backends} loaded, {_count(status.leases, 'lease')}, "
+                f"{status.queue} queued",
+            ),
             ("paused", _paused(status)),
             *((f"memory {pool.name}", _pool(pool)) for pool in status.pools),
             ("swapping", _swapping(status)),
@@ -84,19 +88,24 @@ def _swapping(status: StatusView) -> str:
     return f"{share}% of the last minutes went into starting models" if share else ""
 
 
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def _waits(status: StatusView) -> Iterator[str]:
     """The current claim, and who waits for what and why."""
     claim = status.claim
     if claim is not None:
         yield f"next: {claim.model}, since {duration(claim.age)}"
         for one in claim.victims:
-            when = "" if one.seconds is None else f" in {duration(one.seconds)} at the latest"
-            busy = f", {one.leases} running requests" if one.leases else ""
+            known = one.seconds is not None and one.state != "draining"
+            when = f" in {duration(one.seconds)} at the latest" if known else ""
+            busy = f", {_count(one.leases, 'running request')}" if one.leases else ""
             yield f"  {one.model} ({one.state}{busy}) makes room{when}"
     for wait in status.waiting:
         until = "" if wait.seconds is None else f" ({duration(wait.seconds)})"
         whose = " and ".join(
-            f"{count} {word}{'s' if count > 1 else ''}"
+            _count(count, word)
             for count, word in ((wait.requests, "request"), (wait.loads, "load"))
             if count
         )

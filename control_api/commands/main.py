@@ -55,6 +55,7 @@ VERBS: Final[dict[str, Verb]] = {
     "rm": Verb("local.catalog", "models", "remove a model from the configuration"),
     "pull": Verb("load", "models", "download a model"),
     "estimate": Verb("local.estimate", "models", "the memory that a model will take"),
+    "plan": Verb("local.plan", "models", "which models fit together, and how"),
     "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),

@@ -28,7 +28,8 @@ MAX_POOLS: Final = 64
 MAX_BYTES: Final = 1 << 50
 MAX_LOG: Final = 4 << 20  # bytes of one start's log; the memory is told of in the first 100 KB
 MARGIN: Final = 0.03  # on top of what was measured: the next conversation is another one
-WRONG: Final = 0.15  # an estimate further off than this is told
+WRONG: Final = 0.15  # an estimate further off than this is told …
+WRONG_BYTES: Final = 256 << 20  # … where it matters: small models are mostly the process itself
 HEADER_BYTES: Final = 64 << 10  # of each file: architecture, sizes and the first tensor infos
 
 
@@ -58,7 +59,8 @@ class Entry:
     @property
     def wrong(self) -> bool:
         """Whether ``ctl doctor`` should tell of it."""
-        return abs(self.error) > WRONG
+        taken = sum(self.measured.values())
+        return abs(self.error) > WRONG and abs(self.error) * taken > WRONG_BYTES
 
 
 class Learned:

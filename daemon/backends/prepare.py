@@ -173,7 +173,7 @@ class Preparer:
                 text = f"{model.name} has neither an engine nor weights."
                 hint = "Set `engine`, `path` or `hf` of the model."
                 raise ProblemError(Problem(Code.CONFIG_INVALID, text, hint))
-            name = self._registry.choose(_form(model, weights), kind)
+            name = self._registry.choose(form_of(model, weights), kind)
         if isinstance(name, Problem):
             raise ProblemError(name)
         if name not in self._found:
@@ -197,11 +197,16 @@ class Preparer:
         estimates: dict[str, dict[str, int]] = {}
         keys: dict[str, str] = {}
         site = self._site(item, args)
-        fixed = self._fixed(model)
+        fixed = fixed_bytes(model, self._settings)
         identity = identity_of(_files(item)) if self._learned is not None else ""
 
+        size = _disk_bytes(item)
+
+        def parts_of(running: Running) -> dict[str, Breakdown]:
+            return price_of(model.name, running, site, item.weights, fixed, size)
+
         def price(running: Running) -> Mapping[str, int]:
-            parts = _price(item, running, site, fixed)
+            parts = parts_of(running)
             prices[running.id] = sum(parts.values(), Breakdown(0, 0, 0, 0, 0))
             need = estimates[running.id] = {pool: part.total for pool, part in parts.items()}
             if self._learned is None or fixed is not None:
@@ -214,7 +219,7 @@ class Preparer:
         def cache(running: Running) -> int:
             if item.weights is None or site.host not in self._room:
                 return 0
-            taken = _price(item, running, site, fixed)[site.host].total
+            taken = parts_of(running)[site.host].total
             left = self._room[site.host] - taken
             return pricing.prompt_cache(item.weights, running, site, left)
 
@@ -235,34 +240,22 @@ class Preparer:
 
     def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
         """Where it runs, and by which command line."""
-        pool = self._pool(item)
-        gpu = pool.startswith("gpu")
-        host = "ram" if gpu and "ram" in self._pools else pool
-        name = item.engine.name if item.engine else ""
-        devices: tuple[str, ...] = (pool,) if host != pool else ()
-        if gpu and devices and item.model.pool is None and pricing.spreads(args):
-            devices = tuple(name for name in self._pools if name.startswith("gpu"))
-        version = item.installed.version if item.installed else ""
-        accelerated = item.installed is not None and bool(item.installed.accelerators)
-        return pricing.Site(
-            name, version, item.kind, args, devices, host,
-            unified_gpu=accelerated and host == "unified",
-        )  # fmt: skip
+        installed = item.installed
+        return pricing.site(
+            item.engine.name if item.engine else "",
+            item.kind,
+            args,
+            self._pools,
+            version=installed.version if installed else "",
+            accelerated=installed is not None and bool(installed.accelerators),
+            pool=item.model.pool,
+        )
 
-    def _fixed(self, model: Model) -> int | None:
-        """The footprint that the user wrote for a command of his own."""
-        command = self._settings.engines.command.get((model.engine or "").partition(".")[2])
-        return command.footprint if command is not None else None
 
-    def _pool(self, item: Prepared) -> str:
-        """Where it runs: as written, else the memory of the accelerator that its engine can use."""
-        if item.model.pool is not None:
-            return item.model.pool
-        if "unified" in self._pools:
-            return "unified"
-        gpus = [pool for pool in self._pools if pool != "ram"]
-        uses = item.installed is not None and bool(item.installed.accelerators)
-        return gpus[0] if gpus and uses else "ram"
+def fixed_bytes(model: Model, settings: Settings) -> int | None:
+    """The footprint that the user wrote for a command of his own."""
+    command = settings.engines.command.get((model.engine or "").partition(".")[2])
+    return command.footprint if command is not None else None
 
 
 def _spec(model: Model, variants: tuple[Variant, ...], size: int = 0) -> ModelSpec:
@@ -277,7 +270,7 @@ def _spec(model: Model, variants: tuple[Variant, ...], size: int = 0) -> ModelSp
     )
 
 
-def _form(model: Model, weights: Weights) -> str:
+def form_of(model: Model, weights: Weights) -> str:
     """The form that engines choose by: ``gguf``, ``mlx`` or ``safetensors``."""
     if weights.format == "gguf":
         return "gguf"
@@ -293,20 +286,29 @@ def _routes(engine: Engine, kind: str, model: Model) -> frozenset[str]:
     return (own - every).union(*(ROUTES[dialect] for dialect in model.dialects))
 
 
-def _price(
-    item: Prepared, running: Running, site: pricing.Site, fixed: int | None
+def price_of(
+    model: str,
+    running: Running,
+    site: pricing.Site,
+    weights: Weights | None,
+    fixed: int | None = None,
+    disk_bytes: int = 0,
 ) -> dict[str, Breakdown]:
-    """Bytes by pool of one way to run a model. Raises ProblemError for args that say nonsense."""
+    """Bytes by pool of one way to run a model. ``fixed``: what the user wrote instead;
+    ``disk_bytes``: of weights of which nothing else is known.
+
+    Raises ProblemError for args that say nonsense.
+    """
     pool = site.devices[0] if site.devices else site.host
     if fixed is not None:
         return {pool: Breakdown(fixed, 0, 0, 0, 0)}
-    if item.weights is None or site.engine.startswith("command."):
+    if weights is None or site.engine.startswith("command."):
         own = pricing.OWN_BYTES.get(site.engine, 0)
-        return {pool: Breakdown(_disk_bytes(item), 0, 0, 0, own + 64 * MIB)}
+        return {pool: Breakdown(disk_bytes, 0, 0, 0, own + 64 * MIB)}
     try:
-        return pricing.price(item.weights, running, site)
+        return pricing.price(weights, running, site)
     except ValueError as error:
-        text = f"{item.model.name}: its args cannot be run: {error}."
+        text = f"{model}: its args cannot be run: {error}."
         hint = "Correct `args` of the model or of its engine: ctl config edit"
         raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint)) from None
 

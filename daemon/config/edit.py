@@ -78,6 +78,24 @@ def set_value(path: Path, model: str, pairs: Sequence[str]) -> None:
             _apply(path, text, changes)
 
 
+def set_models(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set keys of several models at once, ``{"coder": {"ctx": 65536, "file": None}}``; None removes
+    the key. Models that are not in the file are added, and the file is made if needed.
+
+    Raises as :func:`add_model`; the file is then as it was.
+    """
+    bad = next((name for name in entries if not NAME_PATTERN.fullmatch(name)), None)
+    if bad is not None:
+        raise _problem(f'"{bad[:60]}" cannot be the name of a model.', "Use letters and digits.")
+    changes: list[_Change] = [
+        (("models", name, key), _UNSET if value is None else value)
+        for name, entry in entries.items()
+        for key, value in entry.items()
+    ]
+    with _locked(path):
+        _apply(path, _read_or_start(path), changes)
+
+
 def remove_model(path: Path, name: str) -> None:
     """Remove ``[models.NAME]`` with everything in it.
 

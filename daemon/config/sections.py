@@ -93,7 +93,8 @@ class Memory(Part):
     )
     policy: Literal["wait", "wait_then_fail", "preempt"] = Field(
         default="wait",
-        description="A request without room: wait, give up earlier, or cut others short.",
+        description="A request without room: wait, give up (wait_then_fail) or cut others short "
+        "(preempt) once it has waited timing.memory_wait.",
     )
     fit: Fit = Field(
         default="shrink", description="A model too big as configured: shrink its context, …"

@@ -89,6 +89,9 @@ class Timing(Part):
     linger_max: Seconds = _seconds(8.0, "An idle model lingers at most this long for its client.")
     quantum_min: Seconds = _seconds(2.0, "The shortest turn of a busy model.")
     quantum_max: Seconds = _seconds(60.0, "The longest turn of a busy model.")
+    memory_wait: Seconds = _seconds(
+        60.0, "How long a request bears busy models; see memory.policy (wait: no limit)."
+    )
     recent_use: Seconds = _seconds(600.0, "A backend used within it is not pushed out to grow.")
     thrash_window: Seconds = _seconds(300.0, "Time over which the share of starting is told.")
     pressure_clear: Seconds = _seconds(60.0, "Memory must be free this long before a return.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from daemon.core.budget import total
 from daemon.core.lifecycle import State
 from daemon.core.messages import Bytes
+from daemon.core.page import CHANGED, CLAIM, OUTGROWN, UNLOAD
 from daemon.core.units import format_bytes
 
 if TYPE_CHECKING:
@@ -225,6 +226,14 @@ def _wait(book: Book, page: Page, now: float) -> Wait:
     return Wait(page.name, len(page.queue), len(page.loads), age, _why(book, page, now))
 
 
+_LEAVES = {
+    CLAIM: "it makes room for another",
+    CHANGED: "its configuration changed",
+    UNLOAD: "it is being unloaded",
+    OUTGROWN: "it has grown too much",
+}
+
+
 def _why(book: Book, page: Page, now: float) -> Why:
     name = page.name
     if book.paused is not None:
@@ -232,11 +241,13 @@ def _why(book: Book, page: Page, now: float) -> Why:
     match page.state:
         case State.READY:
             slots = page.spec.slots
-            return Why("busy", f"its {slots} slots are in use", facts={"slots": slots})
+            what = "its slot is" if slots == 1 else f"its {slots} slots are"
+            return Why("busy", f"{what} in use", facts={"slots": slots})
         case State.STARTING:
             return Why("starting", f"it starts, since {now - page.started_at:.0f} s")
         case State.DRAINING:
-            return Why("draining", f"it leaves ({page.drain_reason}), and starts again afterwards")
+            whither = _LEAVES.get(page.drain_reason, "it is about to stop")
+            return Why("draining", f"{whither}, and starts again afterwards")
         case State.STOPPING:
             return Why("stopping", "its last process has not ended yet")
         case State.BACKOFF:
@@ -259,7 +270,8 @@ def _why_claim(book: Book, page: Page, now: float) -> Why:
         if victim.state is State.DRAINING:
             count = len(victim.leases)
             facts: dict[str, object] = {"victim": victim.name, "leases": count}
-            return Why("victims", f"{victim.name} finishes {count} requests first", None, facts)
+            what = "its last request" if count == 1 else f"{count} requests"
+            return Why("victims", f"{victim.name} finishes {what} first", None, facts)
     times = [(victim.takeable_at(page, book.policy), victim) for victim in victims]
     later = [(at, victim) for at, victim in times if at is not None and at > now]
     if later:

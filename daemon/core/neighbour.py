@@ -103,7 +103,7 @@ class Neighbour(Claims):
             }
             self._say(Publish("pressure", "", facts))
         elif not pressed:
-            self._say(Publish("pressure over", "", {"free": dict(free)}))
+            self._say(Publish("pressure_over", "", {"free": dict(free)}))
 
     def _bring_back(self, now: float) -> None:
         """Memory is free: after a while those return that somebody had loaded by hand."""

@@ -14,7 +14,7 @@ from daemon.core.queues import FairQueue
 from daemon.core.restarts import History
 
 CLAIM, UNLOAD, CHANGED, IDLE = "evict", "unload", "changed", "idle"
-PAUSE, PRESSURE, OVER, OUTGROWN = "pause", "pressure", "over budget", "outgrown"
+PAUSE, PRESSURE, OVER, OUTGROWN = "pause", "pressure", "over_budget", "outgrown"
 """Why a backend drains or stops. A drain for a claim, or for a pause, may be called off."""
 
 

@@ -163,6 +163,14 @@ def _batches(running: Running, kind: str) -> tuple[int | None, int | None]:
     return max(logical, running.ubatch), running.ubatch
 
 
+def without_cache_settings(args: Sequence[str]) -> tuple[str, ...]:
+    """``args`` without the cache types and the size of the prompt cache."""
+    dropped = {*_TYPE_K, *_TYPE_V, *_CACHE}
+    before = (None, *args)
+    pairs = zip(before, args, strict=False)
+    return tuple(arg for last, arg in pairs if arg not in dropped and last not in dropped)
+
+
 def _value(args: Sequence[str], group: Group) -> str | None:
     """What ``args`` say last for a flag."""
     found = [after for name, after in pairwise(args) if name in group]

@@ -48,6 +48,40 @@ class Site:
     gpu_layers: int = ALL
     unified_gpu: bool = False
 
+    @property
+    def main(self) -> str:
+        """The pool of its weights, the first of several."""
+        return (*self.devices, self.host)[0]
+
+
+def site(
+    engine: str,
+    kind: str,
+    args: Sequence[str],
+    pools: Sequence[str],
+    *,
+    version: str = "",
+    accelerated: bool = False,
+    pool: str | None = None,
+) -> Site:
+    """Where a model runs, of this machine's ``pools``: in the ``pool`` that is written for it, else
+    in the memory of the accelerator that its engine can use (``accelerated``)."""
+    main = pool or _main_pool(pools, accelerated=accelerated)
+    gpu = main.startswith("gpu")
+    host = "ram" if gpu and "ram" in pools else main
+    devices: tuple[str, ...] = (main,) if host != main else ()
+    if gpu and devices and pool is None and spreads(args):
+        devices = tuple(name for name in pools if name.startswith("gpu"))
+    shared = accelerated and host == "unified"
+    return Site(engine, version, kind, args, devices, host, unified_gpu=shared)
+
+
+def _main_pool(pools: Sequence[str], *, accelerated: bool) -> str:
+    if "unified" in pools:
+        return "unified"
+    gpus = [pool for pool in pools if pool != "ram"]
+    return gpus[0] if gpus and accelerated else "ram"
+
 
 def price(weights: Weights, running: Running, site: Site) -> dict[str, Breakdown]:
     """Bytes of each pool. Raises ValueError for args that llama.cpp would refuse."""
@@ -115,13 +149,18 @@ def prompt_cache(weights: Weights, running: Running, site: Site, left: int) -> i
     """
     if site.engine not in LLAMA or site.kind in ("embedding", "rerank"):
         return 0
-    if {"--cache-ram", "-cram"}.intersection(site.args):
+    if sets_prompt_cache(site.args):
         return 0
     wanted = shape(weights, running, site)
     conversation = kv_bytes(weights, wanted) // wanted.slots
     most = min(MAX_PROMPT_CACHE, left // 4, 8 * conversation)
     size = most // _CACHE_STEP * _CACHE_STEP
     return size if size >= max(MIN_PROMPT_CACHE, conversation) else 0
+
+
+def sets_prompt_cache(args: Sequence[str]) -> bool:
+    """Whether the user has said how large the prompt cache is."""
+    return bool({"--cache-ram", "-cram"}.intersection(args))
 
 
 def spreads(args: Sequence[str]) -> bool:

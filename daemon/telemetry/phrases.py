@@ -34,7 +34,7 @@ def _stop(model: str, facts: Facts) -> str:
         "idle": "after its keep-alive",
         "pause": "for a pause",
         "pressure": "because other programs need memory",
-        "over budget": "to keep the memory budget",
+        "over_budget": "to keep the memory budget",
         "outgrown": "because it has grown too much",
     }
     return f"{model} is stopped {reasons.get(facts['reason'], facts['reason'])}"
@@ -58,7 +58,7 @@ _WORDS: dict[str, Callable[[str, Facts], str]] = {
     "paused": lambda m, f: "serving is paused" + _for(f["seconds"]),
     "resumed": lambda m, f: "serving goes on",
     "pressure": lambda m, f: f"other programs need memory: {_amount(f['free'])} left",
-    "pressure over": lambda m, f: "memory is free again",
+    "pressure_over": lambda m, f: "memory is free again",
     "grown": lambda m, f: f"{m} has grown to {_amount(f['charged'])}",
 }
 

@@ -1,4 +1,4 @@
-"""What quantisations are worth: bits per weight by name. Pure.
+"""What quantisations are worth: bits per weight by name; names in names of files. Pure.
 
 The mixtures' figures are of Llama 2 7B as llama.cpp's quantize tool documents them (its README);
 other models come within a few percent. Pure types are exact (``TENSOR_TYPES``).
@@ -30,6 +30,7 @@ MIXTURES: Final = {
 }
 _PURE: Final = {name: 8 * size / block for name, block, size in TENSOR_TYPES.values()}
 _PLAIN_BITS: Final = re.compile(r"(\d{1,2})-?bit", re.IGNORECASE)
+_BREAKS: Final = re.compile(r"[-./: ]")
 
 
 def bits(name: str) -> float | None:
@@ -37,10 +38,27 @@ def bits(name: str) -> float | None:
 
     None where the name says nothing.
     """
-    plain = name.upper().removeprefix("UD-").removeprefix("I1-")
-    if plain in MIXTURES:
-        return MIXTURES[plain]
-    if plain in _PURE:
-        return _PURE[plain]
-    match = _PLAIN_BITS.fullmatch(plain)
+    stem = name.upper().removeprefix("UD-").removeprefix("I1-")
+    if stem in MIXTURES:
+        return MIXTURES[stem]
+    if stem in _PURE:
+        return _PURE[stem]
+    match = _PLAIN_BITS.fullmatch(stem)
     return float(match[1]) + 0.5 if match else None  # MLX: a scale and a bias per 64 weights
+
+
+def plain(name: str) -> str:
+    """The name as all write it: ``ud-q4_k_xl`` is ``Q4_K_XL``. For comparing."""
+    return name.upper().removeprefix("UD-")
+
+
+def named_in(text: str) -> str:
+    """The quantisation that the name of a file or a repository tells, "" where it tells none.
+
+    >>> named_in("unsloth/Qwen3.6-27B-UD-Q4_K_XL.gguf")
+    'Q4_K_XL'
+    """
+    for word in reversed(_BREAKS.split(text)):
+        if bits(word) is not None:
+            return word.lower() if _PLAIN_BITS.fullmatch(word) else word.upper()
+    return ""

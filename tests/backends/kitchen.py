@@ -113,7 +113,7 @@ class Kitchen:
 
     def locate(self, model: Model) -> Located:
         """As the daemon does; what is beside the weights is found there."""
-        return Reader(self.paths, self.environ, {}, "foreground")._locate(model)
+        return Reader(self.paths, self.environ, {}, "foreground").files_of(model)
 
     def prepare(self, config: str | Mapping[str, Any]) -> dict[str, Prepared]:
         """Every model of these settings."""

@@ -99,7 +99,7 @@ def test_status_tells_who_waits_for_what_and_why(
     ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
 ) -> None:
     victim = VictimView(
-        model="gemma", state="draining", leases=2, seconds=12.0, bytes={"gpu0": 4 * GIB}
+        model="gemma", state="ready", leases=2, seconds=12.0, bytes={"gpu0": 4 * GIB}
     )
     fake.changes = {
         "claim": ClaimView(model="coder", age=3.0, need={"gpu0": 20 * GIB}, victims=[victim]),
@@ -121,7 +121,7 @@ def test_status_tells_who_waits_for_what_and_why(
     }
     lines = ctl("status").out.splitlines()
     assert "next: coder, since 3.0 s" in lines
-    assert "  gemma (draining, 2 running requests) makes room in 12.0 s at the latest" in lines
+    assert "  gemma (ready, 2 running requests) makes room in 12.0 s at the latest" in lines
     assert "2 requests and 1 load for coder since 3.0 s: gemma is in use (12.0 s)" in lines
     assert "! gemma and coder do not fit together." in lines
     assert any("for another 1m 30s" in line for line in lines)

@@ -25,7 +25,7 @@ def test_idle_backends_go_coldest_first_until_the_high_mark_is_in_sight() -> Non
     assert desk.marks(free=1) == ["stop c pressure"], "it was not enough"
     desk.exit("c")
     desk.marks(free=5)
-    assert desk.published("pressure over") == [{"model": "", "free": {"ram": 5}}]
+    assert desk.published("pressure_over") == [{"model": "", "free": {"ram": 5}}]
     assert not desk.core.pressed
 
 
@@ -139,7 +139,7 @@ def test_idle_neighbours_of_a_grown_backend_leave_until_the_budget_holds() -> No
     desk.idle("a", 1.0)
     desk.idle("b", 1.0)
     desk.serve("c", 1.0)
-    assert desk.seen("c", ram=5) == ["stop a over budget"]
+    assert desk.seen("c", ram=5) == ["stop a over_budget"]
     assert desk.seen("c", ram=5) == []
     desk.exit("a")
     assert desk.state("b") is State.READY
@@ -150,7 +150,7 @@ def test_a_lowered_budget_is_kept_as_soon_as_somebody_is_idle() -> None:
     desk.serve("a", 1.0)
     lease = desk.serve("b", 1.0)
     assert desk.budget(ram=5) == []
-    assert desk.end(lease) == ["stop b over budget"]
+    assert desk.end(lease) == ["stop b over_budget"]
 
 
 def test_a_leak_is_ended_at_a_request_boundary_and_started_anew_if_wanted() -> None:

@@ -408,7 +408,7 @@ class World(Laws):
                 cut = [t for t, key in self.running.items() if key == (model, generation)]
                 assert self.forced or not cut, f"I2: {model} stopped ({reason}) with leases {cut}"
                 page = self.core.pages[model]
-                if reason in ("evict", "idle", "pressure", "over budget"):
+                if reason in ("evict", "idle", "pressure", "over_budget"):
                     assert not page.pinned, f"I7: {model} is pinned, and stopped ({reason})"
                 self.end(model, generation)
             case KillBackend(model, generation):

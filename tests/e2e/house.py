@@ -44,6 +44,10 @@ class Answer:
         return json.loads(self.body)
 
 
+class StreamCutError(Exception):
+    """A stream ended with an error event; the code is its text."""
+
+
 @dataclass
 class House:
     """See the module. ``config`` is TOML without ``[server]``; folder must have a short path."""
@@ -199,7 +203,10 @@ class House:
             for line in answer:
                 data = line.removeprefix(b"data: ").strip()
                 if line.startswith(b"data: ") and data != b"[DONE]":
-                    for choice in json.loads(data)["choices"]:
+                    event = json.loads(data)
+                    if "error" in event:
+                        raise StreamCutError(event["error"]["code"])
+                    for choice in event["choices"]:
                         yield choice["delta"].get("content") or ""
         finally:
             connection.close()

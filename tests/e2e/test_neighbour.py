@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from control_api.client import UnreachableError
 from tests.e2e.conftest import MakeHouse, timing
-from tests.e2e.house import MIB, House, Watch, process_exists
+from tests.e2e.house import MIB, House, StreamCutError, Watch, process_exists
 from tests.e2e.test_landlord import stand_in
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -80,9 +85,48 @@ def test_one_that_outgrows_its_share_takes_it_from_an_idle_neighbour(
         assert house.ctl("load", "leaky").returncode == 0
         watch.wait("grown", "leaky")
         exit_ = watch.wait("stop", "idle")
-        assert exit_.data["facts"]["reason"] == "over budget"
+        assert exit_.data["facts"]["reason"] == "over_budget"
         watch.wait("outgrown", "leaky")
         assert house.chat("leaky").status == 200
+
+
+@pytest.mark.parametrize("policy", ["wait_then_fail", "preempt"])
+def test_what_becomes_of_a_request_that_waits_for_a_busy_model(
+    policy: str, make_house: MakeHouse
+) -> None:
+    """One model answers without an end; a request for another one has waited long enough: it is
+    refused and told when to come back, or the endless answer is cut."""
+    endless = stand_in("endless", "--tokens", "-1", "--token-s", "0.01")
+    quick = timing({"memory_wait": 0.5, "quantum_min": 0.1, "quantum_max": 0.2, "linger_min": 0})
+    config = memory("150 MiB", f'policy = "{policy}"\n') + quick + endless + stand_in("other")
+    with make_house(config) as house:
+        pieces = house.stream("endless", max_tokens=1_000_000)
+        next(pieces)
+        answer = house.chat("other")
+        if policy == "wait_then_fail":
+            assert (answer.status, answer.json()["error"]["code"]) == (503, "queue_timeout")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert next(pieces), "nobody is cut"
+            pieces.close()  # type: ignore[attr-defined]
+        else:
+            assert answer.status == 200
+            with pytest.raises(StreamCutError, match="preempted"):
+                for _ in pieces:
+                    pass
+
+
+def test_a_drain_may_be_bounded(make_house: MakeHouse) -> None:
+    endless = stand_in("endless", "--tokens", "-1", "--token-s", "0.01")
+    quick = timing({"quantum_min": 0.1, "quantum_max": 0.2, "linger_min": 0})
+    config = memory("150 MiB", 'max_drain = "500ms"\n') + quick + endless + stand_in("other")
+    with make_house(config) as house:
+        pieces = house.stream("endless", max_tokens=1_000_000)
+        next(pieces)
+        assert house.chat("other").status == 200
+        with pytest.raises(StreamCutError, match="preempted"):
+            for _ in pieces:
+                pass
+        assert house.kinds("endless").count("cut") == 1
 
 
 def test_small_calls_are_served_by_who_is_there(make_house: MakeHouse) -> None:
@@ -120,3 +164,93 @@ def test_what_a_model_took_is_charged_the_next_time(
         assert house.backends()["smol"]["footprint"]["ram"] in range(
             learned - MIB, entry["measured"]["ram"] + 64 * MIB
         )
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of 1 GiB that a daemon can live in; needs root and version 1 or 2."""
+    version1 = Path("/sys/fs/cgroup/memory")
+    parent = version1 if version1.is_dir() else Path("/sys/fs/cgroup")
+    path = parent / f"modelport-test-{os.getpid()}"
+    try:
+        path.mkdir()
+        limit = "memory.limit_in_bytes" if parent == version1 else "memory.max"
+        (path / limit).write_text(str(1024 * MIB))
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield path
+    for _ in range(500):
+        try:
+            path.rmdir()
+            return
+        except OSError:  # the last process is about to go
+            time.sleep(0.01)
+    raise AssertionError(f"{path} is still in use: {(path / 'cgroup.procs').read_text()}")
+
+
+HOG = """
+import sys
+held = []
+for line in sys.stdin:
+    held = [b"x" * (int(line) << 20)]
+    print("held", flush=True)
+"""
+
+
+class Hog:
+    """Another program in the same group, which takes as much as it is told."""
+
+    def __init__(self, group: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOG], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        (group / "cgroup.procs").write_text(str(self.process.pid))
+
+    def take(self, mib: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{mib}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "held\n"
+
+    def end(self) -> None:
+        self.process.communicate(timeout=10)
+
+
+def test_idle_models_leave_when_another_program_needs_the_memory(
+    make_house: MakeHouse, group: Path
+) -> None:
+    """The real ledger of a real control group: the coldest goes first, and what was loaded by hand
+    comes back once there has been room for a while."""
+    models = "".join(stand_in(name, "--ballast", "100") for name in ("first", "second"))
+    house = make_house(QUICK + models)
+    hog = Hog(group)
+    try:
+        house.launch()
+        assert house.process is not None
+        (group / "cgroup.procs").write_text(str(house.process.pid))
+        watch_until(house, lambda: started(house))
+        watch = Watch(house)
+        for name in ("first", "second"):
+            assert house.ctl("load", name).returncode == 0
+        (pool,) = house.status()["pools"]
+        assert pool["low"] > 0
+        spare = pool["free"] - pool["low"]
+        hog.take((spare >> 20) + 4)
+        gone = watch.wait("stop", "first")
+        assert gone.data["facts"]["reason"] == "pressure"
+        watch.wait("pressure", "")
+        hog.take(1)
+        watch.wait("pressure_over", "")
+        watch.wait("ready", "first", count=2)
+        assert house.kinds("second").count("stop") == 0, "no more left than had to"
+    finally:
+        hog.end()
+        house.stop()
+
+
+def started(house: House) -> bool:
+    try:
+        return bool(house.status()["pools"])
+    except UnreachableError:
+        return False

@@ -1,21 +1,15 @@
 """Which model loads on which machine, and with which context: computed as a daemon would.
 
-The header of each model is written to a file (its tensors are a hole) and read back by
-``daemon.weights``; contexts, arguments, prices and budgets are those of the daemon.
+Weights are those of the published figures (``daemon.weights.published``); contexts, arguments,
+prices and budgets are those of the daemon.
 ``render`` makes docs/machines.md; ``scripts/machines.py`` writes it.
 """
 
 from __future__ import annotations
 
-import json
-import struct
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 from daemon.backends.ways import Asked, contexts
 from daemon.config.presets import Form, Preset, load_presets
@@ -26,12 +20,38 @@ from daemon.engines.pricing import Site
 from daemon.machine.base import UNIFIED, USER_LIMIT, MachineFacts, PoolFacts
 from daemon.machine.budget import budget, main_pools
 from daemon.machine.wired_limit import advice, most_mb
-from daemon.weights.describe import describe
 from daemon.weights.facts import Weights
-from tests.machine.published import MODELS, Published
+from daemon.weights.published import figures
 from tests.machine.samples import MACHINES
 
 CTX, MIN_CTX = 131072, 32768  # the defaults of the configuration
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of a preset; ``quant`` names another quantisation of it."""
+
+    preset: str
+    form: str
+    quant: str = ""
+
+    @property
+    def name(self) -> str:
+        how = self.quant or {"gguf": "GGUF", "mlx": "MLX"}[self.form]
+        return f"{self.preset} ({how})"
+
+
+# Which further quantisations have a row of their own.
+MORE = (Row("qwen3-coder", "gguf", "Q3_K_XL"), Row("glm-4.7-flash", "gguf", "Q8_0"))
+
+
+def _rows() -> Iterator[Row]:
+    for name, preset in load_presets().items():
+        if preset.gguf:
+            yield Row(name, "gguf")
+        yield from (row for row in MORE if row.preset == name)
+        if preset.mlx:
+            yield Row(name, "mlx")
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,7 @@ class Outcome:
     raised: int | None = None
 
 
-def outcome(model: Published, facts: MachineFacts) -> Outcome:
+def outcome(model: Row, facts: MachineFacts) -> Outcome:
     """What a daemon does with this model on this machine, nothing else being loaded."""
     ctx, need, room = _fit(model, facts)
     if ctx is not None:
@@ -67,7 +87,7 @@ def _raised(facts: MachineFacts, pool: PoolFacts, megabytes: int) -> MachineFact
     return MachineFacts((limit,), facts.ram_total, facts.platform)
 
 
-def _fit(model: Published, facts: MachineFacts) -> tuple[int | None, int, int]:
+def _fit(model: Row, facts: MachineFacts) -> tuple[int | None, int, int]:
     """(context, bytes, budget); bytes of the smallest allowed context where none fits."""
     preset, form = _preset(model)
     weights = weights_of(model)
@@ -85,7 +105,7 @@ def _fit(model: Published, facts: MachineFacts) -> tuple[int | None, int, int]:
     return None, need, room
 
 
-def price(model: Published, running: Running, form: Form, kind: str, pools: Sequence[str]) -> int:
+def price(model: Row, running: Running, form: Form, kind: str, pools: Sequence[str]) -> int:
     """Bytes in the given pools: unified memory, or all cards together."""
     unified = UNIFIED in pools
     site = Site(
@@ -100,62 +120,29 @@ def price(model: Published, running: Running, form: Form, kind: str, pools: Sequ
     return sum(found[pool].total for pool in pools if pool in found)
 
 
-def _preset(model: Published) -> tuple[Preset, Form]:
+def _preset(model: Row) -> tuple[Preset, Form]:
     preset = load_presets()[model.preset]
     form = preset.gguf if model.form == "gguf" else preset.mlx
     assert form is not None, f"{model.preset} has no form {model.form}"
     return preset, form
 
 
+def _small(row: Row) -> bool:
+    return int(_preset(row)[1].size or 0) < 1_000_000_000
+
+
+MODELS = tuple(sorted(_rows(), key=_small))  # what runs everywhere comes last
+
+
 @cache
-def weights_of(model: Published) -> Weights:
-    """What ``daemon.weights`` reads from files with these headers."""
-    _, form = _preset(model)
-    size = model.tensors or form.quants.get(model.quant) or form.size
+def weights_of(model: Row) -> Weights:
+    """What ``daemon.weights`` makes of the published figures."""
+    preset, form = _preset(model)
+    found = figures(model.preset, model.form)
+    assert found is not None, f"nothing is published of {model.name}"
+    size = form.quants.get(model.quant) or found.tensor_bytes or form.size
     assert size is not None, f"{model.name} has no size"
-    with _files(model, int(size)) as path:
-        return describe(path)
-
-
-@contextmanager
-def _files(model: Published, size: int) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="modelport-") as name:
-        folder = Path(name)
-        if model.form == "gguf":
-            path = folder / "model.gguf"
-            head = gguf_header(model.architecture, model.keys, size)
-            head += bytes(-len(head) % 32)
-        else:
-            path = folder / "model.safetensors"
-            (folder / "config.json").write_text(json.dumps(model.keys), "utf-8")
-            table = {"weight": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
-            text = json.dumps(table).encode()
-            head = struct.pack("<Q", len(text)) + text
-        path.write_bytes(head)
-        with path.open("r+b") as file:
-            file.truncate(len(head) + size)  # a hole: it takes no room on the disk
-        yield path if model.form == "gguf" else folder
-
-
-def gguf_header(architecture: str, keys: Mapping[str, Any], size: int) -> bytes:
-    """A GGUF head with these metadata and one tensor of ``size`` bytes."""
-    values = {"general.architecture": architecture}
-    values |= {f"{architecture}.{key}": value for key, value in keys.items()}
-    body = b"".join(_text(key) + _value(value) for key, value in values.items())
-    tensor = _text("token_embd.weight") + struct.pack("<IQIQ", 1, size, 24, 0)  # 24: bytes
-    return b"GGUF" + struct.pack("<IQQ", 3, 1, len(values)) + body + tensor
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
-
-
-def _value(value: str | int | tuple[int, ...]) -> bytes:
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _text(value)
-    if isinstance(value, int):
-        return struct.pack("<II", 4, value)
-    return struct.pack(f"<IIQ{len(value)}I", 9, 4, len(value), *value)
+    return found.weights(model.preset, preset.kind, model.quant, int(size))
 
 
 HEAD = """\

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.config.presets import load_presets
 from daemon.core.units import GIB
 from daemon.machine.budget import budget, startable
-from tests.machine.published import MODELS
 from tests.machine.samples import MACHINES
-from tests.machine.table import MIN_CTX, Outcome, outcome, render, weights_of
+from tests.machine.table import MIN_CTX, MODELS, Outcome, Row, outcome, render, weights_of
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {model.name: model for model in MODELS}
@@ -35,16 +33,9 @@ def test_the_script_says_so_too() -> None:
     assert "up to date" in done.stdout
 
 
-def test_every_form_of_every_preset_has_its_row() -> None:
-    presets = load_presets().items()
-    forms = {(name, "gguf") for name, preset in presets if preset.gguf}
-    forms |= {(name, "mlx") for name, preset in presets if preset.mlx}
-    assert {(model.preset, model.form) for model in MODELS} == forms
-
-
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
-def test_the_published_numbers_are_understood(model: object) -> None:
-    weights = weights_of(model)  # type: ignore[arg-type]
+def test_the_published_numbers_are_understood(model: Row) -> None:
+    weights = weights_of(model)
     assert weights.exact
     assert weights.n_ctx_train >= 2048
     assert weights.tensor_bytes > 0

@@ -46,7 +46,7 @@ GIB = 1 << 30
         ("paused", {"seconds": None, "hold": True}, "serving is paused"),
         ("resumed", {}, "serving goes on"),
         ("pressure", {"free": {"ram": GIB}}, "other programs need memory: 1.0 GiB ram left"),
-        ("pressure over", {"free": {}}, "memory is free again"),
+        ("pressure_over", {"free": {}}, "memory is free again"),
         ("something new", {}, "qwen: something new"),
     ],
 )  # fmt: skip

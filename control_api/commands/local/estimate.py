@@ -1,72 +1,95 @@
-"""``estimate``: the memory that a model will take, read from its files."""
+"""``estimate``: the memory that a model will take, and the largest context that fits here."""
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import RefusedError
 from control_api.commands.command import Command
-from control_api.commands.local.settings import add_config_flag, find_paths, load_settings
+from control_api.commands.local.settings import add_config_flag
+from control_api.commands.local.sizes import PUBLISHED, Budget, Here, amounts, source_of
 from control_api.commands.output import Out, size
 
 if TYPE_CHECKING:
-    from daemon.engines.pricing import Site
+    from daemon.backends.sizing import Sized
     from daemon.weights.facts import Weights
     from daemon.weights.footprint import Breakdown
 
 CONTEXTS: Final = (8192, 32768, 65536, 131072)
 
+COLUMNS: Final = ("CONTEXT", "TOTAL", "WEIGHTS", "CACHE", "COMPUTE", "PROCESS", "OTHER")
+
+Parts = dict[str, "Breakdown"]  # by pool
+
 
 def estimate(args: Namespace, out: Out) -> int:
-    path = weights_path(args.model, args.config)
-    weights = read_weights(path)
-    contexts = [args.ctx] if args.ctx else _contexts(weights)
-    site = site_of(args.model, args.config, weights)
-    rows = [(ctx, footprint(weights, ctx, args.slots, site)) for ctx in contexts]
-    if out.json:
-        out.value(
-            {
-                "path": str(path),
-                "architecture": weights.architecture,
-                "quantisation": weights.quantisation,
-                "context_max": weights.n_ctx_train,
-                "slots": args.slots,
-                "exact": weights.exact,
-                "estimates": [
-                    {"ctx": ctx, "total": parts.total, **asdict(parts)} for ctx, parts in rows
-                ],
-            }
+    here, sized = find(args.model, args.config)
+    weights = sized.weights
+    if weights is None:
+        hint = (
+            "Write `footprint` into its [engines.command] entry, and load it: ctl ps measures it."
         )
+        message = f"{args.model} is run by a command of your own: only that knows what it takes."
+        raise RefusedError("invalid_request", message, hint)
+    slots = args.slots or sized.model.slots
+    wanted = [args.ctx] if args.ctx else _contexts(weights)
+    rows = [(ctx, _price(sized, ctx, slots)) for ctx in wanted]
+    most = _largest(sized, here.budget, slots)
+    if out.json:
+        out.value(_facts(sized, weights, slots, rows, here.budget, most))
         return 0
-    out.line(f"{path.name}: {summary(weights)}")
+    name = sized.path.name if sized.path is not None else sized.model.name
+    out.line(f"{name}: {summary(weights)}")
+    if not sized.here:
+        out.line(f"! {PUBLISHED}: its weights are not here (ctl pull {sized.model.name})")
     table = [
-        (str(ctx), size(p.total), size(p.weights), size(p.kv), size(p.compute), size(p.overhead))
-        for ctx, p in rows
+        (
+            str(ctx),
+            amounts({pool: part.total for pool, part in parts.items()}),
+            *(size(n) for n in (p.weights, p.kv, p.compute, p.overhead)),
+            size(p.output + p.checkpoints + p.prompt_cache),
+        )
+        for ctx, parts in rows
+        for p in (_sum(parts),)
     ]
-    out.table(("CONTEXT", "TOTAL", "WEIGHTS", "CACHE", "COMPUTE", "PROCESS"), table)
+    out.table(COLUMNS, table)
+    out.line(_fit_line(sized, here.budget, slots, most))
     if not weights.exact:
         out.line("! Its cache has a shape that is only approximated here.")
+    if sized.missing:
+        out.line(f"! {sized.missing}")
     return 0
 
 
-def weights_path(model: str, config: str | None) -> Path:
-    """A path as it is, else that of a model of the configuration. Raises ``RefusedError``."""
-    path = Path(model).expanduser()
-    if path.exists():
-        return path.absolute()
-    entry = load_settings(config).settings.models.get(model)
-    if entry is None:
-        hint = "Give a path, or the name of a model of the configuration."
-        raise RefusedError("model_not_found", f"{model!r} is neither a path nor a model.", hint)
-    if entry.path is None:
-        hint = f"With a daemon, `ctl show {model}` tells its estimate."
-        raise RefusedError("not_pulled", f"{model} has no path in the configuration.", hint)
-    return Path(entry.path)
+def find(name: str, config: str | None) -> tuple[Here, Sized]:
+    """A file or a folder, else a model by any of its names, presets among them.
+
+    Raises ``RefusedError``, ``ConfigError``, ``ProblemError``.
+    """
+    from daemon.config.mistakes import ConfigError
+    from daemon.config.settings import Settings
+    from daemon.weights.errors import WeightsError
+
+    path = Path(name).expanduser()
+    is_path = path.exists()
+    try:
+        here = Here(config)
+    except ConfigError:
+        if not is_path:
+            raise
+        here = Here(config, settings=Settings())  # a file needs no configuration
+    model = here.catalog.meant(name)
+    if model is None or (is_path and name not in here.catalog.models):
+        if not is_path:
+            raise here.unknown(name)
+        try:
+            return here, here.sizer().of_file(path.absolute())
+        except WeightsError as error:
+            raise RefusedError("invalid_request", str(error)) from error
+    return here, here.sizer().size(model)
 
 
 def read_weights(path: Path) -> Weights:
@@ -79,55 +102,74 @@ def read_weights(path: Path) -> Weights:
         raise RefusedError("invalid_request", str(error)) from error
 
 
-def site_of(name: str, config: str | None, weights: Weights) -> Site:
-    """The engine and the args that the model of this name, or the file, would be run with here."""
-    from daemon.config.catalog import Catalog
-    from daemon.config.mistakes import ConfigError
-    from daemon.config.presets import load_presets
-    from daemon.config.settings import Settings
-    from daemon.core.problems import Problem, ProblemError
-    from daemon.engines.pricing import Site
-    from daemon.engines.registry import Registry
-
-    try:
-        settings = load_settings(config).settings
-    except ConfigError:
-        if not Path(name).expanduser().exists():
-            raise
-        settings = Settings()  # a file needs no configuration
-    registry = Registry(settings, os.environ, find_paths(config).cache_dir / "engines.json")
-    model = Catalog.build(settings, load_presets()).models.get(name)
-    engine: str | Problem | None = model.engine if model is not None else None
-    if engine is None:
-        form = "gguf" if weights.format == "gguf" else "mlx"
-        engine = registry.choose(form, weights.kind)
-    if isinstance(engine, Problem):  # none is here: as the usual one would
-        engine = "llama-server" if weights.format == "gguf" else "mlx-lm"
-    try:
-        installed = registry.find(engine)
-        version, gpu = installed.version, bool(installed.accelerators)
-    except ProblemError:
-        version, gpu = "", False
-    own = tuple(model.args_for(engine)) if model is not None else ()
-    args = (*settings.engines.entry(engine).args, *own)
-    kind = (model.kind if model is not None else None) or weights.kind
-    apple = sys.platform == "darwin"
-    apart = gpu and not apple and (model is None or model.pool != "ram")
-    devices = ("gpu",) if apart else ()
-    return Site(engine, version, kind, args, devices, unified_gpu=gpu and apple)
-
-
-def footprint(weights: Weights, ctx: int, slots: int, site: Site) -> Breakdown:
-    """The bytes with ``slots`` conversations of ``ctx`` tokens each, of all pools together."""
+def _price(sized: Sized, ctx: int, slots: int) -> Parts:
+    """Bytes by pool with ``slots`` conversations of ``ctx`` tokens each."""
     from daemon.engines.base import Running
-    from daemon.engines.pricing import price
+
+    return sized.price(Running("", ctx, slots))
+
+
+def _sum(parts: Parts) -> Breakdown:
     from daemon.weights.footprint import Breakdown
 
-    try:
-        parts = price(weights, Running("", ctx, slots), site)
-    except ValueError as error:
-        raise RefusedError("invalid_request", f"Its args cannot be run: {error}.") from error
     return sum(parts.values(), Breakdown(0, 0, 0, 0, 0))
+
+
+def _largest(sized: Sized, budget: Budget, slots: int) -> int | None:
+    from daemon.planning import largest
+
+    return largest(sized, budget.amounts, slots=slots)
+
+
+def _fit_line(sized: Sized, budget: Budget, slots: int, most: int | None) -> str:
+    """The largest context that fits this machine with nothing else loaded."""
+    shown = {pool: budget.amounts.get(pool, 0) for pool in _pools(sized, slots)}
+    room = " + ".join(f"{size(count)} {pool}" for pool, count in sorted(shown.items()))
+    if most is None:
+        least = amounts({k: v.total for k, v in _price(sized, 1024, slots).items()})
+        return f"It does not fit {room}: with 1024 tokens it needs {least} already."
+    need = amounts({pool: part.total for pool, part in _price(sized, most, slots).items()})
+    whole = ", all that it was trained for" if most == sized.trained else ""
+    each = f" for each of {slots}" if slots > 1 else ""
+    return f"largest context that fits: {most}{each}{whole} ({need} of {room}, nothing else loaded)"
+
+
+def _pools(sized: Sized, slots: int) -> list[str]:
+    return [pool for pool, part in _price(sized, 1024, slots).items() if part.total]
+
+
+def _facts(
+    sized: Sized,
+    weights: Weights,
+    slots: int,
+    rows: list[tuple[int, Parts]],
+    budget: Budget,
+    most: int | None,
+) -> dict[str, Any]:
+    estimates = [
+        {
+            "ctx": ctx,
+            "total": _sum(parts).total,
+            **asdict(_sum(parts)),
+            "pools": {pool: part.total for pool, part in parts.items()},
+        }
+        for ctx, parts in rows
+    ]
+    need = _price(sized, most, slots) if most else {}
+    return {
+        "model": sized.model.name,
+        "path": str(sized.path) if sized.path is not None else None,
+        "source": source_of(sized),
+        "architecture": weights.architecture,
+        "quantisation": sized.quant,
+        "context_max": weights.n_ctx_train,
+        "engine": sized.site.engine,
+        "slots": slots,
+        "exact": weights.exact and sized.here,
+        "estimates": estimates,
+        "budget": dict(budget.amounts),
+        "largest": {"ctx": most, "pools": {pool: part.total for pool, part in need.items()}},
+    }
 
 
 def summary(weights: Weights) -> str:
@@ -148,23 +190,31 @@ def _contexts(weights: Weights) -> list[int]:
 def _arguments(parser: ArgumentParser) -> None:
     from control_api.commands.load import context_length
 
-    parser.add_argument("model", metavar="MODEL|PATH", help="a configured model, or its files")
+    parser.add_argument(
+        "model", metavar="MODEL|PATH", help="a configured model, a preset, or its files"
+    )
     parser.add_argument(
         "--ctx", type=context_length, metavar="N", help="context in tokens (or 32k)"
     )
     parser.add_argument(
-        "--slots", type=int, default=1, choices=range(1, 257), metavar="N", help="requests at once"
+        "--slots",
+        type=int,
+        choices=range(1, 257),
+        metavar="N",
+        help="requests at once (default: as configured, else 1)",
     )
     add_config_flag(parser)
 
 
 COMMANDS: Final = {
     "estimate": Command(
-        summary="estimate the memory that a model takes, from its files",
-        text="Nothing is started. Context and cache are per request that is served at once.",
+        summary="estimate the memory that a model takes, and the largest context that fits",
+        text="Nothing is started and nothing downloaded: of presets that are not here the published\n"
+        "figures count. Context and cache are per request that is served at once.",
         examples=(
             ("ctl estimate ~/models/qwen3-coder-Q4_K_M.gguf", "for several contexts"),
             ("ctl estimate gemma --ctx 64k --slots 2", ""),
+            ("ctl estimate qwen3-coder", "a preset, before it is pulled"),
         ),
         run=estimate,
         arguments=_arguments,
