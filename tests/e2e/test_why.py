@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeHouse, timing
-from tests.e2e.house import House, Watch
+from tests.e2e.house import House, StreamCutError, Watch
 from tests.e2e.test_worst_days import engine, memory, model, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -192,8 +192,7 @@ def test_a_killed_llama_cpp_is_told_as_killed(make_house: MakeHouse, loop_gguf: 
         pieces = house.stream("real", max_tokens=100_000)
         next(pieces)
         os.kill(house.backends()["real"]["pid"], signal.SIGKILL)
-        # cut, or told by an error event that has no choices
-        with pytest.raises((OSError, http.client.HTTPException, KeyError)):
+        with pytest.raises((OSError, http.client.HTTPException, StreamCutError)):
             list(pieces)
         watch.wait("exited", "real")
         (story,) = stories(house)
