@@ -108,7 +108,8 @@ class Kitchen:
 
     def preparer(self, settings: Settings) -> Preparer:
         registry = Registry(settings, self.environ, None, PLATFORM)
-        more = {"learned": self.learned, "room": self.room}
+        names = {pool: f"GPU-{pool}" for pool in self.pools if pool.startswith("gpu")}
+        more = {"learned": self.learned, "room": self.room, "devices": names}
         return Preparer(registry, settings, self.pools, self.environ, self.locate, **more)
 
     def locate(self, model: Model) -> Located:
