@@ -37,6 +37,7 @@ HELP = """\
 -ctk,  --cache-type-k TYPE              type of K
 -ctv,  --cache-type-v TYPE              type of V
 -cram, --cache-ram N                    prompt cache
+-ts,   --tensor-split N0,N1            shares of the GPUs
 -ctxcp, --ctx-checkpoints N             checkpoints
 -fit,  --fit [on|off]                   fit
 -lv,   --verbosity N                    log
