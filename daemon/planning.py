@@ -36,10 +36,11 @@ PULL_LOSS = 5.0
 """For weights that must be fetched where others of the model are here: a little more than 8 bits
 gain over 4, so that only what does not fit otherwise is a reason to download."""
 
-MOST_STEPS = 200_000  # of a search: some seconds
+MOST_STEPS = 50_000  # of a search: a second or two
 ROUNDING = 1e-9  # of sums of losses
 
-LAST_RESORT = ("q4_0",)  # cache types that are offered only where nothing fits without
+LAST_RESORT = {"q4_0": 100.0}
+"""Cache types that are offered only where more models stay with them, and for as few as may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``chosen``: an option for each model that has a place, in the order asked. ``left_out``:
-    those that have none, with what the smallest of their options lacks beside the others' smallest.
+    those that have none, with what they lack at least beside the others.
     """
 
     chosen: dict[str, Option]
@@ -98,20 +99,30 @@ def plan(wanted: Sequence[Wanted], budget: Bytes) -> Plan:
             more = _search([_useful(w) for w in (*kept, each)], budget)
             if more is not None:
                 kept, found = [*kept, each], more
-    room = minus(budget, total(o.need for o in found))
-    most = minus(budget, total(_smallest(w).need for w in kept))
     names = {w.model for w in kept}
-    left = {w.model: _lacking(w, most) or _lacking(w, room) for w in wanted if w.model not in names}
-    return Plan(dict(zip((w.model for w in kept), found, strict=True)), left)
+    left = [w for w in wanted if w.model not in names]
+    room = minus(budget, total(o.need for o in _tightest(kept, budget))) if left else {}
+    return Plan(
+        dict(zip((w.model for w in kept), found, strict=True)),
+        {w.model: _lacking(w, room) for w in left},
+    )
 
 
-def _smallest(wanted: Wanted) -> Option:
-    return min(wanted.options, key=lambda o: sum(o.need.values()))
+def _tightest(wanted: Sequence[Wanted], budget: Bytes) -> Sequence[Option]:
+    """The options that take the fewest bytes together."""
+    by_need = [
+        [replace(o, loss=float(sum(o.need.values()))) for o in each.options] for each in wanted
+    ]
+    return _search([_useful(Wanted("", tuple(each))) for each in by_need], budget) or ()
 
 
 def _lacking(wanted: Wanted, room: Bytes) -> Bytes:
-    """What the smallest option needs beyond ``room``."""
-    return {pool: n for pool, n in minus(_smallest(wanted).need, room).items() if n > 0}
+    """What the options need beyond ``room``: of that which lacks least."""
+    lacks = [
+        {pool: n for pool, n in minus(option.need, room).items() if n > 0}
+        for option in wanted.options
+    ]
+    return min(lacks, key=lambda each: sum(each.values()))
 
 
 def _useful(wanted: Wanted) -> list[Option]:
@@ -235,7 +246,9 @@ def options(
         ):
             for context in tried:
                 need = each.need(running(each, context, cache))
-                lost = loss(quality, context, tried[0], cache) + fetched
+                lost = (
+                    loss(quality, context, tried[0], cache) + fetched + LAST_RESORT.get(cache, 0.0)
+                )
                 found.append(
                     Option(each.quant, context, cache, need, lost, each.here, each.site.main)
                 )

@@ -118,6 +118,7 @@ class Reader:
             self.files_of,
             learned=self.learned,
             room=self._room,
+            devices={pool.name: pool.device for pool in self.facts.pools},
         )
 
     def files_of(self, model: Model) -> Located:

@@ -402,10 +402,16 @@ def digest(env: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(env.items())).encode()).hexdigest()[:16]
 
 
+DYING = 1.0  # seconds: the kernel closes a killed keeper's socket a moment before it is dead
+
+
 def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
     """End the engine that this record describes, by pid, start time and command line, and remove
     its private ``files`` (a killed keeper does not). Blocks."""
     found = next((record for record in records(path.parent) if record.path == path), None)
+    deadline = time.monotonic() + DYING
+    while found is not None and found.keeper_alive and time.monotonic() < deadline:
+        time.sleep(0.005)
     verdict = reap(found).value if found is not None else "no record"
     for file in files:
         file.unlink(missing_ok=True)

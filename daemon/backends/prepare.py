@@ -111,12 +111,15 @@ class Preparer:
         *,
         learned: Learned | None = None,
         room: Mapping[str, int] | None = None,
+        devices: Mapping[str, str] | None = None,
     ) -> None:
         """``learned``: what was measured before counts instead of the estimate. ``room``: the
-        budget by pool, by which prompt caches are sized; without it there are none."""
+        budget by pool, by which prompt caches are sized; without it there are none.
+        ``devices``: what the drivers call the GPUs of pools."""
         self._registry = registry
         self._settings = settings
         self._pools = tuple(pool_names)
+        self._devices = devices or {}
         self._environ = environ
         self._locate = locate
         self._learned = learned
@@ -203,7 +206,8 @@ class Preparer:
         size = _disk_bytes(item)
 
         def parts_of(running: Running) -> dict[str, Breakdown]:
-            return price_of(model.name, running, site, item.weights, fixed, size)
+            there = pricing.on(site, running.gpus)
+            return price_of(model.name, running, there, item.weights, fixed, size)
 
         def price(running: Running) -> Mapping[str, int]:
             parts = parts_of(running)
@@ -221,11 +225,13 @@ class Preparer:
                 return 0
             taken = parts_of(running)[site.host].total
             left = self._room[site.host] - taken
-            return pricing.prompt_cache(item.weights, running, site, left)
+            there = pricing.on(site, running.gpus)
+            return pricing.prompt_cache(item.weights, running, there, left)
 
         asked = Asked(model.ctx, model.ctx_limit, model.min_ctx, model.slots, model.fit != "refuse")
         trained = item.trained_context or None
-        runs, variants = ways(asked, trained, item.kind, price, cache)
+        places = pricing.placements(site, self._pools, model.pool)
+        runs, variants = ways(asked, trained, item.kind, price, cache, places, self._devices)
         return replace(
             item,
             ways=runs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon.core.messages import Variant
@@ -11,6 +11,7 @@ from daemon.engines.base import Running
 # Unless a context is written. Longer inputs are rare, and llama.cpp keeps a row of logits for each
 # token of a batch: with 8192 tokens and a large vocabulary that alone takes 8 GB.
 EMBEDDING_CTX = 2048
+NOWHERE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,15 @@ def ways(
     kind: str,
     price: Callable[[Running], Mapping[str, int]],
     cache: Callable[[Running], int] | None = None,
+    placements: Sequence[tuple[str, ...]] = ((),),
+    devices: Mapping[str, str] = NOWHERE,
 ) -> tuple[dict[str, Running], tuple[Variant, ...]]:
     """Every way with what it costs (``price``: bytes by pool), as core and engine see it.
 
     ``cache``: bytes that a way may have for prompts of before. That is the first thing to be given
     up: the largest context comes with it, then without, and smaller ones have none.
+    ``placements``: the GPUs of each way to place it, best first; ``devices``: what their driver
+    calls them.
     """
     runs: dict[str, Running] = {}
     variants: list[Variant] = []
@@ -67,8 +72,13 @@ def ways(
 
     for index, ctx in enumerate(contexts(asked, trained, kind)):
         slots = f" x {asked.slots} slots" if asked.slots > 1 else ""
-        running = Running(f"context {ctx}{slots}", ctx, asked.slots)
-        if index == 0 and cache is not None and (size := cache(running)):
-            add(replace(running, id=f"{running.id} with a prompt cache", prompt_cache=size))
-        add(running)
+        for gpus in placements:
+            seen = tuple(filter(None, (devices.get(gpu, "") for gpu in gpus)))
+            where = f" on {' + '.join(gpus)}" if gpus else ""
+            running = Running(
+                f"context {ctx}{slots}{where}", ctx, asked.slots, gpus=gpus, visible=seen
+            )
+            if index == 0 and cache is not None and (size := cache(running)):
+                add(replace(running, id=f"{running.id} with a prompt cache", prompt_cache=size))
+            add(running)
     return runs, tuple(variants)

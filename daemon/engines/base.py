@@ -38,6 +38,8 @@ class Running:
     ubatch: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
+    gpus: tuple[str, ...] = ()  # pools; none: whatever the engine takes by itself
+    visible: tuple[str, ...] = ()  # the same as the driver knows them (``PoolFacts.device``)
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,8 +275,26 @@ def arguments(plan: LaunchPlan, installed: Installed) -> tuple[str, ...]:
     return (*line.argv, *plan.args)
 
 
+def split_evenly(gpus: int) -> tuple[str, ...]:
+    """The flag by which each of several GPUs gets as many layers as the others; else llama.cpp
+    goes by what happens to be free there."""
+    return ("-ts", ",".join(["1"] * gpus)) if gpus > 1 else ()
+
+
+def visible(devices: Sequence[str]) -> dict[str, str]:
+    """The environment in which a process sees just these GPUs, in this order.
+
+    NVIDIA's are named by UUID, which no other order of theirs can confuse.
+    """
+    if devices and all(device.startswith(("GPU-", "MIG-")) for device in devices):
+        return {"CUDA_VISIBLE_DEVICES": ",".join(devices)}
+    return {}
+
+
 def _add_memory(line: _Line, plan: LaunchPlan) -> None:
     running = plan.running
+    if split := split_evenly(len(running.gpus)):
+        line.add((split[0], "--tensor-split"), split[1], need="several GPUs")
     batch, ubatch = _batches(running, plan.kind)
     line.add(_CTX, str(running.ctx * running.slots), need="its context")
     line.add(_SLOTS, str(running.slots), need="its slots")
@@ -324,7 +342,7 @@ def environment(environ: Mapping[str, str], plan: LaunchPlan) -> dict[str, str]:
         # new builds read llama.cpp/config.ini there: settings that no estimate knows of
         "XDG_CONFIG_HOME": "/dev/null",
     }
-    return child_environment(environ, own, plan.env)
+    return child_environment(environ, own, visible(plan.running.visible), plan.env)
 
 
 def headers(plan: LaunchPlan) -> dict[str, str]:

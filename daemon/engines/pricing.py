@@ -31,6 +31,14 @@ MAX_PROMPT_CACHE: Final = 8 * GIB  # llama.cpp's own default
 MIN_PROMPT_CACHE: Final = 256 * MIB  # less holds too little to be worth a variant
 _CACHE_STEP: Final = 64 * MIB
 
+# By these the user places layers himself.
+_PLACED: Final = frozenset(
+    {
+        *("-ts", "--tensor-split", "-sm", "--split-mode", "-mg", "--main-gpu"),
+        *("-dev", "--device", "-ot", "--override-tensor"),
+    }
+)
+
 _BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
 
 
@@ -74,6 +82,25 @@ def site(
         devices = tuple(name for name in pools if name.startswith("gpu"))
     shared = accelerated and host == "unified"
     return Site(engine, version, kind, args, devices, host, unified_gpu=shared)
+
+
+def placements(site: Site, pools: Sequence[str], pool: str | None) -> tuple[tuple[str, ...], ...]:
+    """The GPUs that a model may be put on, best first: each alone, then all together, layers in
+    equal shares. None to choose: one card, no card, or the user has chosen (``pool``, ``args``)."""
+    gpus = tuple(name for name in pools if name.startswith("gpu"))
+    if site.engine not in LLAMA or len(gpus) < 2 or not site.devices:
+        return ((),)
+    if _PLACED.intersection(site.args):
+        return ((),)
+    return ((pool,),) if pool is not None else (*((gpu,) for gpu in gpus), gpus)
+
+
+def on(site: Site, gpus: tuple[str, ...]) -> Site:
+    """The same on these GPUs."""
+    if not gpus:
+        return site
+    args = (*site.args, *llama.split_evenly(len(gpus)))
+    return replace(site, devices=gpus, args=args)
 
 
 def _main_pool(pools: Sequence[str], *, accelerated: bool) -> str:

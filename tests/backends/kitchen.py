@@ -37,6 +37,7 @@ HELP = """\
 -ctk,  --cache-type-k TYPE              type of K
 -ctv,  --cache-type-v TYPE              type of V
 -cram, --cache-ram N                    prompt cache
+-ts,   --tensor-split N0,N1            shares of the GPUs
 -ctxcp, --ctx-checkpoints N             checkpoints
 -fit,  --fit [on|off]                   fit
 -lv,   --verbosity N                    log
@@ -108,7 +109,8 @@ class Kitchen:
 
     def preparer(self, settings: Settings) -> Preparer:
         registry = Registry(settings, self.environ, None, PLATFORM)
-        more = {"learned": self.learned, "room": self.room}
+        names = {pool: f"GPU-{pool}" for pool in self.pools if pool.startswith("gpu")}
+        more = {"learned": self.learned, "room": self.room, "devices": names}
         return Preparer(registry, settings, self.pools, self.environ, self.locate, **more)
 
     def locate(self, model: Model) -> Located:

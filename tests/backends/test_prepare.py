@@ -325,6 +325,43 @@ def test_an_unwritten_one_is_the_largest_that_may_be(kitchen: Kitchen, tmp_path:
     assert [run.ctx for run in item.ways.values()] == [131072, 98304, 65536, 49152, 32768]
 
 
+def test_of_two_cards_each_alone_is_tried_first_then_both(tmp_path: Path, tiny_gguf: Path) -> None:
+    """The engine sees the cards of its way alone, by the driver's names, and is told to share its
+    layers as they were priced."""
+    kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "gpu1", "ram"))
+    kitchen.install()
+    item = kitchen.sound(model(tiny_gguf, ctx=2048))
+    first, second, both = item.spec.variants
+    assert [v.id for v in item.spec.variants] == [
+        "context 2048 on gpu0",
+        "context 2048 on gpu1",
+        "context 2048 on gpu0 + gpu1",
+    ]
+    assert set(first.need) == {"gpu0", "ram"}
+    assert set(second.need) == {"gpu1", "ram"}
+    assert first.need["gpu0"] == second.need["gpu1"]
+    assert set(both.need) == {"gpu0", "gpu1", "ram"}
+    stock = kitchen.stock(model(tiny_gguf, ctx=2048))
+    for variant, seen, split in ((second, "GPU-gpu1", None), (both, "GPU-gpu0,GPU-gpu1", "1,1")):
+        plan = stock._plan(stock.prepared["tiny"], 1, variant)
+        assert item.engine is not None
+        assert item.installed is not None
+        launch = item.engine.launch(plan, item.installed)
+        assert launch.env["CUDA_VISIBLE_DEVICES"] == seen
+        found = dict(pairwise(launch.argv)).get("-ts")
+        assert found == split
+
+
+@pytest.mark.parametrize("args", [["-ts", "3,1"], ["-sm", "none"], ["--device", "CUDA1"]])
+def test_who_places_layers_himself_is_left_alone(
+    args: list[str], tmp_path: Path, tiny_gguf: Path
+) -> None:
+    kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "gpu1", "ram"))
+    kitchen.install()
+    item = kitchen.sound(model(tiny_gguf, ctx=2048, args=args))
+    assert [v.id for v in item.spec.variants] == ["context 2048"]
+
+
 # ---------------------------------------------------------------- kinds
 
 
@@ -370,7 +407,6 @@ def test_dialects_narrow_the_routes(kitchen: Kitchen, tiny_gguf: Path) -> None:
         (["ram"], "", None, "ram"),
         (["unified"], "  MTL0: Apple M4\\n", None, "unified"),
         (["unified"], "", None, "unified"),
-        (["gpu0", "gpu1", "ram"], "  CUDA0: x\\n", None, "gpu0"),
         (["ram", "gpu0"], "", None, "ram"),  # an engine without CUDA runs on the processor
         (["ram"], "  CUDA0: x\\n", None, "ram"),
         (["gpu0", "gpu1", "ram"], "  CUDA0: x\\n", "gpu1", "gpu1"),

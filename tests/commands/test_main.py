@@ -95,6 +95,7 @@ JSON = {
     "rm": ("tiny",),
     "pull": ("gemma",),
     "estimate": ("tiny",),
+    "plan": ("tiny",),
     "engine ls": (),
     "logs": ("daemon",),
     "events": ("--no-follow",),

@@ -362,3 +362,30 @@ def test_any_file_is_edited_faithfully_or_left_alone(
     assert after["models"].pop(name) == {"path": "/x"}
     before.setdefault("models", {})
     assert repr(after) == repr(before) or after == before
+
+
+def test_several_models_at_once(config: Path) -> None:
+    before = comments(config.read_text())
+    changes = {"a": {"ctx": 8192, "args": ["-ctk", "q8_0"]}, "new": {"preset": "qwen3-0.6b"}}
+    edit.set_models(config, changes)
+    text = config.read_text()
+    assert comments(text) == before
+    models = tomllib.loads(text)["models"]
+    assert models["a"] == {"path": "/a.gguf", "ctx": 8192, "args": ["-ctk", "q8_0"]}
+    assert models["b"] == tomllib.loads(FILE)["models"]["b"]
+    assert models["new"] == {"preset": "qwen3-0.6b"}
+    edit.set_models(config, {"a": {"args": None, "file": None}})
+    assert tomllib.loads(config.read_text())["models"]["a"] == {"path": "/a.gguf", "ctx": 8192}
+
+
+def test_several_models_of_which_one_is_wrong_change_nothing(config: Path) -> None:
+    for changes in ({"a": {"ctx": 8192}, "b": {"ctx": -1}}, {"a": {"ctx": 1}, "b c": {"ctx": 1}}):
+        with pytest.raises((ConfigError, ProblemError)):
+            edit.set_models(config, changes)
+        assert config.read_text() == FILE
+
+
+def test_models_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    edit.set_models(path, {"qwen3-0.6b": {"preset": "qwen3-0.6b", "ctx": 8192}})
+    assert load(path, environ={}).models["qwen3-0.6b"].ctx == 8192

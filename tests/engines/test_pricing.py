@@ -17,6 +17,7 @@ from daemon.engines.pricing import (
     prompt_cache,
     reserves_all_logits,
     shape,
+    site,
 )
 from daemon.weights.describe import describe
 from daemon.weights.facts import Weights
@@ -138,3 +139,16 @@ def test_an_encoders_results_are_as_wide_as_its_vocabulary(tmp_path: Path) -> No
     parts = price(encoder, WAY, Site("llama-server", kind="embedding"))["ram"]
     assert parts.output == 4 * 8192 * (encoder.n_vocab + 256)
     assert parts.kv == 0
+
+
+def test_where_a_model_runs() -> None:
+    two = ("gpu0", "gpu1", "ram")
+    at = site("llama-server", "chat", (), two, accelerated=True)
+    assert (at.devices, at.host, at.main, at.unified_gpu) == (("gpu0",), "ram", "gpu0", False)
+    assert site("llama-server", "chat", (), two).main == "ram"  # it cannot use them
+    assert site("llama-server", "chat", (), two, accelerated=True, pool="gpu1").main == "gpu1"
+    assert site("llama-server", "chat", (), two, accelerated=True, pool="ram").devices == ()
+    spread = site("llama-server", "chat", ("-ts", "1,1"), two, accelerated=True)
+    assert spread.devices == ("gpu0", "gpu1")
+    mac = site("mlx-lm", "chat", (), ("unified",), accelerated=True)
+    assert (mac.devices, mac.host, mac.unified_gpu) == ((), "unified", True)

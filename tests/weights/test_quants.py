@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.weights.quants import bits
+from daemon.weights.quants import bits, named_in, plain
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,24 @@ def test_more_bits_have_the_larger_name() -> None:
     order = ["Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
     found = [bits(name) for name in order]
     assert found == sorted(found, key=lambda b: b or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Qwen3-0.6B-Q8_0.gguf", "Q8_0"),
+        ("qwen3-coder-30b-a3b-instruct-q8_0.gguf", "Q8_0"),
+        ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
+        ("Qwen3.6-27B-UD-Q4_K_XL.gguf", "Q4_K_XL"),
+        ("mlx-community/gemma-4-e4b-it-4bit", "4bit"),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("owner/Some-Model-7B-GGUF", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_in_the_name_of_a_file(text: str, name: str) -> None:
+    assert named_in(text) == name
+
+
+def test_names_are_compared_plainly() -> None:
+    assert plain("ud-q4_k_xl") == plain("Q4_K_XL")

@@ -209,7 +209,7 @@ def _arguments(parser: ArgumentParser) -> None:
 COMMANDS: Final = {
     "estimate": Command(
         summary="estimate the memory that a model takes, and the largest context that fits",
-        text="Nothing is started and nothing downloaded: of presets that are not here the published\n"
+        text="Nothing is started and nothing downloaded: of presets that are not here published\n"
         "figures count. Context and cache are per request that is served at once.",
         examples=(
             ("ctl estimate ~/models/qwen3-coder-Q4_K_M.gguf", "for several contexts"),
