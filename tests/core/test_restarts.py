@@ -227,7 +227,7 @@ def test_an_untouched_failure_stays_and_reset_ends_a_backoff_too() -> None:
 def test_a_pinned_model_is_started_by_a_reset() -> None:
     """Nobody waits for it, but it should run."""
     desk = Desk(model("a", pinned=True))
-    desk.serve("a")
+    desk.ready("a")
     desk.exit("a", ExitClass.PERMANENT)
     assert desk.state("a") is State.FAILED
     assert desk.ask(Ask.RESET, "a") == ["start a full"]
