@@ -64,7 +64,7 @@ def test_a_reset_is_overwritten_by_what_came_of_it() -> None:
     book = Book()
     died(book, 10.0)
     for what in ("reset", "reset", "ready"):
-        book.follow("m", what, 20.0)  # type: ignore[arg-type]
+        book.follow("m", what, 20.0)
     assert book.of("m")[0].followed == "ready"
     assert book.follow("m", "reset", 30.0) is None
 
