@@ -10,7 +10,7 @@ from typing import Any, Final
 from control_api.client import Client, segment, view
 from control_api.commands.command import Command
 from control_api.commands.output import Out, duration, pools, size
-from control_api.commands.why import cause, clock, last_of
+from control_api.commands.stories import cause, clock, last_of
 from daemon.views import BackendView, ModelView, StoryView
 
 _SAID: Final = 5  # lines of a dying engine

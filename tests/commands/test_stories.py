@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from control_api.commands.why import clock
+from control_api.commands.stories import clock
 from tests.commands.conftest import Ctl
 from tests.control_api.fake import FakeControl, FakeDaemon, incident_view
 
