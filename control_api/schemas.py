@@ -12,7 +12,15 @@ from typing import Annotated, Any
 import msgspec
 
 from daemon.ports import LoadFit
-from daemon.views import BackendView, EventView, FitView, ModelView, ReloadView, StatusView
+from daemon.views import (
+    BackendView,
+    EventView,
+    FitView,
+    ModelView,
+    ReloadView,
+    RequestView,
+    StatusView,
+)
 
 __all__ = [
     "BackendView",
@@ -31,6 +39,7 @@ __all__ = [
     "ProgressLine",
     "PullBody",
     "ReloadView",
+    "RequestView",
     "StatusView",
     "UnloadBody",
     "Unloaded",

@@ -25,6 +25,7 @@ from daemon.core.problems import Problem, ProblemError
 from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
 from daemon.ports import Lease, LoadFit, Progress
 from daemon.preflight import Way, gpu_limit, preflight
+from daemon.requests import Requests
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.views import (
@@ -33,6 +34,7 @@ from daemon.views import (
     FitView,
     ModelView,
     ReloadView,
+    RequestView,
     StatusView,
 )
 
@@ -50,6 +52,7 @@ class Control:
     mode: Literal["foreground", "service"]
     version: str
     stop: Callable[[], None]
+    requests: Requests = field(default_factory=Requests)
     url: str = ""
     started_at: float = field(default_factory=time.time)
 
@@ -295,6 +298,9 @@ class Control:
         if path.exists():
             return str(path)
         raise ProblemError(item)
+
+    def request(self, request_id: str) -> RequestView:
+        return self.requests.view(request_id)
 
     def history(self, after: int) -> list[EventView]:
         return self.bus.history(after)

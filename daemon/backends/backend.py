@@ -113,6 +113,8 @@ class Backend:
     measured: int | None = None
     allotted: Allotted | None = None  # what the engine said of its memory, once it is ready
     lines: list[str] = field(default_factory=list)
+    heard: int = 0  # such lines in all
+    heard_loading: int = 0  # of them, until it was ready
     timeline: Timeline = field(default_factory=Timeline)
     _verdict: Verdict | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
@@ -174,6 +176,7 @@ class Backend:
         self.ready_at = time.time()
         self.tell(BackendReady(self.model, self.generation))
         await self._hear_out()
+        self.heard_loading = self.heard
         said = await asyncio.to_thread(heard, self.places.log)
         self.allotted = said if said.complete() else None
 
@@ -288,6 +291,12 @@ class Backend:
                 if self.keeper is not None:
                     await self.keeper.refresh()
 
+    async def said_serving(self) -> list[str]:
+        """The matching lines of its log since it was ready, up to this moment."""
+        await self._hear_out()
+        new = self.heard - self.heard_loading
+        return self.lines[-new:] if new else []
+
     def _signs_of_life(self) -> Signs:
         """Of all that it runs. For a thread."""
         return signs_of_life(self.places.log, self.pid)
@@ -299,6 +308,7 @@ class Backend:
         match event:
             case Lines(lines=lines):
                 self.lines = [*self.lines, *lines][-KEPT_LINES:]
+                self.heard += len(lines)
             case ExecFailed(text=text):
                 self._verdict = Verdict(ExitClass.PERMANENT, f"could not be run: {text}")
             case Exited(status=status):

@@ -11,18 +11,34 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects.errors import Dialect, Rendered, chat_stream_error, render
-from daemon.ports import Lease, Route, Waiting, Wish
+from daemon.dialects.errors import (
+    Dialect,
+    Rendered,
+    chat_stream_error,
+    messages_stream_error,
+    render,
+)
+from daemon.ports import Lease, Route, Waiting, Waits, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
-from daemon.relay.records import Trace
+from daemon.relay.records import TAIL, Trace
+from daemon.relay.retries import (
+    LOADING,
+    LOADING_BYTES,
+    WHOLE,
+    Loading,
+    digest,
+    ends,
+    repeatable,
+)
 from daemon.relay.upstream import Answer, Fault, Upstream
 
 if TYPE_CHECKING:
@@ -91,8 +107,10 @@ class Exchange:
         self._opening: asyncio.Task[None] | None = None
         self._upstream: Upstream | None = None
         self._fresh = self._refused = False  # tried once more on a new connection
+        self._counted = False  # among those that want a backend
+        self._loading: Loading | None = None  # it may say that it is still loading
         self._chunked = self._events = False  # the answer
-        self._last = b""  # of an event stream: the piece sent last
+        self._last = self._before = b""  # the pieces of the answer sent last
 
     # ------------------------------------------------------------ from the client's connection
 
@@ -168,7 +186,11 @@ class Exchange:
             request_id=self.request_id,
             attempt=self._trace.attempt,
             arrived=self._arrived,
+            mark=self.mark,
         )
+        if not self._counted:
+            self._counted = True
+            plane.budget.active += 1
         self.step = Step.WAITING
         waiting = plane.leases.acquire(wish, self._granted)
         # ``_granted`` may have run already, and all of the request with it.
@@ -182,7 +204,9 @@ class Exchange:
             self.refuse(result)
             return
         result.on_cancel = self._cancelled
+        result.sent = self._trace.sent
         self._lease = result
+        self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
         self._open(fresh=False)
 
@@ -191,6 +215,8 @@ class Exchange:
         """The supervisor takes the lease back: forced unload, or the backend is dead."""
         if self.step is Step.OVER:
             return
+        if problem.code is Code.UPSTREAM_ERROR and problem.retry_after is None:
+            problem = replace(problem, retry_after=self._plane.limits.retry_after_lost)
         self._let_go()
         if self.step in (Step.ANSWERING, Step.TUNNEL):
             self._break(problem)
@@ -257,12 +283,23 @@ class Exchange:
         self._upstream = None
         self._fail(fault, text)
 
+    def mark(self) -> str:
+        """A digest of the body; "" where there is none. Worked out only when something died."""
+        return digest(self._body) if self._body else ""
+
+    def _repeatable(self) -> bool:
+        assert self._admitted is not None
+        return repeatable(self._admitted.place.route, self.head, self._body)
+
     def _fail(self, fault: Fault, text: str) -> None:
         retry = self._plane.limits.retry_after_lost
         message = f"The backend of {self._model or 'the model'} failed: {text}."
         if self.step in (Step.ANSWERING, Step.TUNNEL):
-            self._break(Problem(Code.UPSTREAM_ERROR, message, retry_after=retry))
-        elif fault is Fault.STALE and not self._fresh:
+            problem = Problem(Code.UPSTREAM_ERROR, message, retry_after=retry)
+            if self._lease is not None and self._lease.suspect():
+                problem = replace(problem, retry_after=None)  # not by chance
+            self._break(problem)
+        elif fault is Fault.STALE and not self._fresh and self._repeatable():
             self._fresh = True
             self._open(fresh=True)
         elif fault is Fault.MALFORMED:
@@ -273,11 +310,17 @@ class Exchange:
 
     def _again(self, problem: Problem) -> None:
         """Lost before any byte was sent on: queue once more with the old arrival, else tell."""
+        budget = self._plane.budget
+        suspect = self._lease is not None and self._lease.suspect()
         self._arrived = self._lease.arrived if self._lease is not None else None
+        written = self.step is Step.SENT
         self._end_lease(Outcome.LOST)
-        if self._trace.attempt > 1:
+        if suspect:  # it was there when one died before: no client shall send it at once again
+            problem = replace(problem, retry_after=None)
+        if self._trace.attempt > 1 or not budget.allows() or (written and not self._repeatable()):
             self.refuse(problem)
             return
+        budget.again += 1
         self._trace.attempt = 2
         self._fresh = self._refused = False
         assert self._admitted is not None
@@ -287,10 +330,26 @@ class Exchange:
 
     def answered(self, answer: Answer, data: bytes, ended: bool) -> None:
         """The backend's head, and what came with it: on to the client in one write."""
-        self._trace.first_at = time.monotonic()
-        self._trace.status = answer.status
-        self._body = b""  # no second try from here on
-        own = b"x-request-id: %b\r\n%b" % (self.request_id.encode(), self._cors)
+        if answer.status == 503 and self._may_be_loading(answer):
+            self._loading = self._loading or Loading(self._plane.loop.time())
+            self._loading.begin(answer)
+            self._still_loading(data, ended)
+            return
+        self._answer(answer, data, ended)
+
+    def _answer(self, answer: Answer, data: bytes, ended: bool) -> None:
+        trace = self._trace
+        trace.first_at = time.monotonic()
+        trace.status = answer.status
+        if self._lease is not None:
+            self._lease.status = answer.status
+        if len(self._body) > WHOLE:  # no second try from here on; it is kept as far as its mark
+            self._body = ends(self._body)
+        own = b"x-request-id: %b\r\n%b%b" % (
+            self.request_id.encode(),
+            wire.server_timing(trace.waited()),
+            self._cors,
+        )
         if answer.tunnel:
             self.step = Step.TUNNEL
             self._send(wire.switching_head(answer.fields, own) + data)
@@ -314,12 +373,45 @@ class Exchange:
 
     def continued(self, data: bytes, ended: bool) -> None:
         """More of the body."""
-        self._forward(b"", data, ended)
+        if self.step is Step.SENT:
+            self._still_loading(data, ended)
+        else:
+            self._forward(b"", data, ended)
+
+    def _may_be_loading(self, answer: Answer) -> bool:
+        length, found = answer.length, self._loading
+        waited = 0.0 if found is None else self._plane.loop.time() - found.since
+        return (
+            length is not None
+            and 0 < length <= LOADING_BYTES
+            and waited < self._plane.limits.loading_wait
+        )
+
+    def _still_loading(self, data: bytes, ended: bool) -> None:
+        """A short 503: once it is complete, it is passed on, or asked again in a moment."""
+        loading = self._loading
+        assert loading is not None
+        assert loading.answer is not None
+        loading.body += data
+        if not ended:
+            return
+        self._upstream = None
+        if LOADING not in loading.body:
+            self._answer(loading.answer, loading.body, True)
+            return
+        self.step = Step.CONNECTING
+        loop, poll = self._plane.loop, self._plane.limits.loading_poll
+        loading.timer = loop.call_later(poll, self._ask_again)
+
+    @_entry
+    def _ask_again(self) -> None:
+        self._open(fresh=True)
 
     def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
+        if data:
+            self._before, self._last = self._last, data
         if self._chunked:
             if data:
-                self._last = data
                 data = wire.chunk(data)
             if ended:
                 data += wire.LAST_CHUNK
@@ -342,14 +434,21 @@ class Exchange:
         A chat client is told why first; on messages and responses an error event would cost the
         client's own streaming retries, which a reset gives it.
         """
-        admitted = self._admitted
-        told = self._events and admitted is not None and admitted.place.route in _TOLD_IN_STREAM
+        told = self._last_event(problem) if self._events else b""
         if told:
             border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            event = border + chat_stream_error(problem)
+            event = border + told
             self._send(wire.chunk(event) if self._chunked else event)
         self._over(Outcome.UPSTREAM_ERROR)
         self._client.break_off(reset=not told)
+
+    def _last_event(self, problem: Problem) -> bytes:
+        route = self._admitted.place.route if self._admitted is not None else None
+        if route in _TOLD_IN_STREAM:
+            return chat_stream_error(problem)
+        if route is Route.MESSAGES and problem.retry_after is None:
+            return messages_stream_error(problem, self.request_id)
+        return b""
 
     def backend_full(self, full: bool) -> None:
         """The backend takes no more for now. Of consequence only in a tunnel."""
@@ -375,12 +474,18 @@ class Exchange:
     ) -> None:
         keep = self._keep() and not self._client.unread
         own = self._cors + lines + (b"" if keep else wire.CLOSE)
+        if self._counted:
+            own = self._waited() + own
         only = self.head.method == "HEAD"
         self._trace.status = status
         self._trace.first_at = time.monotonic()
         self._send(wire.plain_answer(status, headers, body, own, head_only=only))
         self._over(Outcome.OK)
         self._client.done(keep)
+
+    def _waited(self) -> bytes:
+        """Of a request that was refused: all that is known is how long that took."""
+        return wire.server_timing(Waits(time.monotonic() - self._trace.start))
 
     def _keep(self) -> bool:
         return self.head.keep_alive and not self._plane.draining
@@ -393,6 +498,8 @@ class Exchange:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
+        if self._loading is not None and self._loading.timer is not None:
+            self._loading.timer.cancel()
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
@@ -401,6 +508,11 @@ class Exchange:
         """End the lease and tell of the request."""
         self.step = Step.OVER
         self._end_lease(outcome)
+        if self._counted:
+            self._counted = False
+            budget = self._plane.budget
+            budget.active -= 1
+            budget.again -= self._trace.attempt - 1
         if self._plane.on_done is not None:
             self._plane.told(
                 self._trace.record(
@@ -412,5 +524,6 @@ class Exchange:
                     outcome=outcome.value,
                     peer=self._client.peer.address,
                     client=self._admitted.client if self._admitted is not None else "",
+                    tail=self._before[-TAIL:] + self._last[-TAIL:],
                 )
             )
