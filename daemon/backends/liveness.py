@@ -48,8 +48,8 @@ class Step(Enum):
 
 
 def alive(mark: Glance, last: Glance, now: Glance, *, since: float, between: float) -> bool:
-    """Whether anything went on: ``mark`` is the latest progress, ``since`` seconds ago, ``last``
-    the look before, ``between`` seconds ago."""
+    """Whether anything went on: ``mark`` is what is compared with, as of ``since`` seconds ago,
+    ``last`` the look before, ``between`` seconds ago."""
     if now.relayed != mark.relayed or now.computing:
         return True
     signs = now.signs
@@ -78,6 +78,7 @@ class Pulse:
     since: float = 0.0  # when it last went on
     asked_at: float | None = None  # a probe is under way since then
     _mark: Glance | None = None
+    _marked: float = 0.0
     _last: Glance | None = None
     _looked: float = 0.0
     _relayed: int = 0  # when the probe began
@@ -103,6 +104,7 @@ class Pulse:
             return Step.GIVE_UP if silent > self.patience else Step.WATCH
         if self.doubt or now - self.since > self.stall:
             self.asked_at, self._relayed = now, seen.relayed
+            self._mark, self._marked = seen, now  # work that begins now counts from now
             return Step.PROBE
         return Step.WATCH
 

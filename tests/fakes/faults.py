@@ -76,6 +76,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=int, metavar="N", help="length of an answer; -1 never ends")
     add("--token-s", type=float, default=0.0, metavar="S", help="time between tokens")
     add("--first-s", type=float, default=0.0, metavar="S", help="time to the first token")
+    add("--busy-s", type=float, default=0.0, metavar="S", help="burn a core before a first token")
     add("--reply", default=REPLY, help="the answer, a token a word")
     add("--reasoning", default="", help="thoughts before a chat answer")
     add("--tool", metavar="NAME", help="answer chats with a call of this tool")
