@@ -25,7 +25,7 @@ from daemon.core.messages import (
 )
 from daemon.core.policy import Policy
 from daemon.core.scheduler import Scheduler
-from daemon.ports import Lease
+from daemon.ports import Lease, Target
 from daemon.supervisor import Held, Queued, Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.watching import Patience, Watcher
@@ -89,10 +89,12 @@ class Ward:
         assert self.backend is not None
         url = f"http://127.0.0.1:{self.backend.plan.port}{path}"
         headers = dict(self.backend.launch.headers)
-        async with aiohttp.ClientSession() as session:
-            async with session.post(url, json={**BODY, **more}, headers=headers) as answer:
-                await answer.read()
-                return answer.status
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, json={**BODY, **more}, headers=headers) as answer,
+        ):
+            await answer.read()
+            return answer.status
 
     @property
     def kinds(self) -> list[str]:
@@ -212,7 +214,7 @@ async def test_a_client_whose_requests_fail_costs_nobody_a_backend(ward: Ward) -
 
 
 async def test_after_sleep_every_backend_is_asked(ward: Ward) -> None:
-    closed = []
+    closed: list[Target] = []
     ward.supervisor.close_connections = closed.append
     record = ward.stage.root / "record"
     await ward.admit("--record", str(record))

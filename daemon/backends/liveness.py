@@ -88,16 +88,12 @@ class Pulse:
         if seen.requests == 0 and self.asked_at is None and not self.doubt:
             self._mark = self._last = None
             return Step.REST
-        if (
-            self._mark is None
-            or self._last is None
-            or alive(
-                self._mark, self._last, seen, since=now - self.since, between=now - self._looked
-            )
-        ):
-            self._mark, self.since = seen, now
-        elif seen.slots and not self._mark.slots:
-            self._mark = replace(self._mark, slots=seen.slots)  # from here on they are compared
+        mark, last = self._mark, self._last
+        between, marked = now - self._looked, now - self._marked
+        if not (mark and last) or alive(mark, last, seen, since=marked, between=between):
+            self._mark, self._marked, self.since = seen, now, now
+        elif seen.slots and not mark.slots:
+            self._mark = replace(mark, slots=seen.slots)  # from here on they are compared
         self._last, self._looked = seen, now
         if self.asked_at is not None:
             silent = now - max(self.since, self.asked_at)

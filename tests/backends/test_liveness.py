@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -49,7 +50,7 @@ def test_without_requests_nothing_is_looked_at() -> None:
     assert one.look(STILL, 20_000.0 + STALL) is Step.WATCH
 
 
-SIGNS_OF_WORK = {
+SIGNS_OF_WORK: dict[str, Callable[[int], Glance]] = {
     "bytes of answers": lambda n: replace(STILL, relayed=n),
     "its log": lambda n: replace(STILL, signs=replace(STILL.signs, logged=100 + n)),
     "its memory": lambda n: replace(STILL, signs=replace(STILL.signs, memory=n * 2 * MIB)),
