@@ -19,9 +19,10 @@ from daemon.backends.progress import signs_of_life
 from daemon.config.settings import Settings
 from daemon.core.lifecycle import State
 from daemon.core.messages import BackendUnhealthy, ExitClass
+from daemon.leases import Held
 from daemon.machine import observe
 from daemon.machine.process import descendants
-from daemon.supervisor import Held, Supervisor
+from daemon.supervisor import Supervisor
 
 log = logging.getLogger("modelport.watching")
 

@@ -25,8 +25,9 @@ from daemon.core.messages import (
 )
 from daemon.core.policy import Policy
 from daemon.core.scheduler import Scheduler
+from daemon.leases import Held, Queued
 from daemon.ports import Lease, Target
-from daemon.supervisor import Held, Queued, Supervisor
+from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.watching import Patience, Watcher
 from tests.backends.backend_house import VARIANT, Stage

@@ -12,34 +12,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects.errors import (
-    Dialect,
-    Rendered,
-    chat_stream_error,
-    messages_stream_error,
-    render,
-)
-from daemon.ports import Lease, Route, Waiting, Waits, Wish
+from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
+from daemon.relay.answering import Answering, Step
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
-from daemon.relay.records import TAIL, Trace
-from daemon.relay.retries import (
-    LOADING,
-    LOADING_BYTES,
-    WHOLE,
-    Loading,
-    digest,
-    ends,
-    repeatable,
-)
-from daemon.relay.upstream import Answer, Fault, Upstream
+from daemon.relay.retries import repeatable
+from daemon.relay.upstream import Fault, Upstream
 
 if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
@@ -48,19 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-_TOLD_IN_STREAM = frozenset({Route.CHAT, Route.COMPLETIONS})
-
-
-class Step(Enum):
-    """How far a request has come."""
-
-    HEAD = auto()
-    WAITING = auto()  # for a lease
-    CONNECTING = auto()
-    SENT = auto()
-    ANSWERING = auto()
-    TUNNEL = auto()
-    OVER = auto()
 
 
 def _entry(
@@ -79,7 +50,7 @@ def _entry(
     return guarded
 
 
-class Exchange:
+class Exchange(Answering):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
     def __init__(
@@ -90,27 +61,11 @@ class Exchange:
         admitted: Admitted | None = None,
     ) -> None:
         """``admitted`` if that was decided before, for the same head; else call :meth:`admit`."""
-        self._plane = plane
-        self._client = client
-        self._trace = Trace(time.monotonic())
-        self.head = head
-        self.request_id = plane.request_id(head)
-        self.dialect = admitted.dialect if admitted is not None else Dialect.OPENAI
-        self.step = Step.HEAD
-        self._admitted = admitted
-        self._cors = admitted.cors if admitted is not None else b""
-        self._model = ""
-        self._body: Body = b""
+        super().__init__(plane, client, head, admitted)
         self._arrived: float | None = None
         self._waiting: Waiting | None = None
-        self._lease: Lease | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
         self._fresh = self._refused = False  # tried once more on a new connection
-        self._counted = False  # among those that want a backend
-        self._loading: Loading | None = None  # it may say that it is still loading
-        self._chunked = self._events = False  # the answer
-        self._last = self._before = b""  # the pieces of the answer sent last
 
     # ------------------------------------------------------------ from the client's connection
 
@@ -226,12 +181,6 @@ class Exchange:
             self._end_lease(Outcome.UPSTREAM_ERROR)
             self.refuse(problem)
 
-    def _end_lease(self, outcome: Outcome) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.on_cancel = None
-            lease.end(outcome)
-
     # ------------------------------------------------------------ the backend
 
     def _open(self, *, fresh: bool) -> None:
@@ -283,10 +232,6 @@ class Exchange:
         self._upstream = None
         self._fail(fault, text)
 
-    def mark(self) -> str:
-        """A digest of the body; "" where there is none. Worked out only when something died."""
-        return digest(self._body) if self._body else ""
-
     def _repeatable(self) -> bool:
         assert self._admitted is not None
         return repeatable(self._admitted.place.route, self.head, self._body)
@@ -317,7 +262,8 @@ class Exchange:
         self._end_lease(Outcome.LOST)
         if suspect:  # it was there when one died before: no client shall send it at once again
             problem = replace(problem, retry_after=None)
-        if self._trace.attempt > 1 or not budget.allows() or (written and not self._repeatable()):
+        spent = self._trace.attempt > 1 or suspect or not budget.allows()
+        if spent or (written and not self._repeatable()):
             self.refuse(problem)
             return
         budget.again += 1
@@ -326,169 +272,9 @@ class Exchange:
         assert self._admitted is not None
         self._acquire(self._admitted)
 
-    # ------------------------------------------------------------ the answer
-
-    def answered(self, answer: Answer, data: bytes, ended: bool) -> None:
-        """The backend's head, and what came with it: on to the client in one write."""
-        if answer.status == 503 and self._may_be_loading(answer):
-            self._loading = self._loading or Loading(self._plane.loop.time())
-            self._loading.begin(answer)
-            self._still_loading(data, ended)
-            return
-        self._answer(answer, data, ended)
-
-    def _answer(self, answer: Answer, data: bytes, ended: bool) -> None:
-        trace = self._trace
-        trace.first_at = time.monotonic()
-        trace.status = answer.status
-        if self._lease is not None:
-            self._lease.status = answer.status
-        if len(self._body) > WHOLE:  # no second try from here on; it is kept as far as its mark
-            self._body = ends(self._body)
-        own = b"x-request-id: %b\r\n%b%b" % (
-            self.request_id.encode(),
-            wire.server_timing(trace.waited()),
-            self._cors,
-        )
-        if answer.tunnel:
-            self.step = Step.TUNNEL
-            self._send(wire.switching_head(answer.fields, own) + data)
-            self._client.tunnel()
-            return
-        self.step = Step.ANSWERING
-        framing = b""
-        keep = self._keep()
-        if answer.length is not None:
-            framing = b"" if answer.status == 204 else b"content-length: %d\r\n" % answer.length
-        elif not answer.bodiless:
-            self._chunked = self.head.http11
-            self._events = answer.events
-            framing = wire.CHUNKED if self._chunked else b""
-            keep = keep and self._chunked
-        if not keep:
-            self._client.closing = True
-            own += wire.CLOSE
-        head = wire.answer_head(answer.status, answer.fields, answer.named, framing, own)
-        self._forward(head, data, ended)
-
-    def continued(self, data: bytes, ended: bool) -> None:
-        """More of the body."""
-        if self.step is Step.SENT:
-            self._still_loading(data, ended)
-        else:
-            self._forward(b"", data, ended)
-
-    def _may_be_loading(self, answer: Answer) -> bool:
-        length, found = answer.length, self._loading
-        waited = 0.0 if found is None else self._plane.loop.time() - found.since
-        return (
-            length is not None
-            and 0 < length <= LOADING_BYTES
-            and waited < self._plane.limits.loading_wait
-        )
-
-    def _still_loading(self, data: bytes, ended: bool) -> None:
-        """A short 503: once it is complete, it is passed on, or asked again in a moment."""
-        loading = self._loading
-        assert loading is not None
-        assert loading.answer is not None
-        loading.body += data
-        if not ended:
-            return
-        self._upstream = None
-        if LOADING not in loading.body:
-            self._answer(loading.answer, loading.body, True)
-            return
-        self.step = Step.CONNECTING
-        loop, poll = self._plane.loop, self._plane.limits.loading_poll
-        loading.timer = loop.call_later(poll, self._ask_again)
-
     @_entry
     def _ask_again(self) -> None:
         self._open(fresh=True)
-
-    def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
-        if data:
-            self._before, self._last = self._last, data
-        if self._chunked:
-            if data:
-                data = wire.chunk(data)
-            if ended:
-                data += wire.LAST_CHUNK
-        if ended:
-            self._upstream = None
-        self._send(head + data if head else data)
-        if ended:
-            keep = self.step is Step.ANSWERING and not self._client.closing
-            self._over(Outcome.OK)
-            self._client.done(keep)
-
-    def _send(self, data: bytes) -> None:
-        if data:
-            self._trace.bytes_out += len(data)
-            self._client.write(data)
-
-    def _break(self, problem: Problem) -> None:
-        """Bytes were sent on: cut the connection, so that no client takes this for the end.
-
-        A chat client is told why first; on messages and responses an error event would cost the
-        client's own streaming retries, which a reset gives it.
-        """
-        told = self._last_event(problem) if self._events else b""
-        if told:
-            border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            event = border + told
-            self._send(wire.chunk(event) if self._chunked else event)
-        self._over(Outcome.UPSTREAM_ERROR)
-        self._client.break_off(reset=not told)
-
-    def _last_event(self, problem: Problem) -> bytes:
-        route = self._admitted.place.route if self._admitted is not None else None
-        if route in _TOLD_IN_STREAM:
-            return chat_stream_error(problem)
-        if route is Route.MESSAGES and problem.retry_after is None:
-            return messages_stream_error(problem, self.request_id)
-        return b""
-
-    def backend_full(self, full: bool) -> None:
-        """The backend takes no more for now. Of consequence only in a tunnel."""
-        if self.step is Step.TUNNEL:
-            self._client.pause(full)
-
-    # ------------------------------------------------------------ ends
-
-    def refuse(self, problem: Problem, allow: str = "") -> None:
-        """Answer with an error in the client's shape."""
-        status, headers, body = self.rendered(problem)
-        if allow:
-            headers.append(("Allow", allow))
-        self._plain(status, headers, body)
-
-    def rendered(self, problem: Problem) -> Rendered:
-        """An error in the client's shape: status, headers, body."""
-        longest = self._plane.limits.retry_after_max
-        return render(problem, self.dialect, self.request_id, longest)
-
-    def _plain(
-        self, status: int, headers: list[tuple[str, str]], body: bytes, lines: bytes = b""
-    ) -> None:
-        keep = self._keep() and not self._client.unread
-        own = self._cors + lines + (b"" if keep else wire.CLOSE)
-        if self._counted:
-            own = self._waited() + own
-        only = self.head.method == "HEAD"
-        self._trace.status = status
-        self._trace.first_at = time.monotonic()
-        self._send(wire.plain_answer(status, headers, body, own, head_only=only))
-        self._over(Outcome.OK)
-        self._client.done(keep)
-
-    def _waited(self) -> bytes:
-        """Of a request that was refused: all that is known is how long that took."""
-        return wire.server_timing(Waits(time.monotonic() - self._trace.start))
-
-    def _keep(self) -> bool:
-        return self.head.keep_alive and not self._plane.draining
 
     def _let_go(self) -> None:
         """Stop whatever is under way for this request."""
@@ -503,27 +289,3 @@ class Exchange:
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
-
-    def _over(self, outcome: Outcome) -> None:
-        """End the lease and tell of the request."""
-        self.step = Step.OVER
-        self._end_lease(outcome)
-        if self._counted:
-            self._counted = False
-            budget = self._plane.budget
-            budget.active -= 1
-            budget.again -= self._trace.attempt - 1
-        if self._plane.on_done is not None:
-            self._plane.told(
-                self._trace.record(
-                    time.monotonic(),
-                    request_id=self.request_id,
-                    method=self.head.method,
-                    path=self.head.path,
-                    model=self._model,
-                    outcome=outcome.value,
-                    peer=self._client.peer.address,
-                    client=self._admitted.client if self._admitted is not None else "",
-                    tail=self._before[-TAIL:] + self._last[-TAIL:],
-                )
-            )

@@ -46,6 +46,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--fail-start", type=int, metavar="RC", help="print --stderr and exit so at once")
     add("--port-busy", action="store_true", help="fail as if the port were taken")
     add("--crash-at", default="", help="load, first-byte, token:N, request:N or exit")
+    add("--crash-word", default="", metavar="TEXT", help="crash at a request that says it")
     add("--signal", choices=["ABRT", "SEGV", "KILL", "TERM"], help="crash by this signal")
     add("--exit-code", type=int, default=1, metavar="RC", help="crash with this status")
     add("--stderr", action="append", default=[], metavar="TEXT", help="print before a crash")

@@ -305,6 +305,9 @@ class Server:
         """Answer in one dialect, streamed or whole, once a slot is free."""
         body = request.json()
         self.check_model(body)
+        word = self.options.crash_word
+        if word and word.encode() in request.body:
+            self.die()
         with self.flight(connection) as number:
             if self.options.health_lies:
                 say("ggml_metal_graph_compute: backend is in error state")
