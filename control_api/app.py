@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from control_api import backends, daemon, events, incidents, logs, models, openapi
+from control_api import backends, daemon, events, incidents, logs, models, openapi, requests
 from control_api.auth import PRINCIPAL_KEY, Auth, check
 from control_api.bodies import decode_body
 from control_api.errors import StatusProblemError, response
@@ -40,6 +40,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *daemon.OPERATIONS,
     *models.OPERATIONS,
     *backends.OPERATIONS,
+    *requests.OPERATIONS,
     *events.OPERATIONS,
     *incidents.OPERATIONS,
     *logs.OPERATIONS,

@@ -134,7 +134,18 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         "description": "A model's name or alias, percent-encoded (`/` as `%2F`).",
         "schema": {"type": "string", "pattern": MODEL_NAME},
     }
-    return [*([named] if "{name}" in operation.path else []), *map(_query, operation.query)]
+    request = {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "The x-request-id of an answer.",
+        "schema": {"type": "string"},
+    }
+    return [
+        *([named] if "{name}" in operation.path else []),
+        *([request] if "{id}" in operation.path else []),
+        *map(_query, operation.query),
+    ]
 
 
 def _query(query: Query) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from daemon.views import (
     IncidentView,
     ModelView,
     ReloadView,
+    RequestView,
     StatusView,
     StoryView,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ProgressLine",
     "PullBody",
     "ReloadView",
+    "RequestView",
     "StatusView",
     "StoryView",
     "UnloadBody",

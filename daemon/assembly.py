@@ -32,14 +32,17 @@ from daemon.core.scheduler import Scheduler
 from daemon.incidents import Recorder
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
+from daemon.machine.awake import Awake
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
+from daemon.requests import Requests
 from daemon.service.notify import Notifier, watchdog_interval
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
+from daemon.watching import Patience, Watcher
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("modelport")
 
+SILENCE = 3.0  # rounds of looking at memory that may be late before that is taken for sleep
+LOADING_POLL = 0.1  # seconds; a backend that says it is loading is asked again, not hammered
 CONTROL_CLOSE = 2.0  # seconds for open answers of the control socket: they are told to end first
 
 
@@ -69,17 +74,29 @@ class Daemon:
         self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
         self.bus = Bus()
         self.notifier = Notifier()
+        self.awake = Awake(wake_gap(settings))
         self.supervisor = Supervisor(
             Scheduler({}, policy(settings)),
             self.bus,
             settings.server.queue_timeout,
+            clock=self.awake,
             free=observe.free,
         )
+        self.supervisor.accidents.poison.window = settings.timing.poison_window
+        self.requests = Requests()
+        self.watcher = Watcher(self.supervisor, Patience.of(settings))
         self.configured = Configured(
             Reader(paths, environ, flags, mode), self.supervisor, self.bus, settings
         )
         self.control = Control(
-            self.supervisor, self.configured, self.bus, paths, mode, version, self.stop
+            self.supervisor,
+            self.configured,
+            self.bus,
+            paths,
+            mode,
+            version,
+            self.stop,
+            self.requests,
         )
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
@@ -105,12 +122,18 @@ class Daemon:
             runner = await self._open_control()
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
+            self.watcher.start()
+            self.awake.on_wake = self._woke
             tidy_memory()
             self.notifier.ready(f"serving on {self.control.url}")
             self._feed_watchdog()
             await self._stopping.wait()
         finally:
             await self._close(front, runner, housekeeper)
+
+    def _woke(self, seconds: float) -> None:
+        """Seen in the middle of reading a clock: what follows from it waits for its own turn."""
+        asyncio.get_running_loop().call_soon(self.watcher.slept, seconds)
 
     def _feed_watchdog(self) -> None:
         interval = watchdog_interval(self.configured.reader.environ, os.getpid())
@@ -128,6 +151,7 @@ class Daemon:
             guard=guard_of(settings),
             limits=relay_limits(settings),
             sock=self.sock,
+            on_done=self.requests.add,
         )
         self.supervisor.close_connections = front.forget
         host, port = front.addresses[0][:2]
@@ -145,6 +169,7 @@ class Daemon:
             self.configured.learnt,
             self.paths.log_dir,
             Rounds.of(self.settings),
+            self.awake.attend,
         )
 
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
@@ -152,6 +177,9 @@ class Daemon:
         front.set_guard(guard_of(changed))
         front.set_limits(relay_limits(changed))
         self.supervisor.shutdown_retry = changed.timing.shutdown_retry
+        self.supervisor.accidents.poison.window = changed.timing.poison_window
+        self.watcher.patience = Patience.of(changed)
+        self.awake.gap = wake_gap(changed)
         housekeeper.follow(changed)
         if self._control_app is not None:
             from control_api.app import set_limits
@@ -249,6 +277,7 @@ class Daemon:
         front.abort()
         if housekeeper is not None:
             housekeeper.stop()
+        await self.watcher.stop()
         await self.configured.pulls.close()
         await self._end_backends()
         await self.recorder.close()
@@ -331,6 +360,12 @@ def follow_logs(settings: Settings) -> None:
             handler.form = logs.format
 
 
+def wake_gap(settings: Settings) -> float:
+    """How long a silence of the clock is sleep: longer than it is silent by itself."""
+    timing = settings.timing
+    return max(timing.wake_gap, SILENCE * min(timing.memory_sample, timing.machine_sample))
+
+
 def control_limits(settings: Settings) -> ControlLimits:
     """The control API's limits as configured."""
     from control_api.operation import Limits as ControlLimits
@@ -352,6 +387,8 @@ def relay_limits(settings: Settings) -> Limits:
         write_stall=timing.write_stall,
         linger=timing.close_linger,
         connect_timeout=timing.connect_timeout,
+        loading_poll=max(timing.ready_poll, LOADING_POLL),
+        loading_wait=timing.start_stall,
         pool_idle=timing.upstream_idle,
         tick=timing.sweep,
         retry_after_drain=timing.shutdown_retry,

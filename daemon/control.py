@@ -25,6 +25,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
 from daemon.ports import Lease, LoadFit, Progress
 from daemon.preflight import Way, gpu_limit, preflight
+from daemon.requests import Requests
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.incidents import Book
@@ -36,6 +37,7 @@ from daemon.views import (
     IncidentView,
     ModelView,
     ReloadView,
+    RequestView,
     StatusView,
     StoryView,
 )
@@ -54,6 +56,7 @@ class Control:
     mode: Literal["foreground", "service"]
     version: str
     stop: Callable[[], None]
+    requests: Requests = field(default_factory=Requests)
     url: str = ""
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
@@ -321,6 +324,9 @@ class Control:
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """See ``ControlPort``."""
         return stories(incidents, self.supervisor.states())
+
+    def request(self, request_id: str) -> RequestView:
+        return self.requests.view(request_id)
 
     def history(self, after: int) -> list[EventView]:
         return self.bus.history(after)

@@ -1,15 +1,16 @@
 """What is done by the clock and decides nothing: looking at memory, pruning logs.
 
-APScheduler keeps the calendar; its jobs post facts. Every policy timer is the core's.
+APScheduler keeps the calendar, which goes by the time of day. What is done every few seconds goes
+by the loop's own clock: a time of day that is set back would stop it for as long. Every policy
+timer is the core's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,44 @@ class Rounds:
 
 
 @dataclass(slots=True)
+class Round:
+    """Does ``work`` every ``seconds``, from :meth:`begin` to :meth:`end`, one at a time."""
+
+    work: Callable[[], Awaitable[None]]
+    seconds: float
+    _task: asyncio.Task[None] | None = None
+
+    @property
+    def goes(self) -> bool:
+        return self._task is not None
+
+    def begin(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="round")
+
+    def end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def every(self, seconds: float) -> None:
+        """From now on so often."""
+        if seconds != self.seconds:
+            self.seconds = seconds
+            if self._task is not None:
+                self.end()
+                self.begin()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self.seconds)
+            try:
+                await self.work()
+            except Exception:
+                log.exception("looking at memory failed")
+
+
+@dataclass(slots=True)
 class Housekeeper:
     """Samples memory while it matters, and only then: an idle daemon sleeps."""
 
@@ -63,10 +102,16 @@ class Housekeeper:
     learnt: Callable[[str], None]
     log_dir: Path
     rounds: Rounds
+    attend: Callable[[bool], None] = lambda _: None  # whether the clock is read every few seconds
     _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
     _known: dict[str, dict[str, int]] = field(default_factory=dict)  # what was kept last, by key
-    _looking: set[asyncio.Task[None]] = field(default_factory=set)
+    _sampling: Round = field(init=False)
+    _looking: Round = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sampling = Round(self.sample, self.rounds.sample)
+        self._looking = Round(self.look_around, self.rounds.machine)
 
     def start(self) -> None:
         self._calendar.start()
@@ -76,15 +121,11 @@ class Housekeeper:
 
     def follow(self, settings: Settings) -> None:
         """Rounds as configured now. One that stays as it was is not begun anew."""
-        before, rounds = self.rounds, Rounds.of(settings)
-        self.rounds = rounds
-        for name, was, seconds in (
-            ("tidy", before.tidy, rounds.tidy),
-            ("sample", before.sample, rounds.sample),
-            ("machine", before.machine, rounds.machine),
-        ):
-            if was != seconds and self._calendar.get_job(name) is not None:
-                self._calendar.reschedule_job(name, trigger="interval", seconds=seconds)
+        before, self.rounds = self.rounds, Rounds.of(settings)
+        self._sampling.every(self.rounds.sample)
+        self._looking.every(self.rounds.machine)
+        if before.tidy != self.rounds.tidy and self._calendar.get_job("tidy") is not None:
+            self._calendar.reschedule_job("tidy", trigger="interval", seconds=self.rounds.tidy)
 
     def stop(self) -> None:
         """No more jobs and timers, whoever comes or goes."""
@@ -93,22 +134,21 @@ class Housekeeper:
             self._calendar.shutdown(wait=False)
         if self._settling is not None:
             self._settling.cancel()
-        for task in self._looking:
-            task.cancel()
+        for each in (self._sampling, self._looking):
+            each.end()
 
     def wake(self) -> None:
         """Backends came or went: look at memory now, and go on as long as there is a reason."""
         runs = bool(self.supervisor.backends)
         watched = runs or self.supervisor.scheduler.watches_memory
-        for look, name, seconds, busy in (
-            (self.sample, "sample", self.rounds.sample, runs),
-            (self.look_around, "machine", self.rounds.machine, watched),
-        ):
-            job = self._calendar.get_job(name)
-            if busy and job is None:
-                self._calendar.add_job(look, "interval", seconds=seconds, id=name)
-            elif not busy and job is not None:
-                job.remove()
+        self._sampling.every(self.rounds.sample)
+        self._looking.every(self.rounds.machine)
+        for each, busy in ((self._sampling, runs), (self._looking, watched)):
+            if busy:
+                each.begin()
+            else:
+                each.end()
+        self.attend(runs)
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle(), name="settling")
 
@@ -120,29 +160,13 @@ class Housekeeper:
 
     async def look_around(self) -> None:
         """What the machine has left."""
-        with self._held():
-            await self._look()
+        await self._look()
 
     async def _look(self) -> None:
         self.supervisor.look(await asyncio.to_thread(self.supervisor.free))  # a driver may be slow
 
     async def sample(self) -> None:
         """What each backend really takes."""
-        with self._held():
-            await self._sample()
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """The calendar's own task, to be ended with us."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._looking.add(task)
-        try:
-            yield
-        finally:
-            self._looking.discard(task)
-
-    async def _sample(self) -> None:
         runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
         pids = {(run.model, run.generation): run.pid for run in runs if run.pid is not None}
 

@@ -21,6 +21,7 @@ from daemon.views import (
     IncidentView,
     ModelView,
     ReloadView,
+    RequestView,
     StatusView,
     StoryView,
 )
@@ -53,7 +54,8 @@ class Wish:
     body_bytes: int
     request_id: str
     attempt: int = 1
-    arrived: float | None = None  # monotonic seconds; set on a second attempt
+    arrived: float | None = None  # the supervisor's seconds; set on a second attempt
+    mark: Callable[[], str] = str  # a digest of the body, worked out when asked for; "" for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,25 @@ class Hold:
     keep_query: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Where a request's time went before its lease (seconds): in the queue, while others made room
+    (``evicted`` names them), while its model was loaded."""
+
+    queue: float
+    evict: float = 0.0
+    load: float = 0.0
+    evicted: tuple[str, ...] = ()
+
+
 class Lease(Protocol):
-    """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`."""
+    """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`.
+
+    The relay sets ``status`` (0: no answer yet) and ``sent`` (bytes of a good answer so far), from
+    which it is seen that the backend goes on.
+    """
+
+    status: int
 
     @property
     def model(self) -> str: ...
@@ -104,7 +123,18 @@ class Lease(Protocol):
     def on_cancel(self) -> Callable[[Problem], None] | None: ...
     @on_cancel.setter
     def on_cancel(self, callback: Callable[[Problem], None] | None) -> None: ...
+    @property
+    def sent(self) -> Callable[[], int] | None: ...
+    @sent.setter
+    def sent(self, count: Callable[[], int] | None) -> None: ...
     def end(self, outcome: Outcome) -> None: ...
+    def waits(self) -> Waits | None:
+        """None: it waited for nothing but its turn."""
+        ...
+
+    def suspect(self) -> bool:
+        """Was this very body in flight when a backend crashed?"""
+        ...
 
 
 class Waiting(Protocol):
@@ -210,6 +240,10 @@ class ControlPort(Protocol):
 
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """The same in plain words, told once where the same happened again."""
+        ...
+
+    def request(self, request_id: str) -> RequestView:
+        """One of the last requests that are over."""
         ...
 
     def history(self, after: int) -> list[EventView]:

@@ -16,9 +16,12 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
 
+from daemon.backends.accidents import Accidents, poisoned
+from daemon.backends.starts import Starts
 from daemon.core.budget import NOTHING
 from daemon.core.messages import (
     BackendExited,
+    BackendReady,
     Bytes,
     CancelRequest,
     CatalogChanged,
@@ -43,6 +46,7 @@ from daemon.core.messages import (
 )
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.leases import Early, Held, Queued
 from daemon.ports import Hold, Lease, ModelCard, Resolved, Target, Waiting, Wish
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.phrases import phrase
@@ -85,75 +89,6 @@ class Stock(Protocol):
 
 
 @dataclass(slots=True)
-class Held:
-    """A lease: the relay's side of a grant."""
-
-    ticket: Ticket
-    hold: Hold
-    generation: int
-    slot: int
-    model: str  # whose backend serves it: a stand-in's, where the ticket's own is not ready
-    _supervisor: Supervisor
-    on_cancel: Callable[[Problem], None] | None = None
-    _over: bool = False
-
-    @property
-    def upstream_model(self) -> str:
-        return self.hold.upstream_model
-
-    @property
-    def target(self) -> Target:
-        return self.hold.target
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self.hold.headers
-
-    @property
-    def keep_query(self) -> bool:
-        return self.hold.keep_query
-
-    @property
-    def arrived(self) -> float:
-        return self.ticket.arrived
-
-    def end(self, outcome: Outcome) -> None:
-        if not self._over:
-            self._over = True
-            self.on_cancel = None
-            self._supervisor.ended(self, outcome)
-
-
-@dataclass(slots=True)
-class Queued:
-    """A wish that waits for its grant."""
-
-    ticket: Ticket
-    done: Callable[[Lease | Problem], None]
-    _supervisor: Supervisor
-    timer: asyncio.TimerHandle | None = None
-
-    def cancel(self) -> None:
-        self._supervisor.cancelled(self)
-
-
-@dataclass(slots=True)
-class Early:
-    """A wish that came before the models were known."""
-
-    wish: Wish
-    done: Callable[[Lease | Problem], None]
-    _supervisor: Supervisor
-    inner: Waiting | None = None
-
-    def cancel(self) -> None:
-        if self.inner is not None:
-            self.inner.cancel()
-        else:
-            self._supervisor.forget_early(self)
-
-
-@dataclass(slots=True)
 class Supervisor:
     """Carries out what the scheduler decides; the relay's ``LeasePort``."""
 
@@ -170,6 +105,10 @@ class Supervisor:
     witness: Callable[[BackendExited], None] = lambda _: None  # before the books forget it
     broken: dict[str, int] = field(default_factory=dict)  # requests that a backend has failed
     free: Callable[[], Bytes] = dict  # bytes by pool that the machine has left, told at once
+    accidents: Accidents = field(default_factory=Accidents)
+    starts: Starts = field(default_factory=Starts)
+    on_lease: Callable[[], None] = lambda: None  # a request is given to a backend
+    on_end: Callable[[Held], None] = lambda _: None  # and is over
     counters: dict[str, int] = field(default_factory=lambda: {"starts": 0, "requests": 0})
     _ids: count[int] = field(default_factory=lambda: count(1))
     _waiting: dict[int, Queued] = field(default_factory=dict)
@@ -199,8 +138,7 @@ class Supervisor:
         self._busy = True
         try:
             while self._inbox:
-                self._before(self._inbox[0])
-                fact = self._inbox.popleft()
+                fact = self._before(self._inbox.popleft())
                 for command in self.scheduler.handle(fact, self.clock()):
                     self._obey(command)
         finally:
@@ -210,12 +148,23 @@ class Supervisor:
         if not self.backends:
             self._idle.set()
 
-    def _before(self, event: Event) -> None:
-        if isinstance(event, BackendExited):
-            self.witness(event)
-            self._gone(event)
-        elif isinstance(event, RequestArrived) and event.ticket.model not in self.backends:
-            self._look_first()
+    def _before(self, event: Event) -> Event:
+        """What the shell itself makes of a fact; the fact as the core is told it."""
+        match event:
+            case BackendExited():
+                self.witness(event)
+                marks = [one.mark for one in self.in_flight(event.model, event.generation)]
+                event = self.accidents.exited(event, marks, self.clock())
+                self.starts.gone(event.model)
+                self._gone(event)
+            case BackendReady(model):
+                self.starts.ready(model, self.clock())
+            case RequestArrived(ticket):
+                if ticket.model not in self.backends:
+                    self._look_first()
+            case _:
+                self.accidents.told(event)
+        return event
 
     def look(
         self, free: Bytes | None = None, *, low: Bytes = NOTHING, high: Bytes = NOTHING
@@ -270,6 +219,8 @@ class Supervisor:
                 if lease is not None and lease.on_cancel is not None:
                     lease.on_cancel(problem)
             case Publish(kind, model, facts):
+                if kind == "evict":
+                    self.starts.makes_room(model, str(facts["claim"]), self.clock())
                 self.bus.publish(kind, model, phrase(kind, model, facts), facts)
 
     def _current(self, model: str, generation: int) -> Runs | None:
@@ -280,6 +231,7 @@ class Supervisor:
 
     def _start(self, order: StartBackend) -> None:
         self.counters["starts"] += 1
+        self.starts.ordered(order.model, self.clock())
         self._idle.clear()
         assert self.stock is not None, "a start before anything is configured"
         try:
@@ -352,8 +304,11 @@ class Supervisor:
         if isinstance(found, Problem):
             done(found)
             return None
-        self.counters["requests"] += 1
         now, name = self.clock(), found.model
+        if self.accidents.refused(wish.mark, now):
+            done(poisoned(name))
+            return None
+        self.counters["requests"] += 1
         ticket = Ticket(
             next(self._ids),
             name,
@@ -367,7 +322,7 @@ class Supervisor:
             small=found.small,
             stand_in=found.stand_in,
         )
-        queued = Queued(ticket, done, self)
+        queued = Queued(ticket, done, self, wish.mark)
         if wish.attempt > 1 and name in self.backends:
             self._hold_back(queued)
         else:
@@ -400,7 +355,11 @@ class Supervisor:
         queued.timer = loop.call_later(RETRY_HOLD, self._release, queued)
 
     def _release(self, queued: Queued) -> None:
-        if self._let_go(queued):
+        if not self._let_go(queued):
+            return
+        if self.accidents.refused(queued.mark, self.clock()):
+            queued.done(poisoned(queued.ticket.model))
+        else:
             self._enqueue(queued)
 
     def _let_go(self, queued: Queued) -> bool:
@@ -431,9 +390,19 @@ class Supervisor:
         if queued is None:  # left in the same moment
             self._inbox.append(RequestEnded(grant.ticket_id, Outcome.CLIENT_GONE))
             return
-        lease = Held(queued.ticket, run.holding, grant.generation, grant.slot, grant.model, self)
+        lease = Held(
+            queued.ticket,
+            run.holding,
+            grant.generation,
+            grant.slot,
+            grant.model,
+            self.clock(),
+            queued.mark,
+            self,
+        )
         if grant.slot >= 0:
             self._leases[grant.ticket_id] = lease
+            self.on_lease()
         queued.done(lease)
 
     def ended(self, lease: Held, outcome: Outcome) -> None:
@@ -442,7 +411,18 @@ class Supervisor:
             run = self._current(lease.model, lease.generation)
             if run is not None and outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
                 self.broken[lease.model] = self.broken.get(lease.model, 0) + 1
+            if outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
+                self.accidents.lost(lease.model, lease.generation, lease.mark(), self.clock())
+            self.on_end(lease)
             self.tell(RequestEnded(lease.ticket.id, outcome))
+
+    def in_flight(self, model: str, generation: int) -> list[Held]:
+        """The leases on one backend."""
+        return [
+            lease
+            for lease in self._leases.values()
+            if lease.model == model and lease.generation == generation
+        ]
 
     # ------------------------------------------------------------ what it shows
 

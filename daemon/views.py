@@ -269,3 +269,31 @@ class ReloadView:
     needs_restart: list[str]
     problem: str = ""
     mistakes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestView:
+    """One request that is over. Durations are milliseconds; None: it never came to that.
+
+    ``queue_ms``, ``evict_ms`` (while others made room: ``evicted``) and ``load_ms`` follow each
+    other; ``first_byte_ms`` counts from its arrival, as does ``total_ms``.
+    """
+
+    id: str
+    model: str
+    client: str
+    method: str
+    path: str
+    arrived: float
+    status: int  # 499: the client left
+    outcome: str
+    queue_ms: float | None
+    evict_ms: float | None
+    load_ms: float | None
+    evicted: list[str]
+    first_byte_ms: float | None
+    total_ms: float
+    tokens_in: int | None
+    tokens_out: int | None
+    tokens_per_second: float | None
+    retried: bool

@@ -114,10 +114,14 @@ def test_short_timing_shortens_what_it_names(short_timing: dict[str, object]) ->
     from daemon.config.checks import NOT_YET
     from daemon.config.settings import Settings
     from daemon.translate import backend_timing, policy
+    from daemon.watching import Patience
 
     short = Settings.from_layers({"timing": short_timing})
     parts = [asdict(part) for part in (backend_timing(short), policy(short), Waits.of(short))]
-    reached = {name for part in parts for name in part} | {"reap_timeout"}
+    patience = Patience.of(short)
+    assert (patience.interval, patience.stall) == (0.2, 2.0)
+    watched = {"liveness_interval", "answer_stall"}
+    reached = {name for part in parts for name in part} | {"reap_timeout"} | watched
     later = {path[1] for path in NOT_YET if path[0] == "timing"}
     assert short_timing.keys() - reached - later == {"drain_grace"}  # the daemon's own stop
     for name, seconds in short_timing.items():

@@ -94,7 +94,9 @@ class House:
 
     @property
     def jobs(self) -> set[str]:
-        return {job.id for job in self.keeper._calendar.get_jobs()}
+        rounds = {"sample": self.keeper._sampling, "machine": self.keeper._looking}
+        calendar = {job.id for job in self.keeper._calendar.get_jobs()}
+        return calendar | {name for name, each in rounds.items() if each.goes}
 
 
 @pytest.fixture

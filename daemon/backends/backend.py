@@ -116,6 +116,8 @@ class Backend:
     status: int | None = None  # how its process ended, as in subprocess
     failure: Verdict | None = None  # what was wrong with it, unless we asked it to stop
     near_budget: bool = False  # it was last seen to take about all that there is
+    heard: int = 0  # such lines in all
+    heard_loading: int = 0  # of them, until it was ready
     timeline: Timeline = field(default_factory=Timeline)
     _verdict: Verdict | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
@@ -176,6 +178,7 @@ class Backend:
         self.ready_at = time.time()
         self.tell(BackendReady(self.model, self.generation))
         await self._hear_out()
+        self.heard_loading = self.heard
         said = await asyncio.to_thread(heard, self.places.log)
         self.allotted = said if said.complete() else None
 
@@ -290,6 +293,12 @@ class Backend:
                 if self.keeper is not None:
                     await self.keeper.refresh()
 
+    async def said_serving(self) -> list[str]:
+        """The matching lines of its log since it was ready, up to this moment."""
+        await self._hear_out()
+        new = self.heard - self.heard_loading
+        return self.lines[-new:] if new else []
+
     def _signs_of_life(self) -> Signs:
         """Of all that it runs. For a thread."""
         return signs_of_life(self.places.log, self.pid)
@@ -301,6 +310,7 @@ class Backend:
         match event:
             case Lines(lines=lines):
                 self.lines = [*self.lines, *lines][-KEPT_LINES:]
+                self.heard += len(lines)
             case ExecFailed(text=text):
                 self._verdict = Verdict(ExitClass.PERMANENT, f"could not be run: {text}")
                 self.failure = self._verdict

@@ -201,11 +201,7 @@ NOT_YET: Final = (
     *(("memory", "degrade"), ("memory", "allow_cpu_offload"), ("defaults", "auto_pull")),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
     ("service",),
-    *(("timing", "answer_stall"), ("timing", "liveness_interval"), ("timing", "wake_gap")),
-    *(
-        ("timing", "poison_window"),
-        ("timing", "climb_back"),
-    ),
+    ("timing", "climb_back"),
     *(("timing", "machine_probe"), ("timing", "stream_keepalive")),
     *(("timing", "loading_text"), ("timing", "auth_window"), ("timing", "auth_delay")),
     ("timing", "flush"),

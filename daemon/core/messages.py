@@ -141,11 +141,15 @@ class BackendAdopted:
 
 @dataclass(frozen=True, slots=True)
 class BackendUnhealthy:
-    """A failed liveness check: the process lives but does not do its work."""
+    """A failed liveness check: the process lives but does not do its work.
+
+    ``exit_class`` says why where its log tells (out of memory: the next start is smaller).
+    """
 
     model: str
     generation: int
     reason: str = ""
+    exit_class: ExitClass = ExitClass.HANG
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +165,14 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class BackendExited:
+    """A process is gone, and all that it started. ``repeated``: by a request that had ended one
+    before, which is no second sign of a bad backend: both count as one crash."""
+
     model: str
     generation: int
     exit_class: ExitClass
     detail: str = ""
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

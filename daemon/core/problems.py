@@ -29,6 +29,7 @@ class Code(StrEnum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     MISDIRECTED = "misdirected_host"
+    REQUEST_UNKNOWN = "request_unknown"
     # the schedule
     MODEL_TOO_LARGE = "model_too_large"
     ALL_PINNED = "all_pinned"
@@ -44,6 +45,7 @@ class Code(StrEnum):
     ENGINE_MISSING = "engine_missing"
     BACKOFF = "backoff"
     UPSTREAM_ERROR = "upstream_error"
+    POISON = "request_crashes_model"
     # the daemon
     SHUTTING_DOWN = "shutting_down"
     CONFIG_INVALID = "config_invalid"

@@ -7,6 +7,7 @@ from daemon.core.arrivals import Arrivals
 from daemon.core.budget import largest
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
+    BackendExited,
     Bytes,
     CancelRequest,
     ExitClass,
@@ -68,10 +69,9 @@ class Runs(Arrivals):
         self._stopping(page, now)
         self._say(KillBackend(model, generation, exit_class.value))
 
-    def _exited(
-        self, model: str, generation: int, exit_class: ExitClass, detail: str, now: float
-    ) -> None:
-        page = self._current(model, generation)
+    def _exited(self, event: BackendExited, now: float) -> None:
+        model, exit_class, detail = event.model, event.exit_class, event.detail
+        page = self._current(model, event.generation)
         if page is None:
             return
         self.ledger.release(model, now)
@@ -94,10 +94,19 @@ class Runs(Arrivals):
             self._move(page, State.STOPPED)
             page.by_hand = page.by_hand and bool(page.returns or page.wanted_since is not None)
         else:
+            if event.repeated:
+                self._count_once(page)
             self._died(page, exit_class, detail, served, now)
         self._touched.add(model)
         if page.removed:
             self._drop(page)
+
+    @staticmethod
+    def _count_once(page: Page) -> None:
+        """One request ended this backend and one before: of the two crashes one stays counted."""
+        if page.history.crashes:
+            page.history.crashes.pop()
+            page.history.consecutive = max(0, page.history.consecutive - 1)
 
     def _died(
         self, page: Page, exit_class: ExitClass, detail: str, served: float, now: float

@@ -21,7 +21,6 @@ from daemon.core.messages import (
     CatalogChanged,
     Command,
     Event,
-    ExitClass,
     Grant,
     MemoryObserved,
     OperatorAsked,
@@ -58,12 +57,12 @@ class Scheduler(Neighbour):
                 self._ready(model, generation, now)
             case BackendAdopted(model, generation, variant):
                 self._adopted(model, generation, variant, now)
-            case BackendUnhealthy(model, generation, reason):
-                self._unwell(model, generation, ExitClass.HANG, reason, now)
+            case BackendUnhealthy(model, generation, reason, exit_class):
+                self._unwell(model, generation, exit_class, reason, now)
             case StartFailed(model, generation, exit_class, detail):
                 self._unwell(model, generation, exit_class, detail, now)
-            case BackendExited(model, generation, exit_class, detail):
-                self._exited(model, generation, exit_class, detail, now)
+            case BackendExited():
+                self._exited(event, now)
             case MemoryObserved():
                 self._observed(event, now)
             case OperatorAsked():

@@ -55,6 +55,7 @@ _LOOKS: dict[Code, _Look] = {
     Code.MODEL_MISSING: _same(400, _BAD, _BAD, "model"),
     Code.MODEL_NOT_FOUND: _same(404, _BAD, "not_found_error", "model"),
     Code.UNSUPPORTED_DIALECT: _same(400, _BAD, _BAD, "model"),
+    Code.REQUEST_UNKNOWN: _same(404, _BAD, "not_found_error"),
     Code.ROUTE_NOT_FOUND: _same(404, _BAD, "not_found_error"),
     Code.METHOD_NOT_ALLOWED: _same(405, _BAD, _BAD),
     Code.BODY_TOO_LARGE: _same(413, _BAD, "request_too_large"),
@@ -78,6 +79,7 @@ _LOOKS: dict[Code, _Look] = {
     Code.ENGINE_MISSING: _DOWN,
     Code.BACKOFF: _BUSY,
     Code.UPSTREAM_ERROR: _Look(502, "server_error", 500, "api_error", 502),
+    Code.POISON: _same(400, _BAD, _BAD),
     Code.SHUTTING_DOWN: _BUSY,
     Code.CONFIG_INVALID: _Look(500, "server_error", 500, "api_error", 400),
     Code.INTERNAL: _same(500, "server_error", "api_error"),
@@ -158,6 +160,12 @@ def control_error(problem: Problem, request_id: str) -> dict[str, object]:
 def chat_stream_error(problem: Problem) -> bytes:
     """The last event of a chat stream that broke: an error object, then no ``[DONE]``."""
     return b"data: " + _json(openai_error(problem)) + b"\n\n"
+
+
+def messages_stream_error(problem: Problem, request_id: str) -> bytes:
+    """The same of a messages stream. Only where trying again is of no use: it makes Claude Code
+    give up its own streaming retries, which a reset gives it."""
+    return b"event: error\ndata: " + _json(anthropic_error(problem, request_id)) + b"\n\n"
 
 
 def _json(value: object) -> bytes:

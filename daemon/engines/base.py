@@ -86,6 +86,7 @@ class Probe:
     body: bytes
     healthy_text: bytes = b""  # the health body must contain this, where 200 alone means nothing
     loads: bool = False  # the weights may be read only now, for the real request
+    slots: str | None = None  # a path whose answer changes while requests go on
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,7 +354,7 @@ def headers(plan: LaunchPlan) -> dict[str, str]:
 
 def probe(plan: LaunchPlan) -> Probe:
     """``/health``, then one real request: a llama.cpp whose Metal queue broke says ok for ever."""
-    return Probe("/health", *real_request(plan.kind, plan.model))
+    return Probe("/health", *real_request(plan.kind, plan.model), slots="/slots")
 
 
 def real_request(kind: str, model: str, **more: object) -> tuple[str, str, bytes]:

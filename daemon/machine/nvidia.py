@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 from types import ModuleType
@@ -16,6 +17,7 @@ from daemon.machine.base import GPU_PREFIX, UNIFIED, PoolFacts, Shared
 
 _log = logging.getLogger(__name__)
 
+LATELY: Final = 3.0  # seconds: the driver keeps a sample or more of each
 _NOT_SUPPORTED: Final = 3  # NVML_ERROR_NOT_SUPPORTED
 
 
@@ -72,6 +74,19 @@ class NvidiaSource:
                 pool = UNIFIED if self._memory(handle) == "shared" else name
                 held[pool] = held.get(pool, 0) + amount
         return held
+
+    def computing(self, pids: Collection[int]) -> bool:
+        """Whether a card worked for one of these processes in the last seconds. False where the
+        driver may not tell (containers, MIG)."""
+        return any(self._busy(handle, pids) for _, handle in self._places())
+
+    def _busy(self, handle: Any, pids: Collection[int]) -> bool:
+        since = int((time.time() - LATELY) * 1e6)
+        try:
+            samples = self._library.nvmlDeviceGetProcessUtilization(handle, since)
+        except self._library.NVMLError:  # NOT_FOUND: nothing ran since the last look
+            return False
+        return any(sample.pid in pids and sample.smUtil > 0 for sample in samples)
 
     def _sizes(self, handle: Any) -> dict[int, int]:
         """Bytes by process. One that computes and draws (Vulkan) is in both lists, with the same

@@ -59,3 +59,9 @@ def free() -> dict[str, int]:
 def on_cards(pids: Collection[int]) -> dict[str, int]:
     """Bytes that processes hold on GPUs together, by pool; of a shared GPU under ``unified``."""
     return {k: v for source in cards() for k, v in source.of_processes(pids).items()}
+
+
+def computing(pids: Collection[int]) -> bool:
+    """Whether a GPU works for one of these processes just now. False also where none tells: then
+    the processor's time, which feeds a GPU, must do."""
+    return any(source.computing(pids) for source in cards() if isinstance(source, NvidiaSource))

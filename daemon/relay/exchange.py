@@ -11,19 +11,19 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from enum import Enum, auto
+from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects.errors import Dialect, Rendered, chat_stream_error, render
 from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
+from daemon.relay.answering import Answering, Step
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
-from daemon.relay.records import Trace
-from daemon.relay.upstream import Answer, Fault, Upstream
+from daemon.relay.retries import repeatable
+from daemon.relay.upstream import Fault, Upstream
 
 if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
@@ -32,19 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-_TOLD_IN_STREAM = frozenset({Route.CHAT, Route.COMPLETIONS})
-
-
-class Step(Enum):
-    """How far a request has come."""
-
-    HEAD = auto()
-    WAITING = auto()  # for a lease
-    CONNECTING = auto()
-    SENT = auto()
-    ANSWERING = auto()
-    TUNNEL = auto()
-    OVER = auto()
 
 
 def _entry(
@@ -63,7 +50,7 @@ def _entry(
     return guarded
 
 
-class Exchange:
+class Exchange(Answering):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
     def __init__(
@@ -74,25 +61,11 @@ class Exchange:
         admitted: Admitted | None = None,
     ) -> None:
         """``admitted`` if that was decided before, for the same head; else call :meth:`admit`."""
-        self._plane = plane
-        self._client = client
-        self._trace = Trace(time.monotonic())
-        self.head = head
-        self.request_id = plane.request_id(head)
-        self.dialect = admitted.dialect if admitted is not None else Dialect.OPENAI
-        self.step = Step.HEAD
-        self._admitted = admitted
-        self._cors = admitted.cors if admitted is not None else b""
-        self._model = ""
-        self._body: Body = b""
+        super().__init__(plane, client, head, admitted)
         self._arrived: float | None = None
         self._waiting: Waiting | None = None
-        self._lease: Lease | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
         self._fresh = self._refused = False  # tried once more on a new connection
-        self._chunked = self._events = False  # the answer
-        self._last = b""  # of an event stream: the piece sent last
 
     # ------------------------------------------------------------ from the client's connection
 
@@ -168,7 +141,11 @@ class Exchange:
             request_id=self.request_id,
             attempt=self._trace.attempt,
             arrived=self._arrived,
+            mark=self.mark,
         )
+        if not self._counted:
+            self._counted = True
+            plane.budget.active += 1
         self.step = Step.WAITING
         waiting = plane.leases.acquire(wish, self._granted)
         # ``_granted`` may have run already, and all of the request with it.
@@ -182,7 +159,9 @@ class Exchange:
             self.refuse(result)
             return
         result.on_cancel = self._cancelled
+        result.sent = self._trace.sent
         self._lease = result
+        self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
         self._open(fresh=False)
 
@@ -191,6 +170,8 @@ class Exchange:
         """The supervisor takes the lease back: forced unload, or the backend is dead."""
         if self.step is Step.OVER:
             return
+        if problem.code is Code.UPSTREAM_ERROR and problem.retry_after is None:
+            problem = replace(problem, retry_after=self._plane.limits.retry_after_lost)
         self._let_go()
         if self.step in (Step.ANSWERING, Step.TUNNEL):
             self._break(problem)
@@ -199,12 +180,6 @@ class Exchange:
         else:
             self._end_lease(Outcome.UPSTREAM_ERROR)
             self.refuse(problem)
-
-    def _end_lease(self, outcome: Outcome) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.on_cancel = None
-            lease.end(outcome)
 
     # ------------------------------------------------------------ the backend
 
@@ -257,12 +232,19 @@ class Exchange:
         self._upstream = None
         self._fail(fault, text)
 
+    def _repeatable(self) -> bool:
+        assert self._admitted is not None
+        return repeatable(self._admitted.place.route, self.head, self._body)
+
     def _fail(self, fault: Fault, text: str) -> None:
         retry = self._plane.limits.retry_after_lost
         message = f"The backend of {self._model or 'the model'} failed: {text}."
         if self.step in (Step.ANSWERING, Step.TUNNEL):
-            self._break(Problem(Code.UPSTREAM_ERROR, message, retry_after=retry))
-        elif fault is Fault.STALE and not self._fresh:
+            problem = Problem(Code.UPSTREAM_ERROR, message, retry_after=retry)
+            if self._lease is not None and self._lease.suspect():
+                problem = replace(problem, retry_after=None)  # not by chance
+            self._break(problem)
+        elif fault is Fault.STALE and not self._fresh and self._repeatable():
             self._fresh = True
             self._open(fresh=True)
         elif fault is Fault.MALFORMED:
@@ -273,117 +255,26 @@ class Exchange:
 
     def _again(self, problem: Problem) -> None:
         """Lost before any byte was sent on: queue once more with the old arrival, else tell."""
+        budget = self._plane.budget
+        suspect = self._lease is not None and self._lease.suspect()
         self._arrived = self._lease.arrived if self._lease is not None else None
+        written = self.step is Step.SENT
         self._end_lease(Outcome.LOST)
-        if self._trace.attempt > 1:
+        if suspect:  # it was there when one died before: no client shall send it at once again
+            problem = replace(problem, retry_after=None)
+        spent = self._trace.attempt > 1 or suspect or not budget.allows()
+        if spent or (written and not self._repeatable()):
             self.refuse(problem)
             return
+        budget.again += 1
         self._trace.attempt = 2
         self._fresh = self._refused = False
         assert self._admitted is not None
         self._acquire(self._admitted)
 
-    # ------------------------------------------------------------ the answer
-
-    def answered(self, answer: Answer, data: bytes, ended: bool) -> None:
-        """The backend's head, and what came with it: on to the client in one write."""
-        self._trace.first_at = time.monotonic()
-        self._trace.status = answer.status
-        self._body = b""  # no second try from here on
-        own = b"x-request-id: %b\r\n%b" % (self.request_id.encode(), self._cors)
-        if answer.tunnel:
-            self.step = Step.TUNNEL
-            self._send(wire.switching_head(answer.fields, own) + data)
-            self._client.tunnel()
-            return
-        self.step = Step.ANSWERING
-        framing = b""
-        keep = self._keep()
-        if answer.length is not None:
-            framing = b"" if answer.status == 204 else b"content-length: %d\r\n" % answer.length
-        elif not answer.bodiless:
-            self._chunked = self.head.http11
-            self._events = answer.events
-            framing = wire.CHUNKED if self._chunked else b""
-            keep = keep and self._chunked
-        if not keep:
-            self._client.closing = True
-            own += wire.CLOSE
-        head = wire.answer_head(answer.status, answer.fields, answer.named, framing, own)
-        self._forward(head, data, ended)
-
-    def continued(self, data: bytes, ended: bool) -> None:
-        """More of the body."""
-        self._forward(b"", data, ended)
-
-    def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
-        if self._chunked:
-            if data:
-                self._last = data
-                data = wire.chunk(data)
-            if ended:
-                data += wire.LAST_CHUNK
-        if ended:
-            self._upstream = None
-        self._send(head + data if head else data)
-        if ended:
-            keep = self.step is Step.ANSWERING and not self._client.closing
-            self._over(Outcome.OK)
-            self._client.done(keep)
-
-    def _send(self, data: bytes) -> None:
-        if data:
-            self._trace.bytes_out += len(data)
-            self._client.write(data)
-
-    def _break(self, problem: Problem) -> None:
-        """Bytes were sent on: cut the connection, so that no client takes this for the end.
-
-        A chat client is told why first; on messages and responses an error event would cost the
-        client's own streaming retries, which a reset gives it.
-        """
-        admitted = self._admitted
-        told = self._events and admitted is not None and admitted.place.route in _TOLD_IN_STREAM
-        if told:
-            border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            event = border + chat_stream_error(problem)
-            self._send(wire.chunk(event) if self._chunked else event)
-        self._over(Outcome.UPSTREAM_ERROR)
-        self._client.break_off(reset=not told)
-
-    def backend_full(self, full: bool) -> None:
-        """The backend takes no more for now. Of consequence only in a tunnel."""
-        if self.step is Step.TUNNEL:
-            self._client.pause(full)
-
-    # ------------------------------------------------------------ ends
-
-    def refuse(self, problem: Problem, allow: str = "") -> None:
-        """Answer with an error in the client's shape."""
-        status, headers, body = self.rendered(problem)
-        if allow:
-            headers.append(("Allow", allow))
-        self._plain(status, headers, body)
-
-    def rendered(self, problem: Problem) -> Rendered:
-        """An error in the client's shape: status, headers, body."""
-        longest = self._plane.limits.retry_after_max
-        return render(problem, self.dialect, self.request_id, longest)
-
-    def _plain(
-        self, status: int, headers: list[tuple[str, str]], body: bytes, lines: bytes = b""
-    ) -> None:
-        keep = self._keep() and not self._client.unread
-        own = self._cors + lines + (b"" if keep else wire.CLOSE)
-        only = self.head.method == "HEAD"
-        self._trace.status = status
-        self._trace.first_at = time.monotonic()
-        self._send(wire.plain_answer(status, headers, body, own, head_only=only))
-        self._over(Outcome.OK)
-        self._client.done(keep)
-
-    def _keep(self) -> bool:
-        return self.head.keep_alive and not self._plane.draining
+    @_entry
+    def _ask_again(self) -> None:
+        self._open(fresh=True)
 
     def _let_go(self) -> None:
         """Stop whatever is under way for this request."""
@@ -393,24 +284,8 @@ class Exchange:
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
+        if self._loading is not None and self._loading.timer is not None:
+            self._loading.timer.cancel()
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
-
-    def _over(self, outcome: Outcome) -> None:
-        """End the lease and tell of the request."""
-        self.step = Step.OVER
-        self._end_lease(outcome)
-        if self._plane.on_done is not None:
-            self._plane.told(
-                self._trace.record(
-                    time.monotonic(),
-                    request_id=self.request_id,
-                    method=self.head.method,
-                    path=self.head.path,
-                    model=self._model,
-                    outcome=outcome.value,
-                    peer=self._client.peer.address,
-                    client=self._admitted.client if self._admitted is not None else "",
-                )
-            )

@@ -38,6 +38,8 @@ class Limits:
     connections_per_peer: int = 64  # for each address that is not loopback
     # a backend
     connect_timeout: float = 5.0
+    loading_poll: float = 0.1  # between two looks at one that says that it is still loading
+    loading_wait: float = 120.0  # how long that may go on
     answer_head_bytes: int = 64 * KIB
     answer_head_fields: int = 100
     pool_idle: float = 60.0

@@ -17,6 +17,7 @@ from daemon.relay.heads import Head
 from daemon.relay.limits import Limits
 from daemon.relay.pool import Pool
 from daemon.relay.records import RequestRecord
+from daemon.relay.retries import Budget
 
 if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
@@ -44,6 +45,7 @@ class Plane:
         self.limits = limits
         self.on_done = on_done
         self.pool = Pool(loop, limits)
+        self.budget = Budget()
         self.stopping = False
         self.clients: set[ClientConnection] = set()
         self.empty = asyncio.Event()

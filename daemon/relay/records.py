@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import msgspec
+
+from daemon.ports import Waits
 
 
 class RequestRecord(msgspec.Struct, frozen=True, gc=False):
@@ -26,6 +31,12 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     peer: str
     client: str
+    at: float = 0.0  # Unix time of its end
+    evict: float | None = None  # while others made room
+    load: float | None = None  # while its model was loaded
+    evicted: tuple[str, ...] = ()
+    tokens_in: int | None = None  # as the answer's usage says, where it was seen
+    tokens_out: int | None = None
 
 
 CLIENT_LEFT = 499
@@ -36,7 +47,16 @@ class Trace:
     """What is counted and timed while a request is served. Times are ``time.monotonic``'s:
     uvloop's own clock stands still within a turn of the loop."""
 
-    __slots__ = ("attempt", "bytes_in", "bytes_out", "first_at", "leased_at", "start", "status")
+    __slots__ = (
+        "attempt",
+        "bytes_in",
+        "bytes_out",
+        "first_at",
+        "leased_at",
+        "start",
+        "status",
+        "waits",
+    )
 
     def __init__(self, start: float) -> None:
         self.start = start
@@ -46,6 +66,17 @@ class Trace:
         self.bytes_in = 0
         self.bytes_out = 0
         self.attempt = 1
+        self.waits: Waits | None = None
+
+    def sent(self) -> int:
+        """Bytes of a good answer so far: errors are no progress of a backend."""
+        return self.bytes_out if self.status < 500 else 0
+
+    def waited(self) -> Waits:
+        """What it waited for until its lease."""
+        if self.waits is not None:
+            return self.waits
+        return Waits(0.0 if self.leased_at is None else self.leased_at - self.start)
 
     def record(
         self,
@@ -58,8 +89,11 @@ class Trace:
         outcome: str,
         peer: str,
         client: str,
+        tail: bytes,
     ) -> RequestRecord:
-        """The finished record, as of ``now``."""
+        """The finished record, as of ``now``. ``tail``: the last bytes of the answer."""
+        waits, leased = self.waits, self.leased_at
+        tokens = usage(tail) if tail else (None, None)
         return RequestRecord(
             request_id=request_id,
             method=method,
@@ -69,10 +103,32 @@ class Trace:
             outcome=outcome,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
-            queue=None if self.leased_at is None else self.leased_at - self.start,
+            queue=waits.queue if waits else None if leased is None else leased - self.start,
             first_byte=None if self.first_at is None else self.first_at - self.start,
             total=now - self.start,
             attempts=self.attempt,
             peer=peer,
             client=client,
+            at=time.time(),
+            evict=waits.evict if waits else None,
+            load=waits.load if waits else None,
+            evicted=waits.evicted if waits else (),
+            tokens_in=tokens[0],
+            tokens_out=tokens[1],
         )
+
+
+TAIL = 4096
+"""Bytes. Where the usage stands in an answer: OpenAI's last chunk but ``[DONE]``, Anthropic's last
+``message_delta``, the end of a whole answer."""
+_USAGE = re.compile(
+    rb'"(?:(prompt_tokens|input_tokens)|(?:completion_tokens|output_tokens))"\s*:\s*(\d{1,12})'
+)
+
+
+def usage(tail: bytes) -> tuple[int | None, int | None]:
+    """Tokens in and out, as far as the end of an answer tells."""
+    found: list[int | None] = [None, None]
+    for match in _USAGE.finditer(tail, max(0, len(tail) - TAIL)):
+        found[match[1] is None] = int(match[2])
+    return found[0], found[1]

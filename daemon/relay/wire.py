@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from http import HTTPStatus
 
-from daemon.ports import Target
+from daemon.ports import Target, Waits
 from daemon.relay.heads import WEBSOCKET, Fields, Head
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -180,6 +180,16 @@ def plain_answer(
     return head if head_only else head + body
 
 
+def server_timing(waits: Waits) -> bytes:
+    """Where the time went before the backend was asked, in milliseconds (W3C Server Timing)."""
+    line = f"server-timing: queue;dur={waits.queue * 1e3:.1f}"
+    if waits.evict:
+        line += f", evict;dur={waits.evict * 1e3:.1f}"
+    if waits.load:
+        line += f", load;dur={waits.load * 1e3:.1f}"
+    return line.encode("ascii") + b"\r\n"
+
+
 def chunk(data: bytes) -> bytes:
     """``data`` as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
@@ -188,7 +198,8 @@ def chunk(data: bytes) -> bytes:
 def cors_lines(origin: bytes) -> bytes:
     """For an origin that was allowed by name, and only for it."""
     return (
-        b"access-control-allow-origin: %b\r\naccess-control-expose-headers: x-request-id\r\n"
+        b"access-control-allow-origin: %b\r\n"
+        b"access-control-expose-headers: x-request-id, server-timing\r\n"
         b"vary: Origin\r\n" % origin
     )
 

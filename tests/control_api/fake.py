@@ -33,6 +33,7 @@ from daemon.views import (
     ModelView,
     PoolView,
     ReloadView,
+    RequestView,
     StatusView,
     StoryView,
 )
@@ -157,6 +158,30 @@ def incident_view(**changes: Any) -> IncidentView:
     return IncidentView(**{**values, **changes})
 
 
+def request_view(request_id: str, **changes: Any) -> RequestView:
+    values: dict[str, Any] = {
+        "id": request_id,
+        "model": "gemma",
+        "client": "127.0.0.1 curl/8",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "arrived": time.time() - 30,
+        "status": 200,
+        "outcome": "ok",
+        "queue_ms": 12.0,
+        "evict_ms": 400.0,
+        "load_ms": 8300.0,
+        "evicted": ["qwen3-coder"],
+        "first_byte_ms": 9100.0,
+        "total_ms": 11100.0,
+        "tokens_in": 900,
+        "tokens_out": 120,
+        "tokens_per_second": 60.0,
+        "retried": False,
+    }
+    return RequestView(**{**values, **changes})
+
+
 class FakeControl:
     """Implements ``ControlPort``. ``calls`` are the changes that were asked for."""
 
@@ -183,6 +208,7 @@ class FakeControl:
         self.fits = fit_view()
         self.died: list[IncidentView] = [incident_view()]
         self.changes: dict[str, Any] = {}  # of the status
+        self.requests = {"req_1": request_view("req_1")}
         self.kept: list[EventView] = []
         self.subscribers: list[Callable[[EventView], None]] = []
         self.subscribed = 0  # how often, in all
@@ -322,6 +348,12 @@ class FakeControl:
         if name is not None:
             name = self.model(name).name
         return self.logs.get(name, "/nonexistent/modelport.log")
+
+    def request(self, request_id: str) -> RequestView:
+        found = self.requests.get(request_id)
+        if found is None:
+            raise ProblemError(Problem(Code.REQUEST_UNKNOWN, f"No {request_id!r} is remembered."))
+        return found
 
     def history(self, after: int) -> list[EventView]:
         return [event for event in self.kept if event.id > after]

@@ -29,7 +29,8 @@ def op_id(operation: Operation) -> str:
 
 
 def url(operation: Operation, name: str = "gemma") -> URL:
-    return URL(PREFIX + operation.path.replace("{name}", name), encoded=True)
+    path = operation.path.replace("{id}", "req_1").replace("{name}", name)
+    return URL(PREFIX + path, encoded=True)
 
 
 async def envelope(response: aiohttp.ClientResponse, status: int, code: str) -> dict[str, Any]:

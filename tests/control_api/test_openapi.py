@@ -61,7 +61,7 @@ def validator(operation: Operation) -> jsonschema.Draft202012Validator:
 async def test_answers_have_the_promised_shape(
     operation: Operation, http: aiohttp.ClientSession
 ) -> None:
-    path = PREFIX + operation.path.replace("{name}", "gemma")
+    path = PREFIX + operation.path.replace("{name}", "gemma").replace("{id}", "req_1")
     body: dict[str, Any] = {"json": {}} if operation.body else {}
     async with http.request(operation.method, path, **body) as response:
         assert response.status == operation.status

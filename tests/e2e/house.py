@@ -58,6 +58,7 @@ class House:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     started_in: float = 0.0
+    extra: dict[str, str] = field(default_factory=dict)  # of the daemon's own environment
 
     def __post_init__(self) -> None:
         for name in ("state", "logs", "cache", "run"):
@@ -97,7 +98,7 @@ class House:
             self.process = subprocess.Popen(
                 [*command, *(["--service"] if self.service else [])],
                 cwd=ROOT,
-                env=self.environ,
+                env={**self.environ, **self.extra},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,

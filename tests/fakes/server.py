@@ -305,12 +305,15 @@ class Server:
         """Answer in one dialect, streamed or whole, once a slot is free."""
         body = request.json()
         self.check_model(body)
+        word = self.options.crash_word
+        if word and word.encode() in request.body:
+            self.die()
         with self.flight(connection) as number:
             if self.options.health_lies:
                 say("ggml_metal_graph_compute: backend is in error state")
                 raise RefusalError(500, "Compute error.", "server_error")
             while self.options.hang_answer:
-                connection.wait(60)
+                connection.wait(60, every=1.0)
             answer = shape(connection, self.name, body, number)
             limit, total = answer.limit, self.length()
             finish = "length" if limit is not None and (total < 0 or limit < total) else "stop"
@@ -347,6 +350,14 @@ class Server:
                 self.counts[outcome] += 1
             self.slots.release()
 
+    @staticmethod
+    def burn(connection: Connection, seconds: float) -> None:
+        """A long prefill: nothing is said, and a core is busy."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sum(range(20_000))
+            connection.check()
+
     def length(self) -> int:
         """Tokens of an unlimited answer."""
         tokens = self.options.tokens
@@ -358,6 +369,8 @@ class Server:
         armed = number > self.options.skip
         if armed and self.crashes(f"request:{number}"):
             self.die()
+        if armed:
+            self.burn(connection, self.options.busy_s)
         connection.wait(self.options.first_s)
         if armed and self.crashes("first-byte"):
             self.die()

@@ -93,11 +93,11 @@ class Connection:
         except OSError:
             raise GoneError from None
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, every: float = 0.01) -> None:
         """Sleep, but raise GoneError as soon as the client leaves."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, 0.01))
+            time.sleep(min(left, every))
             self.check()
 
     def answer(self, status: int, body: object, kind: str = "application/json") -> None:

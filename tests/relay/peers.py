@@ -16,7 +16,7 @@ import uvloop
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
-from daemon.ports import Lease, ModelCard, Target, Wish
+from daemon.ports import Lease, ModelCard, Target, Waits, Wish
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
@@ -63,6 +63,15 @@ class FakeLease:
         self.arrived = 12.5
         self.on_cancel: Callable[[Problem], None] | None = None
         self.ends: list[Outcome] = []
+        self.status = 0
+        self.sent: Callable[[], int] | None = None
+        self.suspected = False
+
+    def waits(self) -> Waits | None:
+        return None
+
+    def suspect(self) -> bool:
+        return self.suspected
 
     def end(self, outcome: Outcome) -> None:
         self.ends.append(outcome)

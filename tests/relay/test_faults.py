@@ -375,7 +375,7 @@ async def test_a_lease_taken_back_in_a_stream_ends_it() -> None:
             await client.chunk()
             cancel = here.leases.leases[0].on_cancel
             assert cancel is not None
-            cancel(Problem(Code.UNLOADED, "Unloaded by force."))
+            cancel(Problem(Code.UNLOADED, "Unloaded by force.", retry_after=1.0))
             if path == "/v1/messages":
                 assert await client.ended_by_reset()
             else:

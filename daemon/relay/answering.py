@@ -1,0 +1,266 @@
+"""The answer of one request, on its way to the client: as it comes, or an error of our own.
+
+The other half of an exchange (``daemon.relay.exchange``): there a lease and a backend are got for
+it, here what comes back is passed on, broken off, or told.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from daemon.core.messages import Outcome
+from daemon.core.problems import Problem
+from daemon.dialects.errors import (
+    Dialect,
+    Rendered,
+    chat_stream_error,
+    messages_stream_error,
+    render,
+)
+from daemon.ports import Lease, Route, Waits
+from daemon.relay import wire
+from daemon.relay.admission import Admitted
+from daemon.relay.body import Body
+from daemon.relay.heads import Head
+from daemon.relay.records import TAIL, Trace
+from daemon.relay.retries import LOADING, LOADING_BYTES, WHOLE, Loading, digest, ends
+from daemon.relay.upstream import Answer, Upstream
+
+if TYPE_CHECKING:
+    from daemon.relay.client import ClientConnection
+    from daemon.relay.plane import Plane
+
+_TOLD_IN_STREAM = frozenset({Route.CHAT, Route.COMPLETIONS})
+
+
+class Step(Enum):
+    """How far a request has come."""
+
+    HEAD = auto()
+    WAITING = auto()  # for a lease
+    CONNECTING = auto()
+    SENT = auto()
+    ANSWERING = auto()
+    TUNNEL = auto()
+    OVER = auto()
+
+
+class Answering:
+    """What an exchange knows, and what it does with an answer."""
+
+    def __init__(
+        self, plane: Plane, client: ClientConnection, head: Head, admitted: Admitted | None
+    ) -> None:
+        self._plane = plane
+        self._client = client
+        self._trace = Trace(time.monotonic())
+        self.head = head
+        self.request_id = plane.request_id(head)
+        self.dialect = admitted.dialect if admitted is not None else Dialect.OPENAI
+        self.step = Step.HEAD
+        self._admitted = admitted
+        self._cors = admitted.cors if admitted is not None else b""
+        self._model = ""
+        self._body: Body = b""
+        self._lease: Lease | None = None
+        self._upstream: Upstream | None = None
+        self._counted = False  # among those that want a backend
+        self._loading: Loading | None = None  # it says that it is still loading
+        self._chunked = self._events = False  # the answer
+        self._last = self._before = b""  # the pieces of the answer sent last
+
+    # ------------------------------------------------------------ the answer
+
+    def answered(self, answer: Answer, data: bytes, ended: bool) -> None:
+        """The backend's head, and what came with it: on to the client in one write."""
+        if answer.status == 503 and self._may_be_loading(answer):
+            self._loading = self._loading or Loading(self._plane.loop.time())
+            self._loading.begin(answer)
+            self._still_loading(data, ended)
+            return
+        self._answer(answer, data, ended)
+
+    def _answer(self, answer: Answer, data: bytes, ended: bool) -> None:
+        trace = self._trace
+        trace.first_at = time.monotonic()
+        trace.status = answer.status
+        if self._lease is not None:
+            self._lease.status = answer.status
+        if len(self._body) > WHOLE:  # no second try from here on; it is kept as far as its mark
+            self._body = ends(self._body)
+        own = b"x-request-id: %b\r\n%b%b" % (
+            self.request_id.encode(),
+            wire.server_timing(trace.waited()),
+            self._cors,
+        )
+        if answer.tunnel:
+            self.step = Step.TUNNEL
+            self._send(wire.switching_head(answer.fields, own) + data)
+            self._client.tunnel()
+            return
+        self.step = Step.ANSWERING
+        framing = b""
+        keep = self._keep()
+        if answer.length is not None:
+            framing = b"" if answer.status == 204 else b"content-length: %d\r\n" % answer.length
+        elif not answer.bodiless:
+            self._chunked = self.head.http11
+            self._events = answer.events
+            framing = wire.CHUNKED if self._chunked else b""
+            keep = keep and self._chunked
+        if not keep:
+            self._client.closing = True
+            own += wire.CLOSE
+        head = wire.answer_head(answer.status, answer.fields, answer.named, framing, own)
+        self._forward(head, data, ended)
+
+    def continued(self, data: bytes, ended: bool) -> None:
+        """More of the body."""
+        if self.step is Step.SENT:
+            self._still_loading(data, ended)
+        else:
+            self._forward(b"", data, ended)
+
+    def _may_be_loading(self, answer: Answer) -> bool:
+        if answer.length is None or not 0 < answer.length <= LOADING_BYTES:
+            return False
+        since = None if self._loading is None else self._loading.since
+        return since is None or self._plane.loop.time() - since < self._plane.limits.loading_wait
+
+    def _still_loading(self, data: bytes, ended: bool) -> None:
+        """A short 503: once it is complete, it is passed on, or asked again in a moment."""
+        loading = self._loading
+        assert loading is not None
+        assert loading.answer is not None
+        loading.body += data
+        if not ended:
+            return
+        self._upstream = None
+        if LOADING not in loading.body:
+            self._answer(loading.answer, loading.body, True)
+            return
+        self.step = Step.CONNECTING
+        loop, poll = self._plane.loop, self._plane.limits.loading_poll
+        loading.timer = loop.call_later(poll, self._ask_again)
+
+    def _ask_again(self) -> None:
+        raise NotImplementedError
+
+    def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
+        if data:
+            self._before, self._last = self._last, data
+        if self._chunked:
+            if data:
+                data = wire.chunk(data)
+            if ended:
+                data += wire.LAST_CHUNK
+        if ended:
+            self._upstream = None
+        self._send(head + data if head else data)
+        if ended:
+            keep = self.step is Step.ANSWERING and not self._client.closing
+            self._over(Outcome.OK)
+            self._client.done(keep)
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self._trace.bytes_out += len(data)
+            self._client.write(data)
+
+    def backend_full(self, full: bool) -> None:
+        """The backend takes no more for now. Of consequence only in a tunnel."""
+        if self.step is Step.TUNNEL:
+            self._client.pause(full)
+
+    def _break(self, problem: Problem) -> None:
+        """Bytes were sent on: cut the connection, so that no client takes this for the end.
+
+        A chat client is told why first; on messages and responses an error event would cost the
+        client's own streaming retries, which a reset gives it.
+        """
+        told = self._last_event(problem) if self._events else b""
+        if told:
+            border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
+            event = border + told
+            self._send(wire.chunk(event) if self._chunked else event)
+        self._over(Outcome.UPSTREAM_ERROR)
+        self._client.break_off(reset=not told)
+
+    def _last_event(self, problem: Problem) -> bytes:
+        route = self._admitted.place.route if self._admitted is not None else None
+        if route in _TOLD_IN_STREAM:
+            return chat_stream_error(problem)
+        if route is Route.MESSAGES and problem.retry_after is None:
+            return messages_stream_error(problem, self.request_id)
+        return b""
+
+    # ------------------------------------------------------------ ends
+
+    def refuse(self, problem: Problem, allow: str = "") -> None:
+        """Answer with an error in the client's shape."""
+        status, headers, body = self.rendered(problem)
+        if allow:
+            headers.append(("Allow", allow))
+        self._plain(status, headers, body)
+
+    def rendered(self, problem: Problem) -> Rendered:
+        """An error in the client's shape: status, headers, body."""
+        longest = self._plane.limits.retry_after_max
+        return render(problem, self.dialect, self.request_id, longest)
+
+    def _plain(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, lines: bytes = b""
+    ) -> None:
+        keep = self._keep() and not self._client.unread
+        own = self._cors + lines + (b"" if keep else wire.CLOSE)
+        if self._counted:
+            own = self._waited() + own
+        only = self.head.method == "HEAD"
+        self._trace.status = status
+        self._trace.first_at = time.monotonic()
+        self._send(wire.plain_answer(status, headers, body, own, head_only=only))
+        self._over(Outcome.OK)
+        self._client.done(keep)
+
+    def _waited(self) -> bytes:
+        """Of a request that was refused: all that is known is how long that took."""
+        return wire.server_timing(Waits(time.monotonic() - self._trace.start))
+
+    def _keep(self) -> bool:
+        return self.head.keep_alive and not self._plane.draining
+
+    def mark(self) -> str:
+        """A digest of the body; "" where there is none. Worked out only when something died."""
+        return digest(self._body) if self._body else ""
+
+    def _end_lease(self, outcome: Outcome) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.on_cancel = None
+            lease.end(outcome)
+
+    def _over(self, outcome: Outcome) -> None:
+        """End the lease and tell of the request."""
+        self.step = Step.OVER
+        self._end_lease(outcome)
+        if self._counted:
+            self._counted = False
+            budget = self._plane.budget
+            budget.active -= 1
+            budget.again -= self._trace.attempt - 1
+        if self._plane.on_done is not None:
+            self._plane.told(
+                self._trace.record(
+                    time.monotonic(),
+                    request_id=self.request_id,
+                    method=self.head.method,
+                    path=self.head.path,
+                    model=self._model,
+                    outcome=outcome.value,
+                    peer=self._client.peer.address,
+                    client=self._admitted.client if self._admitted is not None else "",
+                    tail=self._before[-TAIL:] + self._last[-TAIL:],
+                )
+            )
