@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any, Final
 
-from control_api.client import Client, view
+from control_api.client import Client, RefusedError, view
 from control_api.commands.command import Command
 from control_api.commands.output import Out, pools, size
 from daemon.views import HeldView, IncidentView, StoryView
@@ -18,7 +18,12 @@ MOST: Final = 500  # as many as the daemon keeps
 
 
 def why(args: Namespace, out: Out) -> int:
-    data = Client().get("/incidents", model=args.model, limit=MOST)
+    try:
+        data = Client().get("/incidents", model=args.model, limit=MOST)
+    except RefusedError as error:
+        if error.code != "model_not_found":
+            raise
+        return _of_request(args.model, out, error)
     if out.json:
         out.value(data)
         return 0
@@ -36,6 +41,16 @@ def why(args: Namespace, out: Out) -> int:
         out.line()
         out.line(f"{len(stories) - len(shown)} more: `ctl why --all`")
     return 0
+
+
+def _of_request(name: str, out: Out, no_model: RefusedError) -> int:
+    """It is no model: a request's id, then."""
+    from control_api.commands.why import why_request
+
+    try:
+        return why_request(name, out)
+    except RefusedError:
+        raise no_model from None
 
 
 def _print(story: StoryView, every_line: bool, out: Out) -> None:
@@ -112,7 +127,12 @@ def _beside(last: IncidentView) -> Iterator[str]:
 
 
 def _arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="only this one")
+    parser.add_argument(
+        "model",
+        metavar="MODEL|REQUEST",
+        nargs="?",
+        help="only this one; or the x-request-id of an answer: where its time went",
+    )
     parser.add_argument(
         "--all", action="store_true", help="everything that is remembered, with all its lines"
     )

@@ -92,3 +92,10 @@ def test_times() -> None:
     noon = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
     assert clock(noon - 60, noon) == "11:59:00"
     assert clock(noon - 86_400, noon) == "Fri 20 Nov 12:00"
+
+
+def test_a_request_is_explained_too(ctl: Ctl, daemon: FakeDaemon) -> None:
+    result = ctl("why", "req_1")
+    assert result.code == 0
+    assert "Most of the time went into loading gemma: 8.3 s of 11.1 s." in result.out
+    assert ctl("why", "req_nobody").code == 1
