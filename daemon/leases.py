@@ -58,8 +58,8 @@ class Held:
 
     def suspect(self) -> bool:
         """See ``Lease``."""
-        supervisor = self._supervisor
-        return supervisor.accidents.suspect(self.mark, supervisor.clock())
+        # Of crashes before its own: the exit that it just lost its backend by may be known already.
+        return self._supervisor.accidents.suspect(self.mark, self.granted)
 
     def end(self, outcome: Outcome) -> None:
         if not self._over:

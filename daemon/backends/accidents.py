@@ -63,7 +63,7 @@ class Poison:
 
     def _recent(self, mark: str, now: float) -> list[float]:
         found = self._crashes.get(mark)
-        return [at for at in found[1] if now - at < self.window] if found else []
+        return [at for at in found[1] if 0 <= now - at < self.window] if found else []
 
 
 LATE = 10.0  # seconds from a lost connection to the exit that it belongs to: no wait, a bound
