@@ -247,6 +247,7 @@ class Daemon:
             housekeeper.stop()
         await self.configured.pulls.close()
         await self._end_backends()
+        await self.configured.written()
         if runner is not None:
             await runner.cleanup()
         for path in (self.paths.daemon_json, self.paths.control_socket):

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Protocol
 
 from daemon.core.budget import NOTHING
+from daemon.core.lifecycle import State
 from daemon.core.messages import (
     BackendExited,
     Bytes,
@@ -32,9 +33,11 @@ from daemon.core.messages import (
     Outcome,
     Publish,
     Reject,
+    Remember,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
+    Standing,
     StartBackend,
     StopBackend,
     Ticket,
@@ -167,6 +170,8 @@ class Supervisor:
     backends: dict[str, Runs] = field(default_factory=dict)
     close_connections: Callable[[Target], None] = lambda _: None
     wake_sampler: Callable[[], None] = lambda: None
+    remember: Callable[[str, Standing | None], None] = lambda *_: None
+    refused: Callable[[str], None] = lambda _: None  # a model that has been given up
     free: Callable[[], Bytes] = dict  # bytes by pool that the machine has left, told at once
     counters: dict[str, int] = field(default_factory=lambda: {"starts": 0, "requests": 0})
     _ids: count[int] = field(default_factory=lambda: count(1))
@@ -262,12 +267,21 @@ class Supervisor:
             case Reject(ticket_id, problem):
                 if (queued := self._waiting.pop(ticket_id, None)) is not None:
                     queued.done(problem)
+                    self._look_again(queued.ticket.model)
             case CancelRequest(ticket_id, problem):
                 lease = self._leases.get(ticket_id)
                 if lease is not None and lease.on_cancel is not None:
                     lease.on_cancel(problem)
             case Publish(kind, model, facts):
                 self.bus.publish(kind, model, phrase(kind, model, facts), facts)
+            case Remember(model, standing):
+                self.remember(model, standing)
+
+    def _look_again(self, model: str) -> None:
+        """Its files may have been mended since it was given up."""
+        page = self.scheduler.pages.get(model)
+        if page is not None and page.state is State.FAILED:
+            self.refused(model)
 
     def _current(self, model: str, generation: int) -> Runs | None:
         run = self.backends.get(model)

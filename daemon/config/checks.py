@@ -198,14 +198,11 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 NOT_YET: Final = (
     ("server", "also"),
-    *(("memory", "degrade"), ("memory", "allow_cpu_offload"), ("defaults", "auto_pull")),
+    ("defaults", "auto_pull"),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
     ("service",),
     *(("timing", "answer_stall"), ("timing", "liveness_interval"), ("timing", "wake_gap")),
-    *(
-        ("timing", "poison_window"),
-        ("timing", "climb_back"),
-    ),
+    ("timing", "poison_window"),
     *(("timing", "machine_probe"), ("timing", "stream_keepalive")),
     *(("timing", "loading_text"), ("timing", "auth_window"), ("timing", "auth_delay")),
     ("timing", "flush"),

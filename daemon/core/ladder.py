@@ -28,6 +28,8 @@ def step_down(page: Page, *, others: bool) -> bool:
     used = page.variant.id if page.variant else ""
     index = next((i for i, v in enumerate(variants) if v.id == used), 0)
     rung = max(page.rung, page.variant.rung if page.variant else 0)
+    if rung < page.spec.alone and variants and variants[index].allowed_on(page.spec.alone):
+        rung = page.spec.alone - 1  # what is given up before that, it did without
     for below in range(rung + 1, max(rung + 1, _last(variants)) + 1):
         alone = below == page.spec.alone
         smallest = max(page.smallest, index if alone else index + 1)
