@@ -281,6 +281,7 @@ class Daemon:
         await self.configured.pulls.close()
         await self._end_backends()
         await self.recorder.close()
+        await self.configured.written()
         if runner is not None:
             await runner.cleanup()
         for path in (self.paths.daemon_json, self.paths.control_socket):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from daemon.backends.backend import Backend
-from daemon.backends.learned import Promise
+from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import Stock
 from daemon.config.diff import Changes, diff
@@ -23,7 +23,7 @@ from daemon.config.settings import Settings
 from daemon.core.admission import never_fits
 from daemon.core.budget import fits, minus, total
 from daemon.core.lifecycle import State
-from daemon.core.messages import ModelSpec
+from daemon.core.messages import ModelSpec, Standing
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import LoadFit, Progress
@@ -64,10 +64,15 @@ class Configured:
     _overrides: dict[str, Override] = field(default_factory=dict)
     _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _looking: set[str] = field(default_factory=set)  # at whose files we look just now
+    _writing: asyncio.Task[None] | None = None
+    _unwritten: bool = False
 
     def __post_init__(self) -> None:
         self.pulls = Pulls(self.bus, self._arrived)
         self.bus.subscribe(self._told)
+        self.supervisor.remember = self.remember
+        self.supervisor.refused = self.look_again
 
     @property
     def stock(self) -> Stock:
@@ -267,7 +272,7 @@ class Configured:
 
     def _override(self, fresh: Prepared) -> None:
         ledger, spec = self.supervisor.scheduler.ledger, fresh.spec
-        if not any(fits(variant.need, ledger.budget) for variant in spec.variants):
+        if not any(fits(variant.need, ledger.budget) for variant in spec.plain):
             raise ProblemError(never_fits(Page(spec), ledger, ()))
         page = self.supervisor.scheduler.pages.get(spec.name)
         known = self._overrides.get(spec.name)
@@ -319,6 +324,53 @@ class Configured:
         self.supervisor.stock = self._stock
         touched = frozenset({item.model.name} if anew else ())
         self.supervisor.catalog(self.stock.specs(), touched)
+
+    # ------------------------------------------------------------ what the scheduler tells
+
+    def remember(self, name: str, standing: Standing | None) -> None:
+        """Where a model stands on its ladder, for the next life of the daemon."""
+        item = self.stock.prepared.get(name)
+        if item is None or not item.ladder_key:
+            return
+        self.reader.standings.put(item.ladder_key, name, standing)
+        self._unwritten = True
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._unwritten:
+            self._unwritten = False
+            text = self.reader.standings.text()
+            await asyncio.to_thread(self.reader.standings.write, text)
+
+    async def written(self) -> None:
+        """Wait until all that is to be remembered is on the disk."""
+        if self._writing is not None:
+            await self._writing
+
+    def look_again(self, name: str) -> None:
+        """A model that was given up is asked for: if its files are others now, it may start."""
+        if name in self._looking or self.supervisor.draining:
+            return
+        self._looking.add(name)
+        task = asyncio.get_running_loop().create_task(self._mended(name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._looking.discard(name))
+
+    async def _mended(self, name: str) -> None:
+        async with self._changing:
+            item = self.stock.prepared.get(name)
+            if item is None or not item.identity:
+                return
+            if await asyncio.to_thread(identity_of, item.files) == item.identity:
+                return
+            fresh = await asyncio.to_thread(self._prepare, self.original(name), False)
+            page = self.supervisor.scheduler.pages.get(name)
+            failed = page is not None and page.state is State.FAILED
+            if failed and fresh.problem is None and not self.supervisor.draining:
+                self._overrides.pop(name, None)
+                self._restock(fresh, anew=True)
 
     # ------------------------------------------------------------ pulling
 

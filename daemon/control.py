@@ -129,11 +129,12 @@ class Control:
             routes=sorted(item.routes),
             estimate=dict(item.spec.variants[0].need) if item.spec.variants else {},
             breakdown=asdict(price) if price else {},
-            variants=[v.id for v in item.spec.variants],
+            variants=[v.id for v in item.spec.plain],
             problem=problem.text if problem else "",
             preset=model.preset,
             args=list(model.args),
             pulled=item.pulled,
+            degraded=page.degraded() if page else "",
         )
 
     def backends(self) -> list[BackendView]:
@@ -172,6 +173,7 @@ class Control:
             ready_at=run.ready_at,
             log=str(run.places.log),
             warning=run.installed.warning,
+            degraded=page.degraded(),
         )
 
     # ------------------------------------------------------------ loading
@@ -183,7 +185,7 @@ class Control:
         setting = self.configured.original(item.model.name).fit if ctx is None else "refuse"
         found = preflight(
             item.model.name,
-            [Way(item.ways[v.id].ctx, v.need) for v in item.spec.variants],
+            [Way(item.ways[v.id].ctx, v.need) for v in item.spec.plain],
             ledger.budget,
             [
                 resident(page, ledger.charged(name))

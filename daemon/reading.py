@@ -14,6 +14,7 @@ from typing import Literal
 
 from daemon.backends.learned import Learned
 from daemon.backends.prepare import Located, Preparer
+from daemon.backends.standings import Standings
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
 from daemon.config.load import load
@@ -53,11 +54,13 @@ class Reader:
     flags: Mapping[str, object]
     mode: Literal["foreground", "service"]
     learned: Learned = field(init=False)
+    standings: Standings = field(init=False)
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.learned = Learned(self.paths.state_dir / "learned.json")
+        self.standings = Standings(self.paths.state_dir / "ladder.json")
 
     @property
     def facts(self) -> MachineFacts:
@@ -81,6 +84,7 @@ class Reader:
 
     def read(self, settings: Settings, held: Mapping[str, int] = NOTHING) -> Reading:
         """Everything that follows from settings. Reads files and asks programs: for a thread."""
+        self.standings.load()
         facts = self._facts = observe.facts().without(held)
         amounts = self._room = budget(budget_text(settings), settings.memory.tier, facts)
         catalog = Catalog.build(settings, load_presets())
@@ -100,6 +104,7 @@ class Reader:
             log_keep=settings.logs.keep,
             created=int(time.time()),
             totals={pool.name: pool.total for pool in facts.pools},
+            standings=self.standings,
         )
         source = "memory.budget" if settings.memory.budget is not None else "the machine"
         written = amounts if settings.memory.budget is not None else ()
@@ -119,6 +124,7 @@ class Reader:
             learned=self.learned,
             room=self._room,
             devices={pool.name: pool.device for pool in self.facts.pools},
+            totals={pool.name: pool.total for pool in self.facts.pools},
         )
 
     def files_of(self, model: Model) -> Located:

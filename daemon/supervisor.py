@@ -19,6 +19,7 @@ from typing import Protocol
 from daemon.backends.accidents import Accidents, poisoned
 from daemon.backends.starts import Starts
 from daemon.core.budget import NOTHING
+from daemon.core.lifecycle import State
 from daemon.core.messages import (
     BackendExited,
     BackendReady,
@@ -35,9 +36,11 @@ from daemon.core.messages import (
     Outcome,
     Publish,
     Reject,
+    Remember,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
+    Standing,
     StartBackend,
     StopBackend,
     Ticket,
@@ -104,6 +107,8 @@ class Supervisor:
     wake_sampler: Callable[[], None] = lambda: None
     witness: Callable[[BackendExited], None] = lambda _: None  # before the books forget it
     broken: dict[str, int] = field(default_factory=dict)  # requests that a backend has failed
+    remember: Callable[[str, Standing | None], None] = lambda *_: None
+    refused: Callable[[str], None] = lambda _: None  # a model that has been given up
     free: Callable[[], Bytes] = dict  # bytes by pool that the machine has left, told at once
     accidents: Accidents = field(default_factory=Accidents)
     starts: Starts = field(default_factory=Starts)
@@ -214,6 +219,7 @@ class Supervisor:
             case Reject(ticket_id, problem):
                 if (queued := self._waiting.pop(ticket_id, None)) is not None:
                     queued.done(problem)
+                    self._look_again(queued.ticket.model)
             case CancelRequest(ticket_id, problem):
                 lease = self._leases.get(ticket_id)
                 if lease is not None and lease.on_cancel is not None:
@@ -222,6 +228,14 @@ class Supervisor:
                 if kind == "evict":
                     self.starts.makes_room(model, str(facts["claim"]), self.clock())
                 self.bus.publish(kind, model, phrase(kind, model, facts), facts)
+            case Remember(model, standing):
+                self.remember(model, standing)
+
+    def _look_again(self, model: str) -> None:
+        """Its files may have been mended since it was given up."""
+        page = self.scheduler.pages.get(model)
+        if page is not None and page.state is State.FAILED:
+            self.refused(model)
 
     def _current(self, model: str, generation: int) -> Runs | None:
         run = self.backends.get(model)

@@ -30,6 +30,7 @@ def policy(settings: Settings) -> Policy:
         breaker_window=timing.breaker.window,
         half_open=timing.breaker_retry,
         healthy_after=timing.backoff_reset,
+        climb_back=timing.climb_back,
     )
 
 

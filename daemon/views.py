@@ -36,6 +36,7 @@ class BackendView:
     ready_at: float | None
     log: str
     warning: str = ""
+    degraded: str = ""  # what is given up after running out of memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class ModelView:
     preset: str | None = None
     args: list[str] = field(default_factory=list)
     pulled: bool = True
+    degraded: str = ""  # what is given up after running out of memory, also at the next start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

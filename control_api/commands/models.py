@@ -101,8 +101,12 @@ def _print_backends(backends: Sequence[BackendView], out: Out) -> None:
     ]
     out.table(_PS_HEADERS, rows)
     for backend in backends:
-        if backend.warning:
-            out.line(f"{out.paint('!', 'yellow')} {backend.model}: {backend.warning}")
+        for told in filter(None, (backend.degraded and _degraded(backend), backend.warning)):
+            out.line(f"{out.paint('!', 'yellow')} {backend.model}: {told}")
+
+
+def _degraded(one: BackendView | ModelView) -> str:
+    return f"degraded: {one.degraded}"
 
 
 def _footprint(backend: BackendView) -> str:
@@ -178,6 +182,7 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("keep-alive", "pinned" if model.pinned else keep),
         ("serves", ", ".join(model.routes)),
         ("variants", ", ".join(model.variants)),
+        ("degraded", model.degraded),
         ("args", " ".join(model.args)),
     ]
 

@@ -141,24 +141,30 @@ class Learned:
             return
         entries = {key: asdict(entry) for key, entry in self._entries.items()}
         text = json.dumps({"version": 1, "entries": entries})
-        temporary = None
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # mkstemp makes it 0600
-            descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".learned-")
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(self._path)
+            write_whole(self._path, text)
         except OSError as error:
             log.warning("what models took could not be kept: %s", error)
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
 
     def _load(self) -> dict[str, Entry]:
         if self._entries is None:
             self._entries = _read(self._path) if self._path is not None else {}
         return self._entries
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of ours, 0600, whole or not at all. Blocks on the disk; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # mkstemp makes it 0600
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
 
 
 @dataclass(frozen=True, slots=True)

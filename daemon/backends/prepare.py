@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from daemon.backends.learned import Learned, identity_of, key_of
-from daemon.backends.ways import Asked, ways
+from daemon.backends.ways import Asked, Ladder, Ways, contexts, ways
 from daemon.config.model import Model
 from daemon.config.settings import Settings
-from daemon.core.messages import ModelSpec, Variant
+from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB
-from daemon.engines import pricing
+from daemon.engines import ladder, pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
@@ -26,6 +26,7 @@ from daemon.weights.facts import Weights
 from daemon.weights.footprint import Breakdown
 
 LOAD_BYTES_PER_SECOND = 1.5e9  # first guess of a disk; real loads replace it
+AGGRESSIVE = 4  # a context of which nothing smaller is written goes down to this part of it
 _ABSENT = (Code.NOT_PULLED,)
 
 
@@ -58,6 +59,8 @@ class Prepared:
     prices: Mapping[str, Breakdown] = field(default_factory=dict)  # of all pools together
     estimates: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by pool
     keys: Mapping[str, str] = field(default_factory=dict)  # under which a way's measure is kept
+    ladder_key: str = ""  # under which it is kept where on its ladder it stands
+    identity: str = ""  # of its files, to see that they have changed
     host: str = "ram"  # the pool of what lies on no GPU
     routes: frozenset[str] = frozenset()
     engine_args: tuple[str, ...] = ()  # the engine's, the preset's, the user's: the last counts
@@ -83,7 +86,15 @@ class Prepared:
         """Whatever a running process cannot take over: if this differs, it must start anew."""
         companions = (self.mmproj, self.draft, self.template)
         version = self.installed.version if self.installed else None
-        return (self.engine_name, version, self.path, companions, self.kind, tuple(self.ways))
+        ways = tuple(variant.id for variant in self.spec.plain)
+        files = (self.path, companions, self.identity)
+        return (self.engine_name, version, files, self.kind, ways)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that a start reads."""
+        weights = list(self.weights.files) if self.weights else [self.path] if self.path else []
+        return [*weights, *(path for path in (self.mmproj, self.draft) if path is not None)]
 
     def promised(self, way: str) -> dict[str, int]:
         """Bytes by pool that a way may come to take after its start: prompts of before, checkpoints
@@ -112,10 +123,12 @@ class Preparer:
         learned: Learned | None = None,
         room: Mapping[str, int] | None = None,
         devices: Mapping[str, str] | None = None,
+        totals: Mapping[str, int] | None = None,
     ) -> None:
         """``learned``: what was measured before counts instead of the estimate. ``room``: the
         budget by pool, by which prompt caches are sized; without it there are none.
-        ``devices``: what the drivers call the GPUs of pools."""
+        ``devices``: what the drivers call the GPUs of pools. ``totals``: what each pool has: on
+        another machine a model may stand elsewhere on its ladder."""
         self._registry = registry
         self._settings = settings
         self._pools = tuple(pool_names)
@@ -124,11 +137,12 @@ class Preparer:
         self._locate = locate
         self._learned = learned
         self._room = room or {}
+        self._totals = totals or {}
         self._found: dict[str, Installed | Problem] = {}
 
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
-        item = Prepared(model, model.engine, _spec(model, ()), kind=model.kind or "chat")
+        item = Prepared(model, model.engine, _spec(model, Ways({}, ())), kind=model.kind or "chat")
         try:
             return self._prepare(model, item)
         except ProblemError as error:
@@ -201,7 +215,8 @@ class Preparer:
         keys: dict[str, str] = {}
         site = self._site(item, args)
         fixed = fixed_bytes(model, self._settings)
-        identity = identity_of(_files(item)) if self._learned is not None else ""
+        identity = identity_of(item.files)
+        version = item.installed.version if item.installed else ""
 
         size = _disk_bytes(item)
 
@@ -215,7 +230,6 @@ class Preparer:
             need = estimates[running.id] = {pool: part.total for pool, part in parts.items()}
             if self._learned is None or fixed is not None:
                 return need
-            version = item.installed.version if item.installed else ""
             way = [name, item.kind, repr(replace(running, id="")), *args, *sorted(need)]
             keys[running.id] = key_of(identity, way, version)
             return self._learned.need(keys[running.id], need)
@@ -228,21 +242,71 @@ class Preparer:
             there = pricing.on(site, running.gpus)
             return pricing.prompt_cache(item.weights, running, there, left)
 
+        def helps(larger: Running, smaller: Running) -> bool:
+            before, after = parts_of(larger), parts_of(smaller)
+            less = (
+                after[pool].total < part.total for pool, part in before.items() if pool in after
+            )
+            return fixed is not None or name.startswith("command.") or any(less)
+
         asked = Asked(model.ctx, model.ctx_limit, model.min_ctx, model.slots, model.fit != "refuse")
         trained = item.trained_context or None
         places = pricing.placements(site, self._pools, model.pool)
-        runs, variants = ways(asked, trained, item.kind, price, cache, places, self._devices)
+        down = self._ladder(item, site, contexts(asked, trained, item.kind)[0], helps)
+        found = ways(asked, trained, item.kind, price, cache, down, places, self._devices)
         return replace(
             item,
-            ways=runs,
+            ladder_key=self._ladder_key(item, identity, version, args, found),
+            identity=identity,
+            ways=found.runs,
             prices=prices,
             estimates=estimates,
             keys=keys,
             host=site.host,
             engine_args=args,
             engine_env=env,
-            spec=_spec(model, variants, item.weights.disk_bytes if item.weights else 0),
+            spec=_spec(model, found, item.weights.disk_bytes if item.weights else 0),
         )
+
+    def _ladder(
+        self,
+        item: Prepared,
+        site: pricing.Site,
+        largest: int,
+        helps: Callable[[Running, Running], bool],
+    ) -> Ladder | None:
+        """What may be given up after running out of memory; None: nothing."""
+        memory, model = self._settings.memory, item.model
+        if memory.degrade == "off":
+            return None
+        entry = self._settings.engines.entry(site.engine)
+        template = self._settings.engines.command.get(site.engine.partition(".")[2])
+        accelerated = item.installed is not None and bool(item.installed.accelerators)
+        case = ladder.Case(
+            site.engine,
+            item.kind,
+            item.weights,
+            args=site.args,
+            written=(*entry.args, *model.own_args),
+            slots_written=model.slots_written,
+            aggressive=memory.degrade == "aggressive",
+            gpu=(accelerated and site.host != "ram") or bool(site.devices),
+            projector=item.mmproj is not None,
+            offload=memory.allow_cpu_offload,
+            takes_ctx=template is None or any("{ctx}" in word for word in template.argv),
+        )
+        floor = _floor(model, largest, aggressive=case.aggressive)
+        return Ladder(ladder.steps(case), site.args, floor, helps)
+
+    def _ladder_key(
+        self, item: Prepared, identity: str, version: str, args: Sequence[str], found: Ways
+    ) -> str:
+        """With any other file, engine, memory or configuration it begins at full size."""
+        memory = self._settings.memory
+        rungs = [f"{v.id} {v.rung} {v.until}" for v in found.variants]
+        machine = [f"{pool} {size}" for pool, size in sorted(self._totals.items())]
+        settings = [repr(memory.budget), memory.tier, item.kind, item.engine_name or ""]
+        return key_of(identity, [*settings, *args, *rungs, *machine], version)
 
     def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
         """Where it runs, and by which command line."""
@@ -264,10 +328,20 @@ def fixed_bytes(model: Model, settings: Settings) -> int | None:
     return command.footprint if command is not None else None
 
 
-def _spec(model: Model, variants: tuple[Variant, ...], size: int = 0) -> ModelSpec:
+def _floor(model: Model, largest: int, *, aggressive: bool) -> int | None:
+    """The context down to which the ladder may halve; None: it stays."""
+    if aggressive and model.min_ctx >= largest:
+        return max(1, largest // AGGRESSIVE)
+    if model.ctx_written and model.fit == "refuse" and not aggressive:
+        return None
+    return model.min_ctx
+
+
+def _spec(model: Model, found: Ways, size: int = 0) -> ModelSpec:
     return ModelSpec(
         model.name,
-        variants,
+        found.variants,
+        alone=found.alone,
         slots=model.slots,
         keep_alive=model.keep_alive,
         pinned=model.pin,
@@ -317,12 +391,6 @@ def price_of(
         text = f"{model}: its args cannot be run: {error}."
         hint = "Correct `args` of the model or of its engine: ctl config edit"
         raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint)) from None
-
-
-def _files(item: Prepared) -> list[Path]:
-    """Every file that a start reads."""
-    weights = list(item.weights.files) if item.weights else [item.path] if item.path else []
-    return [*weights, *(path for path in (item.mmproj, item.draft) if path is not None)]
 
 
 def _disk_bytes(item: Prepared) -> int:

@@ -17,6 +17,7 @@ from typing import Literal
 from daemon.backends.backend import Backend, Places, Timing, digest
 from daemon.backends.keeping import Keeper
 from daemon.backends.prepare import Prepared, Preparer
+from daemon.backends.standings import Standings
 from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant
@@ -47,11 +48,16 @@ class Stock:
     log_keep: int
     created: int  # Unix seconds, for GET /v1/models
     totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
+    standings: Standings | None = None
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
 
     def specs(self) -> dict[str, ModelSpec]:
-        """What the scheduler must know of each model."""
-        return {name: item.spec for name, item in self.prepared.items()}
+        """What the scheduler must know of each model, with what is remembered of it now."""
+        return {name: self._spec(item) for name, item in self.prepared.items()}
+
+    def _spec(self, item: Prepared) -> ModelSpec:
+        known = self.standings.get(item.ladder_key) if self.standings is not None else None
+        return item.spec if known is None else replace(item.spec, standing=known)
 
     # ------------------------------------------------------------ naming
 
@@ -240,14 +246,15 @@ class Stock:
             args=item.engine_args,
             env=item.engine_env,
             options=item.options,
-            memory_share=self._share(variant),
+            memory_share=self._share(item, variant),
         )
 
-    def _share(self, variant: Variant) -> float | None:
+    def _share(self, item: Prepared, variant: Variant) -> float | None:
         """Of a GPU's memory, what this variant was priced at; None elsewhere."""
+        priced = next((v for v in item.spec.variants if v.id == variant.id), variant)
         shares = [
             need / self.totals[pool]
-            for pool, need in variant.need.items()
+            for pool, need in priced.need.items()  # without the core's margin
             if pool.startswith("gpu") and self.totals.get(pool)
         ]
         return min(1.0, max(shares)) if shares else None

@@ -198,10 +198,9 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 NOT_YET: Final = (
     ("server", "also"),
-    *(("memory", "degrade"), ("memory", "allow_cpu_offload"), ("defaults", "auto_pull")),
+    ("defaults", "auto_pull"),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
     ("service",),
-    ("timing", "climb_back"),
     *(("timing", "machine_probe"), ("timing", "stream_keepalive")),
     *(("timing", "loading_text"), ("timing", "auth_window"), ("timing", "auth_delay")),
     ("timing", "flush"),

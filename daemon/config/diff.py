@@ -19,6 +19,8 @@ _POLICY: Final = frozenset(
         "keep_alive",
         "pin",
         "priority",
+        "slots_written",
+        "own_args",
         "params",
         "tools",
         "dialects",

@@ -71,7 +71,10 @@ class Model:
     min_ctx: int = 32768
     min_ctx_written: bool = False
     slots: int = 1
+    slots_written: bool = False
     args: tuple[str, ...] = ()
+    own_args: tuple[str, ...] = ()
+    """Those of ``args`` that the user wrote: the rest are a preset's."""
     engine_args: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     engine_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -137,6 +140,7 @@ def merge(
         engine=engine,
         form=form_name,
         args=(*(form.args if fitting else ()), *entry.args),
+        own_args=tuple(entry.args),
         engine_args=dict(form.engine_args) if fitting else {},
         env=dict(entry.env),
         engine_env=dict(form.engine_env) if fitting else {},
@@ -225,6 +229,7 @@ def _schedule(entry: ModelEntry, preset: Preset | None, settings: Settings) -> d
     slots = _first(entry.slots, preset.slots if preset is not None else None)
     return {
         "slots": _first(slots, settings.defaults.slots),
+        "slots_written": entry.slots is not None,
         "aliases": entry.aliases,
         "keep_alive": _first(entry.keep_alive, settings.defaults.keep_alive),
         "pin": entry.pin,

@@ -79,12 +79,48 @@ def died(model: str, exit_class: ExitClass, detail: str) -> Problem:
 def unavailable(page: Page, now: float) -> Problem:
     """A failed model's answer: what killed it, and when (if ever) it is tried again by itself."""
     base = page.problem or died(page.name, ExitClass.CRASH, "")
+    advice = f"{base.facts['advice']} " if "advice" in base.facts else ""
     if page.half_open is None:
         hint = f"Mend it, then: ctl load {page.name}. The whole story: ctl why {page.name}"
         return Problem(base.code, base.message, hint, None, base.facts)
     wait = max(0.0, page.half_open - now)
-    hint = f"Tried again in {wait:.0f} s when asked for, or now with: ctl load {page.name}"
+    hint = f"{advice}Tried again in {wait:.0f} s when asked for, or now with: ctl load {page.name}"
     return Problem(base.code, base.message, hint, None, {**base.facts, "half_open_in": wait})
+
+
+def exhausted(page: Page, died: Problem, ledger: Ledger) -> Problem:
+    """It ran out of memory in its smallest form: the numbers, and what would help."""
+    need = page.price()
+    budget = {pool: ledger.budget.get(pool, 0) for pool in need}
+    return Problem(
+        died.code,
+        f"{died.message} {_words_of(page)} needs {_bytes(need)}, the budget is {_bytes(budget)}.",
+        died.hint,
+        facts={
+            **died.facts,
+            "needed": dict(need),
+            "budget": budget,
+            "advice": "Choose a smaller context (ctx) or quantisation (Q4), or free memory.",
+        },
+    )
+
+
+def _words_of(page: Page) -> str:
+    name = page.variant.id if page.variant else ""
+    return f"Its smallest form ({name})" if page.rung else f"It ({name})"
+
+
+def degrading(page: Page, tries: int, later: float) -> Problem:
+    """One request has seen enough starts run out of memory; the next one goes on from there."""
+    degraded = page.degraded()
+    said = f" Degraded: {degraded}." if degraded else ""
+    return Problem(
+        Code.BACKOFF,
+        f"{page.name} ran out of memory {tries} times while this request waited.{said}",
+        "Try again: it is started in that form." if degraded else "Try again.",
+        retry_after(later),
+        facts={"tries": tries, "failures": page.failures},
+    )
 
 
 def waited_out(

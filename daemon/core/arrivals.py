@@ -8,7 +8,7 @@ from __future__ import annotations
 from daemon.core import admission
 from daemon.core.book import Book
 from daemon.core.lifecycle import State
-from daemon.core.messages import Reject, Ticket
+from daemon.core.messages import Outcome, Reject, Ticket
 from daemon.core.page import Page
 
 
@@ -50,7 +50,7 @@ class Arrivals(Book):
         host = self.pages.get(ticket.stand_in) if ticket.stand_in else None
         if host is None or host.state is not State.READY or ticket.load or len(host.queue):
             return False
-        return len(host.leases) < host.spec.slots
+        return len(host.leases) < host.slots
 
     def _load_of(self, page: Page | None, ticket: Ticket) -> admission.Load:
         return admission.Load(
@@ -65,14 +65,15 @@ class Arrivals(Book):
         if page is None:
             return
         if ticket_id in page.leases:  # granted in the same moment: it counts as ended
-            self._ended(ticket_id, now)
+            self._ended(ticket_id, Outcome.CLIENT_GONE, now)
             return
         self._forget(page, ticket_id)
 
-    def _ended(self, ticket_id: int, now: float) -> None:
+    def _ended(self, ticket_id: int, outcome: Outcome, now: float) -> None:
         page = self._page_of(ticket_id)
         if page is None or ticket_id not in page.leases:
             return
+        page.good += outcome is Outcome.OK
         del page.leases[ticket_id]
         del self._where[ticket_id]
         page.last_used = page.released = max(page.last_used, now)

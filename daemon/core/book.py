@@ -11,6 +11,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass
 
+from daemon.core import ladder
 from daemon.core.budget import Ledger
 from daemon.core.explain import Span, Swap
 from daemon.core.index import Timers, Waiting
@@ -21,6 +22,7 @@ from daemon.core.messages import (
     Command,
     Publish,
     Reject,
+    Remember,
     StartBackend,
     StopBackend,
     Ticket,
@@ -134,7 +136,8 @@ class Book:
         self._move(page, State.STARTING)
         page.generation += 1
         page.variant = variant
-        page.started_at = now
+        page.started_at, page.was_ready, page.good = now, False, 0
+        page.trying = page.before is not None
         page.started_for = {t.id for t in page.queue} | set(page.loads)
         page.returns, page.first_size, page.measured = "", None, {}
         if page.unfit:
@@ -185,7 +188,10 @@ class Book:
         page.retry_at = page.half_open = page.problem = None
         if clean:
             page.history.clear()
-            page.smallest = page.rung = 0
+
+    def _remember(self, page: Page) -> None:
+        """Where it stands on its ladder has changed."""
+        self._say(Remember(page.name, ladder.standing(page)))
 
     def _refuse_all(self, page: Page, problem: Problem) -> None:
         for ticket in [*page.queue, *page.loads.values()]:
@@ -234,6 +240,8 @@ class Book:
     def _waits_no_more(self, ticket: Ticket) -> None:
         self._queued -= 1
         self._bytes -= ticket.body_bytes
+        if (page := self.pages.get(ticket.model)) is not None:
+            page.tries.pop(ticket.id, None)
         self._due.pop(ticket.id, None)
         if ticket.stand_in is not None and (host := self.pages.get(ticket.stand_in)) is not None:
             host.guests.remove(ticket.id)

@@ -32,6 +32,8 @@ class Survey:
     beside_recent: dict[str, int]  # were all gone that nobody has used lately
     later: dict[str, int]  # once those that leave anyway are gone and have settled
     candidates: list[eviction.Resident]  # who could be made to leave
+    company: bool  # somebody is there, or settling, who is no pin
+    hushed: bool  # one starts that is to be alone
 
 
 def _add(amounts: dict[str, int], part: Mapping[str, int], sign: int) -> None:
@@ -69,7 +71,7 @@ class Claims(Operators):
             variant = self._choose(page, survey)
             if variant is None:
                 self._refuse_hopeless_one(page, now)
-            elif fits(variant.need, survey.room):
+            elif self._startable(page, variant, survey):
                 survey = self._start_now(page, variant, now)
             elif self._claims(page, variant, survey, now):
                 if self._backfills(page, variant, survey, now):
@@ -105,7 +107,9 @@ class Claims(Operators):
                     self._stale_at = min(self._stale_at, page.last_used + self.policy.recent)
             if not (pinned or leaves or page.state is State.STARTING):
                 candidates.append(page.as_resident(charge))
-        return Survey(room, beside_pins, beside_recent, later, candidates)
+        company = bool(settling) or any(not p.pinned for p in self.residents.values())
+        hushed = any(page.starts_alone() for page in self.residents.values())
+        return Survey(room, beside_pins, beside_recent, later, candidates, company, hushed)
 
     # ------------------------------------------------------------ what can never be
 
@@ -148,11 +152,24 @@ class Claims(Operators):
             return None
         return next((v for v in allowed if fits(v.need, survey.beside_pins)), None)
 
+    def _startable(self, page: Page, variant: Variant, survey: Survey) -> bool:
+        """Whether it may start at this moment."""
+        if survey.hushed or (survey.company and self._to_itself(page)):
+            return False
+        return fits(variant.need, survey.room)
+
+    def _to_itself(self, page: Page) -> bool:
+        """Whether all others must leave for it. Small calls do not ask that of anybody."""
+        return page.alone and page.name not in self._small
+
     # ------------------------------------------------------------ the claim
 
     def _claims(self, page: Page, variant: Variant, survey: Survey, now: float) -> bool:
         """Name who must leave for it. False if it gave up instead."""
-        chosen = eviction.choose_victims(variant.need, survey.later, survey.candidates) or ()
+        chosen = tuple(survey.candidates)
+        if not self._to_itself(page):
+            found = eviction.choose_victims(variant.need, survey.later, survey.candidates)
+            chosen = found or ()
         victims = [self.pages[r.model] for r in chosen]
         gives_up = self._gives_up_at(page, victims)
         if gives_up is not None and gives_up <= now:
@@ -228,6 +245,8 @@ class Claims(Operators):
 
     def _backfills(self, page: Page, variant: Variant, survey: Survey, now: float) -> bool:
         """A younger model may start only if the claim stays satisfiable without evicting it."""
+        if self._to_itself(page):
+            return False
         left = minus(survey.later, variant.need)
         for name in self.claim_victims:
             _add(left, self.ledger.charged(name), 1)
@@ -245,6 +264,8 @@ class Claims(Operators):
             waits = name != claim and (name in self._waiting or name in self._small)
             variant = self._choose(page, survey) if waits else None
             if variant is None or not fits(variant.need, spare):
+                continue
+            if not self._startable(page, variant, survey):
                 continue
             survey, began = self._start_now(page, variant, now), True
             left = minus(left, variant.need)

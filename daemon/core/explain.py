@@ -240,7 +240,7 @@ def _why(book: Book, page: Page, now: float) -> Why:
         return Why("paused", "serving is paused", book.paused.until)
     match page.state:
         case State.READY:
-            slots = page.spec.slots
+            slots = page.slots
             what = "its slot is" if slots == 1 else f"its {slots} slots are"
             return Why("busy", f"{what} in use", facts={"slots": slots})
         case State.STARTING:
@@ -254,6 +254,9 @@ def _why(book: Book, page: Page, now: float) -> Why:
             return Why("backoff", "it died, and may start again soon", page.retry_at)
         case _:
             pass
+    first = next((p.name for p in book.residents.values() if p.starts_alone()), None)
+    if first is not None:
+        return Why("behind", f"{first} starts first, alone", facts={"model": first})
     if book.claim == name:
         return _why_claim(book, page, now)
     if book.claim is not None:

@@ -21,12 +21,33 @@ class Variant:
     """One way to run a model and what it costs.
 
     ``rung`` 0 is what was asked for (or a smaller context of it); a higher rung is a step of the
-    out-of-memory ladder and is allowed only after that many memory failures.
+    out-of-memory ladder, allowed only from there on. ``until``: the last rung on which it is so
+    (None: for ever). ``slots``: where it has others than the model.
     """
 
     id: str
     need: Bytes
     rung: int = 0
+    until: int | None = None
+    slots: int | None = None
+
+    def allowed_on(self, rung: int) -> bool:
+        return self.rung <= rung and (self.until is None or rung <= self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far down its ladder a model is: remembered between lives of the daemon.
+
+    ``failed``: the variant that ran out of memory last. ``failures``: how often that happened.
+    ``margin``: it did so while it served, so more is reserved for it. ``age``: seconds since then.
+    """
+
+    rung: int
+    failed: str
+    failures: int
+    margin: bool = False
+    age: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +56,8 @@ class ModelSpec:
 
     ``keep_alive``: idle seconds until it is unloaded; 0 at once, negative never. ``load_estimate``
     and ``stop_estimate`` (seconds) are used until real ones were seen. A model without variants
-    is not on the disk.
+    is not on the disk. ``alone``: the rung on which it is started as it was, with no other model
+    beside it but pins (0: none). ``standing``: what is remembered of it.
     """
 
     name: str
@@ -46,6 +68,13 @@ class ModelSpec:
     priority: float = 0.0
     load_estimate: float = 2.0
     stop_estimate: float = 0.5
+    alone: int = 0
+    standing: Standing | None = None
+
+    @property
+    def plain(self) -> tuple[Variant, ...]:
+        """The variants without any step of the ladder."""
+        return tuple(variant for variant in self.variants if variant.rung == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,4 +336,15 @@ class Publish:
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
-Command = StartBackend | StopBackend | KillBackend | Grant | Reject | CancelRequest | Publish
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Keep, beyond this life of the daemon, where on its ladder a model stands (None: at its full
+    size). It comes back as ``ModelSpec.standing``."""
+
+    model: str
+    standing: Standing | None
+
+
+Command = (
+    StartBackend | StopBackend | KillBackend | Grant | Reject | CancelRequest | Publish | Remember
+)

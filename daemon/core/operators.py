@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.core import admission
+from daemon.core import admission, ladder
 from daemon.core.book import Pause
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
@@ -39,7 +39,9 @@ class Operators(Runs):
                     page.pinned = event.ask is Ask.PIN
                 case Ask.RESET:
                     page.history.clear()
-                    page.smallest = page.rung = 0
+                    if ladder.standing(page) is not None:
+                        ladder.stand(page, None, now, self.policy)
+                        self._remember(page)
                     if page.state in (State.FAILED, State.BACKOFF):
                         self._forgive(page, clean=True)
                         if page.pinned and page.wanted_since is None:  # as if it had just died
@@ -87,6 +89,7 @@ class Operators(Runs):
                     queue=FairQueue(self.policy.bonus),
                     guests=FairQueue(self.policy.bonus),
                 )
+                ladder.stand(page, spec.standing, now, self.policy)
             else:
                 self._respec(page, spec, now, anew=anew)
             stands_still = page.state is State.STOPPED and page.wanted_since is None
@@ -106,12 +109,13 @@ class Operators(Runs):
     def _respec(self, page: Page, spec: ModelSpec, now: float, *, anew: bool) -> None:
         if page.spec.pinned != spec.pinned:
             page.pinned = spec.pinned
+        other = [v.id for v in page.spec.variants] != [v.id for v in spec.variants]
         page.spec, page.removed = spec, False
-        page.smallest = max(0, min(page.smallest, len(spec.variants) - 1))
+        if anew or other:
+            ladder.stand(page, spec.standing, now, self.policy)
         if not anew:
             return
         page.history.clear()
-        page.smallest = page.rung = 0
         if page.state in (State.FAILED, State.BACKOFF):
             self._forgive(page, clean=True)
         elif page.state is State.STARTING:

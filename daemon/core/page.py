@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from daemon.core.eviction import Resident
 from daemon.core.index import Least, least
 from daemon.core.lifecycle import State, check
-from daemon.core.messages import Bytes, ExitClass, ModelSpec, Ticket, Variant
+from daemon.core.messages import Bytes, ExitClass, ModelSpec, Standing, Ticket, Variant
 from daemon.core.policy import Policy
 from daemon.core.problems import Problem
 from daemon.core.queues import FairQueue
@@ -15,7 +15,15 @@ from daemon.core.restarts import History
 
 CLAIM, UNLOAD, CHANGED, IDLE = "evict", "unload", "changed", "idle"
 PAUSE, PRESSURE, OVER, OUTGROWN = "pause", "pressure", "over_budget", "outgrown"
+CLIMB = "climb"  # idle, and to be started anew at its full size
 """Why a backend drains or stops. A drain for a claim, or for a pause, may be called off."""
+
+MARGIN = 0.1  # more for what ran out of memory while it served: its need had grown
+
+
+def with_margin(variant: Variant) -> Variant:
+    """The same for a higher price."""
+    return replace(variant, need={pool: n + int(n * MARGIN) for pool, n in variant.need.items()})
 
 
 @dataclass(slots=True)
@@ -54,8 +62,18 @@ class Page:
     starting_total: float = 0.0  # seconds in STARTING: a ticket's clock stands still meanwhile
     overdue: dict[int, float] = field(default_factory=dict)  # ticket -> seconds it has afterwards
     history: History = field(default_factory=History)
+    was_ready: bool = False  # in its present life
+    good: int = 0  # answers of it that went well
     smallest: int = 0  # index of the first variant still allowed
-    rung: int = 0
+    rung: int = 0  # of the ladder, see there
+    failed: str = ""  # the variant that ran out of memory last
+    failures: int = 0  # how often it did
+    margin: bool = False  # it did so while it served: more is reserved for it
+    tried: bool = True  # this rung was ready once, so the rung itself is sound
+    before: Standing | None = None  # it tries its full size, and falls back to here
+    trying: bool = False  # what runs is that try
+    climb_at: float | None = None  # when it may try that
+    tries: dict[int, int] = field(default_factory=dict)  # ticket -> starts that ran out of memory
     retry_at: float | None = None  # BACKOFF
     half_open: float | None = None  # FAILED by the breaker
     problem: Problem | None = None  # why it is FAILED or in BACKOFF
@@ -108,10 +126,39 @@ class Page:
         others = self.loads or self.wanted_since is not None or queue.small < len(queue)
         return not others and not policy.small_evicts
 
+    @property
+    def slots(self) -> int:
+        """Requests that it serves at once, as it runs now."""
+        if self.variant is not None and self.variant.slots is not None and self.state.resident:
+            return self.variant.slots
+        return self.spec.slots
+
+    @property
+    def alone(self) -> bool:
+        """Whether its next start is to be with no other model beside it."""
+        return 0 < self.spec.alone == self.rung
+
+    def starts_alone(self) -> bool:
+        """While it does, nothing else starts."""
+        return self.alone and self.state is State.STARTING
+
+    def degraded(self) -> str:
+        """What became of it after running out of memory, for people; "" at full size."""
+        allowed = self.allowed()
+        variant = self.variant if self.state.resident else (allowed[0] if allowed else None)
+        if self.rung == 0 or variant is None:
+            return ""
+        times = "once" if self.failures == 1 else f"{self.failures} times"
+        beside = ", no other model beside its start" if self.alone else ""
+        return f"{variant.id}{beside} (after running out of memory {times})"
+
     def _looked_up(self) -> tuple[object, tuple[Variant, ...], Least]:
-        given = (self.spec.variants, self.smallest, self.rung)
+        given = (self.spec.variants, self.smallest, self.rung, self.margin)
         if self._allowed is None or self._allowed[0] != given:
-            found = tuple(v for v in self.spec.variants[self.smallest :] if v.rung <= self.rung)
+            left = self.spec.variants[self.smallest :]
+            found = tuple(v for v in left if v.allowed_on(self.rung))
+            if self.margin:
+                found = tuple(with_margin(v) for v in found)
             self._allowed = (given, found, least(tuple(v.need for v in found)))
         return self._allowed
 
@@ -145,11 +192,20 @@ class Page:
             return None
         return self.draining_at + policy.max_drain if self.leases else None
 
+    def climbs_at(self, policy: Policy) -> float | None:
+        """When it may try its full size again: it does not run, or nobody has used it lately."""
+        if self.climb_at is None:
+            return None
+        if self.state in (State.STOPPED, State.FAILED):
+            return self.climb_at
+        return max(self.climb_at, self.idle_since() + policy.recent) if self.idle() else None
+
     def wakes_at(self, policy: Policy) -> float | None:
         """When something happens to it by the passing of time alone."""
         if self.state is State.BACKOFF:
             return self.retry_at
-        return self.expires_at() if self.state is State.READY else self.cut_at(policy)
+        times = [self.expires_at(), self.climbs_at(policy), self.cut_at(policy)]
+        return min((t for t in times if t is not None), default=None)
 
     def idle(self) -> bool:
         """Ready, and of no use to anybody at this moment."""

@@ -47,6 +47,9 @@ class Policy:
     half_open: float = 300.0
     port_retries: int = 3
     healthy_after: float = 600.0  # ready this long: earlier crashes are forgotten
+    healthy_answers: int = 20  # or, in a fifth of it, after so many good answers
+    memory_attempts: int = 3  # starts that one request waits for while they run out of memory
+    climb_back: float = 86400.0  # after it a model on the ladder may try its full size again
 
     def bonus(self, priority: float) -> float:
         """Seconds of age that a priority is worth, negative for one below zero.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from daemon.core import admission
+from daemon.core import admission, ladder
 from daemon.core.arrivals import Arrivals
-from daemon.core.budget import largest
+from daemon.core.budget import fits, largest, plus
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
     BackendExited,
@@ -15,9 +15,9 @@ from daemon.core.messages import (
     MemoryObserved,
     Variant,
 )
-from daemon.core.page import OUTGROWN, Page
+from daemon.core.page import CLIMB, OUTGROWN, Page, with_margin
 from daemon.core.problems import Code, Problem
-from daemon.core.restarts import GiveUp, after_exit
+from daemon.core.restarts import GiveUp, Life, after_exit
 
 
 class Runs(Arrivals):
@@ -38,6 +38,7 @@ class Runs(Arrivals):
         self._start_over(page, now)
         page.wanted_since = None
         page.problem = None
+        page.was_ready = page.tried = True
         self._touched.add(model)
         self._publish("ready", page, seconds=round(page.load_seconds, 3))
 
@@ -51,6 +52,10 @@ class Runs(Arrivals):
         page.variant, page.by_hand, page.wanted_since = variant, True, None
         self._move(page, State.READY)
         page.ready_at = page.last_used = now
+        page.was_ready, page.good = True, 0
+        if page.rung and variant.id not in {v.id for v in page.allowed()}:
+            ladder.climb(page)  # it had been trying its full size
+        page.trying = page.before is not None
         self.ledger.charge(model, variant.need)
         self._touched.add(model)
         self._publish("adopted", page)
@@ -70,11 +75,11 @@ class Runs(Arrivals):
         self._say(KillBackend(model, generation, exit_class.value))
 
     def _exited(self, event: BackendExited, now: float) -> None:
-        model, exit_class, detail = event.model, event.exit_class, event.detail
-        page = self._current(model, event.generation)
+        page = self._current(event.model, event.generation)
         if page is None:
             return
-        self.ledger.release(model, now)
+        exit_class, detail = event.exit_class, event.detail
+        self.ledger.release(page.name, now)
         asked = page.state is State.STOPPING and page.failed_as is None
         if page.state is State.STOPPING:
             page.stop_seconds = now - page.stopping_at
@@ -82,7 +87,8 @@ class Runs(Arrivals):
             self._start_over(page, now)
         if page.failed_as is not None:
             exit_class, detail = page.failed_as
-        served = now - page.ready_at if page.ready_at >= page.started_at else 0.0
+        served = now - page.ready_at if page.was_ready else None
+        life = Life(served, page.good, event.repeated)
         for ticket_id in page.leases:
             del self._where[ticket_id]
         page.leases.clear()
@@ -90,42 +96,35 @@ class Runs(Arrivals):
         page.failed_as, page.drain_reason, page.cut = None, "", False
         self._publish("exited", page, exit_class=exit_class.value, detail=detail, asked=asked)
         page.last_used = max(page.last_used, page.ready_at)
+        if asked or exit_class is not ExitClass.OUT_OF_MEMORY:
+            self._full_size_is_well(page, life)
         if asked:
             self._move(page, State.STOPPED)
             page.by_hand = page.by_hand and bool(page.returns or page.wanted_since is not None)
         else:
-            if event.repeated:
-                self._count_once(page)
-            self._died(page, exit_class, detail, served, now)
-        self._touched.add(model)
+            self._died(page, exit_class, detail, life, now)
+        self._touched.add(page.name)
         if page.removed:
             self._drop(page)
 
-    @staticmethod
-    def _count_once(page: Page) -> None:
-        """One request ended this backend and one before: of the two crashes one stays counted."""
-        if page.history.crashes:
-            page.history.crashes.pop()
-            page.history.consecutive = max(0, page.history.consecutive - 1)
-
-    def _died(
-        self, page: Page, exit_class: ExitClass, detail: str, served: float, now: float
-    ) -> None:
+    def _died(self, page: Page, exit_class: ExitClass, detail: str, life: Life, now: float) -> None:
+        smaller = self._smaller(page, exit_class, life, now)
         choice = after_exit(
             page.history,
             exit_class,
             model=page.name,
             generation=page.generation,
             now=now,
-            ready_for=served,
+            life=life,
             policy=self.policy,
+            smaller=smaller,
         )
-        if not isinstance(choice, GiveUp) and choice.smaller and not self._smaller(page):
-            choice = GiveUp(now + self.policy.half_open)
         page.problem = admission.died(page.name, exit_class, detail)
         if (page.pinned or page.by_hand) and page.wanted_since is None:
             page.wanted_since = now
         if isinstance(choice, GiveUp):
+            if exit_class is ExitClass.OUT_OF_MEMORY:
+                page.problem = admission.exhausted(page, page.problem, self.ledger)
             self._move(page, State.FAILED)
             page.half_open, page.wanted_since = choice.half_open, None
             self._refuse_all(page, admission.unavailable(page, now))
@@ -133,17 +132,61 @@ class Runs(Arrivals):
         else:
             self._move(page, State.BACKOFF)
             page.retry_at = choice.at
-            self._publish("backoff", page, seconds=round(choice.at - now, 3), detail=detail)
+            seconds = round(choice.at - now, 3)
+            self._publish("backoff", page, seconds=seconds, detail=detail)
+            if smaller:
+                self._publish("degraded", page, text=page.degraded(), failures=page.failures)
+            if smaller or exit_class is ExitClass.OUT_OF_MEMORY:
+                self._one_try_less(page, seconds)
 
-    def _smaller(self, page: Page) -> bool:
-        """Step to the next variant after running out of memory; False if there is none."""
-        used = page.variant.id if page.variant else ""
-        index = next((i for i, v in enumerate(page.spec.variants) if v.id == used), 0)
-        smallest, rung = max(page.smallest, index + 1), page.rung + 1
-        if all(v.rung > rung for v in page.spec.variants[smallest:]):
-            return False  # the last one stays allowed, for the half-open try
-        page.smallest, page.rung = smallest, rung
-        return True
+    def _one_try_less(self, page: Page, seconds: float) -> None:
+        """A request waits for so many starts that run out of memory; an operator for any number."""
+        for ticket in list(page.queue):
+            tries = page.tries[ticket.id] = page.tries.get(ticket.id, 0) + 1
+            if tries >= self.policy.memory_attempts:
+                self._reject(page, ticket.id, admission.degrading(page, tries, seconds))
+
+    # ------------------------------------------------------------ the ladder
+
+    def _smaller(self, page: Page, exit_class: ExitClass, life: Life, now: float) -> bool:
+        """Step down after running out of memory; False if it did not, or there is no step left.
+
+        A step that the engine refuses for good, and that was never ready, is stepped over."""
+        unsound = exit_class is ExitClass.PERMANENT and page.rung > 0 and not page.tried
+        if exit_class is not ExitClass.OUT_OF_MEMORY and not unsound:
+            return False
+        page.failures += not unsound
+        stepped = ladder.fall_back(page, now, self.policy)
+        if not stepped:
+            others = any(p is not page and not p.pinned for p in self.residents.values())
+            stepped = ladder.step_down(page, others=others and life.served is None)
+            if life.served is not None and not page.margin:
+                budget = self.ledger.budget
+                page.margin = any(fits(with_margin(v).need, budget) for v in page.allowed())
+        if page.rung:
+            page.climb_at = now + self.policy.climb_back
+            self._remember(page)
+        return stepped
+
+    def _full_size_is_well(self, page: Page, life: Life) -> None:
+        """A try at full size has gone well for long enough: what was remembered is forgotten."""
+        if page.trying and page.before is not None and life.healthy(self.policy):
+            page.before, page.failures = None, 0
+            self._remember(page)
+
+    def _climb(self, page: Page, now: float) -> None:
+        """Try the full size again. A backend that nobody uses is started anew for it, if there is
+        room without anybody leaving."""
+        if page.state is State.READY:
+            room = plus(self.ledger.room(), self.ledger.charged(page.name))
+            if not fits(page.spec.variants[0].need, room):
+                page.climb_at = now + self.policy.climb_back * ladder.HOUR
+                return
+            page.wanted_since = now
+        ladder.climb(page)
+        self._publish("climbs", page, variant=page.allowed()[0].id)
+        if page.state is State.READY:
+            self._drain(page, CLIMB, now)
 
     def _observed(self, event: MemoryObserved, now: float) -> None:
         starting = {n for n, page in self.residents.items() if page.state is State.STARTING}

@@ -51,8 +51,8 @@ class Scheduler(Neighbour):
                 self._arrived(ticket, now)
             case RequestCancelled(ticket_id):
                 self._left(ticket_id, now)
-            case RequestEnded(ticket_id):
-                self._ended(ticket_id, now)
+            case RequestEnded(ticket_id, outcome):
+                self._ended(ticket_id, outcome, now)
             case BackendReady(model, generation):
                 self._ready(model, generation, now)
             case BackendAdopted(model, generation, variant):
@@ -143,8 +143,9 @@ class Scheduler(Neighbour):
         )
 
     def _wake(self, now: float) -> None:
-        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain. The
-        last waits for the decision: what goes on serving after all is not cut short."""
+        """What time alone does: end of a backoff, of a keep-alive, of patience with a drain, and a
+        try at full size. The end of a drain waits for the decision: what goes on serving after all
+        is not cut short."""
         for name in self._touched & self.pages.keys():
             self._timers.set(name, self.pages[name].wakes_at(self.policy))
         for name in self._timers.due(now):
@@ -153,8 +154,10 @@ class Scheduler(Neighbour):
             if page.state is State.BACKOFF and page.retry_at is not None and page.retry_at <= now:
                 self._move(page, State.STOPPED)
                 page.retry_at = None
-            elif (at := page.expires_at()) is not None and at <= now:
+            if (at := page.expires_at()) is not None and at <= now:
                 self._stop(page, IDLE, now)
+            elif (at := page.climbs_at(self.policy)) is not None and at <= now:
+                self._climb(page, now)
             elif page.state is State.DRAINING:
                 self._late.append(name)
 
@@ -182,7 +185,7 @@ class Scheduler(Neighbour):
             page.started_for.clear()
             self._forget(page, ticket.id)
             self._say(Grant(ticket.id, page.name, page.generation, -1))
-        while len(page.queue) and len(page.leases) < page.spec.slots:
+        while len(page.queue) and len(page.leases) < page.slots:
             ticket = page.queue.pop(now)
             page.started_for.clear()
             self._grant(page, ticket, now)
@@ -190,7 +193,7 @@ class Scheduler(Neighbour):
     def _serve_guests(self, page: Page, now: float) -> None:
         if page.state is not State.READY:
             return
-        while len(page.guests) and len(page.leases) < page.spec.slots:
+        while len(page.guests) and len(page.leases) < page.slots:
             ticket = page.guests.pop(now)
             wanted = self.pages[ticket.model]
             wanted.queue.remove(ticket.id)
@@ -198,7 +201,7 @@ class Scheduler(Neighbour):
             self._grant(page, ticket, now)
 
     def _grant(self, page: Page, ticket: Ticket, now: float) -> None:
-        slot = min(set(range(page.spec.slots)) - set(page.leases.values()))
+        slot = min(set(range(page.slots)) - set(page.leases.values()))
         page.leases[ticket.id] = slot
         page.last_used = max(page.last_used, now)
         self._where[ticket.id] = page.name

@@ -28,7 +28,12 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One way to run a model: the engine's side of a core ``Variant`` of the same id."""
+    """One way to run a model: the engine's side of a core ``Variant`` of the same id.
+
+    ``ubatch``: tokens that are read at once (None: the engine's own). ``gpu_layers``: None: all.
+    ``dropped``: flags of ``args`` that do not count here, each with its value: what is given up
+    after running out of memory.
+    """
 
     id: str
     ctx: int
@@ -40,6 +45,9 @@ class Running:
     type_v: str = "f16"
     gpus: tuple[str, ...] = ()  # pools; none: whatever the engine takes by itself
     visible: tuple[str, ...] = ()  # the same as the driver knows them (``PoolFacts.device``)
+    projector_on_cpu: bool = False
+    gpu_layers: int | None = None
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

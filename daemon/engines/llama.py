@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -48,6 +48,17 @@ _ALL_EXPERTS: Final[Group] = ("-cmoe", "--cpu-moe")
 _SOME_EXPERTS: Final[Group] = ("-ncmoe", "--n-cpu-moe")
 _OVERRIDE: Final[Group] = ("-ot", "--override-tensor")
 _NO_KV_OFFLOAD: Final[Group] = ("-nkvo", "--no-kv-offload")
+_PROJECTOR_HOME: Final[Group] = ("--no-mmproj-offload",)
+_PROJECTOR_AWAY: Final[Group] = ("--mmproj-offload",)
+# What a user may have set himself of each step of the out-of-memory ladder.
+BATCH_FLAGS: Final = _BATCH + _UBATCH
+KV_FLAGS: Final = _TYPE_K + _TYPE_V + _FLASH
+CTX_FLAGS: Final = _CTX
+SLOT_FLAGS: Final = _SLOTS
+PROJECTOR_FLAGS: Final = _PROJECTOR_HOME + _PROJECTOR_AWAY
+LAYER_FLAGS: Final = _LAYERS + _SPLIT
+FLASH_HAS_VALUE: Final = 6325  # the build since which -fa takes on, off or auto
+_BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
 EVERY: Final = 1 << 30  # layers: more than any model has
 
 # Flags that would take the model out of our hands, each with what to do instead.
@@ -96,11 +107,31 @@ class Memory:
         return self.n_ctx // max(1, self.slots)
 
 
+def counting(args: Sequence[str], running: Running) -> tuple[str, ...]:
+    """The ``args`` that count for this way to run: without what it drops."""
+    kept: list[str] = []
+    dropping = False
+    for arg in args:
+        flag = _FLAG.fullmatch(arg) is not None
+        if flag:  # a value goes with it
+            dropping = arg.partition("=")[0] in running.dropped
+        if not dropping:
+            kept.append(arg)
+    return tuple(kept)
+
+
+def build(version: str) -> int | None:
+    """The build number of a version such as ``8123 (abc)``; None where it has none."""
+    match = _BUILD.match(version)
+    return int(match[1]) if match else None
+
+
 def memory_settings(running: Running, kind: str, args: Sequence[str] = ()) -> Memory:
     """What :func:`arguments` really passes for this way to run: the user's ``args`` win over it.
 
     An argument that cannot be read leaves the setting as planned; the engine will refuse it.
     """
+    args = counting(args, running)
     batch, ubatch = _batches(running, kind)
     total = _number(args, _CTX, running.ctx * running.slots)
     slots = _number(args, _SLOTS, running.slots)
@@ -253,15 +284,18 @@ def arguments(plan: LaunchPlan, installed: Installed) -> tuple[str, ...]:
     if plan.path is None:
         raise refuse(f"{plan.model} has no file on the disk.", f"Pull it: ctl pull {plan.model}")
     check_args(plan, installed)
+    plan = replace(plan, args=counting(plan.args, plan.running))
     line = _Line(plan, installed)
     line.add(("-m", "--model"), str(plan.path), need="any model")
     line.add(("-a", "--alias"), plan.model)
     line.add(("--host",), "127.0.0.1", need="any model")
     line.add(("--port",), str(plan.port), need="any model")
     line.add(("--api-key-file",), str(plan.secret_file), need="its own key")
-    _add_memory(line, plan)
+    _add_memory(line, plan, installed)
     _add_kind(line, plan)
     layers = plan.options.get("gpu_layers", ALL_LAYERS if installed.accelerators else None)
+    if plan.running.gpu_layers is not None:
+        layers = plan.running.gpu_layers
     if layers is not None:
         line.add(("-ngl", "--gpu-layers", "--n-gpu-layers"), str(layers))
     # By default it would shrink itself to what happens to be free; the budget has decided.
@@ -291,7 +325,7 @@ def visible(devices: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _add_memory(line: _Line, plan: LaunchPlan) -> None:
+def _add_memory(line: _Line, plan: LaunchPlan, installed: Installed) -> None:
     running = plan.running
     if split := split_evenly(len(running.gpus)):
         line.add((split[0], "--tensor-split"), split[1], need="several GPUs")
@@ -308,6 +342,11 @@ def _add_memory(line: _Line, plan: LaunchPlan) -> None:
         line.add(_TYPE_K, running.type_k, need="a smaller KV cache")
     if running.type_v != "f16":
         line.add(_TYPE_V, running.type_v, need="a smaller KV cache")
+        number = build(installed.version)  # such values are refused without flash attention
+        old = number is not None and number < FLASH_HAS_VALUE
+        line.add(_FLASH, *(() if old else ("on",)))
+    if running.projector_on_cpu and plan.mmproj is not None:
+        line.add(_PROJECTOR_HOME, unless=_PROJECTOR_AWAY)
     if "slot_save_path" in plan.options:
         line.add(("--slot-save-path",), str(plan.options["slot_save_path"]))
 

@@ -158,12 +158,14 @@ class MlxLm(Adapter):
             *_prompt_cache(plan.running),
             *kv_bits(plan),
         ]
+        if plan.running.ubatch is not None:
+            argv += ["--prefill-step-size", str(plan.running.ubatch)]
         if plan.draft is not None:
             argv += ["--draft-model", str(plan.draft)]
         if plan.template is not None:
             argv += ["--chat-template", _template(plan, plan.template)]
         return Launch(
-            argv=(*argv, *plan.args),
+            argv=(*argv, *llama.counting(plan.args, plan.running)),
             env=child_environment(self._environ, {"PYTHONUNBUFFERED": "1"}, plan.env),
             upstream_model=path,
             keep_query=False,

@@ -7,7 +7,6 @@ which layers lie on which GPU (``-ngl``, ``-ts``, ``-ncmoe``, ``-ot``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,7 +15,7 @@ from daemon.core.units import GIB, MIB
 from daemon.engines import llama
 from daemon.engines.base import Running
 from daemon.weights.facts import Weights
-from daemon.weights.footprint import Breakdown, Shape, estimate_mlx, kv_bytes
+from daemon.weights.footprint import MLX_PREFILL, Breakdown, Shape, estimate_mlx, kv_bytes
 from daemon.weights.placement import ALL, Placement, expert_layers, place
 
 LLAMA: Final = ("llama-server", "xllamacpp")
@@ -38,8 +37,6 @@ _PLACED: Final = frozenset(
         *("-dev", "--device", "-ot", "--override-tensor"),
     }
 )
-
-_BUILD: Final = re.compile(r"b?([0-9]{3,6})(?![0-9.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +112,16 @@ def price(weights: Weights, running: Running, site: Site) -> dict[str, Breakdown
     own = Breakdown(0, 0, 0, 0, OWN_BYTES.get(site.engine, 0))
     if site.engine not in LLAMA:
         pool = site.devices[0] if site.devices else site.host
-        return {pool: estimate_mlx(weights, running.ctx, slots=running.slots) + own}
-    parts = place(weights, shape(weights, running, site), placement(weights, site))
+        part = estimate_mlx(
+            weights,
+            running.ctx,
+            slots=running.slots,
+            prefill=running.ubatch or MLX_PREFILL,
+            cache_type=running.type_k,
+        )
+        return {pool: part + own}
+    where = placement(weights, site, running)
+    parts = place(weights, shape(weights, running, site), where)
     return parts | {site.host: parts.get(site.host, replace(own, overhead=0)) + own}
 
 
@@ -141,14 +146,15 @@ def shape(weights: Weights, running: Running, site: Site) -> Shape:
     )
 
 
-def placement(weights: Weights, site: Site) -> Placement:
+def placement(weights: Weights, site: Site, running: Running) -> Placement:
     """Where llama.cpp puts the layers."""
-    asked = llama.placement_settings(site.args)
+    asked = llama.placement_settings(llama.counting(site.args, running))
     count = len(weights.layers)
     experts = frozenset(range(min(asked.host_experts, count)))
     for pattern in asked.host_patterns:
         experts |= expert_layers(pattern, count)
-    layers = site.gpu_layers if asked.gpu_layers is None else asked.gpu_layers
+    planned = site.gpu_layers if running.gpu_layers is None else running.gpu_layers
+    layers = planned if asked.gpu_layers is None else asked.gpu_layers
     shared = site.unified_gpu and not site.devices
     return Placement(
         devices=("the GPU",) if shared else site.devices,
@@ -158,14 +164,15 @@ def placement(weights: Weights, site: Site) -> Placement:
         host_experts=experts or None,
         kv_offload=asked.kv_offload,
         shared=shared,
+        projector_at_home=running.projector_on_cpu,
     )
 
 
 def reserves_all_logits(version: str) -> bool:
     """Whether this build reserves a row of logits for every token of a micro-batch. Versions that
     are no build number are taken for new ones."""
-    match = _BUILD.match(version)
-    return match is not None and int(match[1]) < LOGITS_PER_SLOT
+    number = llama.build(version)
+    return number is not None and number < LOGITS_PER_SLOT
 
 
 def prompt_cache(weights: Weights, running: Running, site: Site, left: int) -> int:

@@ -80,6 +80,8 @@ class Vllm(Adapter):
             *("--max-num-seqs", str(running.slots)),
             *_kv(plan),
         ]
+        if running.ubatch is not None:
+            argv += ["--max-num-batched-tokens", str(running.ubatch)]
         if plan.kind in ("embedding", "rerank"):
             argv += ["--runner", "pooling"]
         if plan.template is not None:
@@ -88,7 +90,7 @@ class Vllm(Adapter):
             argv += ["--gpu-memory-utilization", f"{plan.memory_share:.3f}"]
         own = {"PYTHONUNBUFFERED": "1"}
         return Launch(
-            argv=(*argv, *plan.args),
+            argv=(*argv, *llama.counting(plan.args, plan.running)),
             env=child_environment(self._environ, own, plan.env, {"VLLM_API_KEY": plan.secret}),
             headers=llama.headers(plan),
             upstream_model=plan.model,

@@ -81,7 +81,7 @@ class VllmMlx(Adapter):
         if slots > 1:
             argv.append("--continuous-batching")
         return Launch(
-            argv=(*argv, *plan.args),
+            argv=(*argv, *llama.counting(plan.args, plan.running)),
             env=child_environment(self._environ, {"PYTHONUNBUFFERED": "1"}, plan.env),
             files={str(plan.secret_file): f"{plan.secret}\n"} if keyed else {},
             headers=llama.headers(plan) if keyed else {},

@@ -36,6 +36,7 @@ def _stop(model: str, facts: Facts) -> str:
         "pressure": "because other programs need memory",
         "over_budget": "to keep the memory budget",
         "outgrown": "because it has grown too much",
+        "climb": "to try its full size again",
     }
     return f"{model} is stopped {reasons.get(facts['reason'], facts['reason'])}"
 
@@ -48,6 +49,8 @@ _WORDS: dict[str, Callable[[str, Facts], str]] = {
     "stop": _stop,
     "exited": _exited,
     "backoff": lambda m, f: f"{m} may start again in {f['seconds']:.1f} s",
+    "degraded": lambda m, f: f"{m} is degraded: {f['text']}",
+    "climbs": lambda m, f: f"{m} may try its full size again ({f['variant']})",
     "failed": lambda m, f: f"{m} is given up: {f['detail'] or f['exit_class']}",
     "cut": lambda m, f: f"{m} ends {f['requests']} running requests: {f['reason']}",
     "unfit": lambda m, f: f"{m} is pinned, but does not run: {f['detail']}",

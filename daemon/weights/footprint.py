@@ -208,18 +208,20 @@ def estimate_mlx(
     prefill: int = MLX_PREFILL,
     prompt_cache: int = 0,
     overhead: int = MLX_OVERHEAD,
+    cache_type: str = "f16",
 ) -> Breakdown:
     """What an MLX engine will take with ``slots`` conversations of ``ctx`` tokens each.
 
-    Caches are 16-bit and grow by 256 tokens, so this is the state at a full context. A window holds
-    its tokens and one prefill step. Activations are 16-bit; the graph's width is llama.cpp's
+    Caches grow by 256 tokens, so this is the state at a full context; of ``cache_type``, whose 8
+    bits are stored as those of llama.cpp are: with 32 more for each group of 64. A window holds its
+    tokens and one prefill step. Activations are 16-bit; the graph's width is llama.cpp's
     (MLX frees and reuses buffers in its own way: a guess until it has been measured).
     """
     tokens = _pad(ctx, MLX_STEP)
     kv = 0
     for layer in weights.layers:
         held = tokens if layer.window is None else min(tokens, layer.window + prefill)
-        kv += held * _cell_bytes(layer, "f16", "f16") + layer.state_bytes
+        kv += held * _cell_bytes(layer, cache_type, cache_type) + layer.state_bytes
     return Breakdown(
         weights=weights.tensor_bytes + weights.extra_bytes,
         kv=kv * slots,

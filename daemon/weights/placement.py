@@ -42,7 +42,7 @@ class Placement:
     none: equal ones (llama.cpp splits by what is free). ``host_experts``: layers from the first on
     whose routed experts stay in main memory. ``kv_offload``: caches lie with their layers.
     ``shared``: the GPU works in ``host`` itself (Apple): weights are mapped once for both, yet each
-    has buffers of its own.
+    has buffers of its own. ``projector_at_home``: the projector runs in main memory.
     """
 
     devices: tuple[str, ...] = ()
@@ -52,6 +52,7 @@ class Placement:
     host_experts: frozenset[int] | None = None  # None: of no layer
     kv_offload: bool = True
     shared: bool = False
+    projector_at_home: bool = False
 
     def of(self, layer: int, count: int) -> str:
         """The pool of a layer of ``count``; the head is the layer ``count``."""
@@ -88,10 +89,13 @@ def place(weights: Weights, shape: Shape, placement: Placement) -> dict[str, Bre
     for pool, amount in _compute(weights, shape, placement, pools).items():
         add(pool, replace(_NONE, compute=amount))
     # A projector and a draft model run whole on the first device.
-    draft = whole.kv - kv_bytes(weights, shape)
-    more = whole.compute - compute_bytes(weights, shape)
     first = next(pool for pool in pools if pool != placement.host)
-    add(first, replace(_NONE, weights=weights.extra_bytes, kv=draft, compute=more))
+    small = weights.draft.tensor_bytes if weights.draft is not None else 0
+    projector = replace(_NONE, weights=weights.extra_bytes - small, compute=weights.extra_compute)
+    draft = whole.kv - kv_bytes(weights, shape)
+    more = whole.compute - compute_bytes(weights, shape) - weights.extra_compute
+    add(first, replace(_NONE, weights=small, kv=draft, compute=more))
+    add(placement.host if placement.projector_at_home else first, projector)
     add(placement.host, replace(whole, weights=0, kv=0, compute=0))
     if placement.shared:
         return {placement.host: sum(parts.values(), _NONE)}

@@ -30,6 +30,7 @@ from daemon.core.messages import (
     Outcome,
     Publish,
     Reject,
+    Remember,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
@@ -82,6 +83,8 @@ def short(command: Command) -> str:
             return f"cancel {ticket_id} {problem.code.value}"
         case Publish(kind, name):
             return f"publish {kind} {name}"
+        case Remember(name, standing):
+            return f"remember {name} {standing.rung if standing else 0}"
 
 
 class Desk:
@@ -96,6 +99,7 @@ class Desk:
         self.tickets: dict[int, Ticket] = {}
         self.commands: list[Command] = []
         self.said: list[Publish] = []
+        self.remembered: list[Remember] = []
         self.wakes = 0
         self.specs = {spec.name: spec for spec in models}
         self.tell(CatalogChanged(self.specs))
@@ -103,10 +107,11 @@ class Desk:
     # ------------------------------------------------------------ telling
 
     def tell(self, event: Event) -> list[str]:
-        """The orders that follow, without what is only published."""
+        """The orders that follow, without what is only published or remembered."""
         self.commands = self.core.handle(event, self.now)
         self.said = [c for c in self.commands if isinstance(c, Publish)]
-        return [short(c) for c in self.commands if not isinstance(c, Publish)]
+        self.remembered = [c for c in self.commands if isinstance(c, Remember)]
+        return [short(c) for c in self.commands if not isinstance(c, Publish | Remember)]
 
     def at(self, time: float) -> list[str]:
         """Let time pass until then, with a wake-up at each deadline that the scheduler names."""

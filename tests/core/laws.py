@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from daemon.core import ladder
 from daemon.core.budget import fits
 from daemon.core.lifecycle import State
-from daemon.core.messages import Event, Ticket, Variant
+from daemon.core.messages import Event, Standing, Ticket, Variant
 from daemon.core.policy import Policy
 from daemon.core.problems import Code
 from daemon.core.scheduler import Scheduler
@@ -24,6 +25,9 @@ class Laws:
     unseen: dict[tuple[str, int], dict[str, int]]
     forced: bool
     lowered: bool
+    remembered: dict[str, tuple[Standing, float]]
+    floors: dict[str, int]
+    short: dict[str, float]
 
     def check_machine(self, variant: Variant) -> None:
         """Nothing starts that does not fit in what is really free, where marks are told."""
@@ -31,6 +35,43 @@ class Laws:
             taken = sum(need.get(pool, 0) for need in self.unseen.values())
             need = variant.need.get(pool, 0)
             assert need <= max(0, self.free[pool] - taken), f"{pool} has no {need} really free"
+
+    def check_rung(self, model: str, variant: Variant) -> None:
+        """What starts is allowed on its rung, smaller than what ran out of memory, and alone where
+        it is to be; and nothing starts beside one that is to be alone."""
+        page, core = self.core.pages[model], self.core
+        known = next(v for v in page.spec.variants if v.id == variant.id)
+        assert known.allowed_on(page.rung), f"{model} starts as {variant.id} on rung {page.rung}"
+        place = page.spec.variants.index(known)
+        floor = self.floors.get(model, 0)
+        assert place >= floor, f"{model} starts as {variant.id}, which was too large"
+        there = [p for p in core.residents.values() if (p.name, p.generation) in self.alive]
+        others = [p for p in there if p is not page]
+        assert not any(p.starts_alone() for p in others), "something starts beside one alone"
+        waiting = [t for t in self.waiting.values() if t.model == model]
+        small = bool(waiting) and all(t.small and not t.load for t in waiting)
+        if page.alone and not small:
+            assert all(p.pinned for p in others), f"{model} was to be alone"
+            assert not core.ledger.settling(), f"{model} starts before the memory is back"
+
+    def check_climb(self, model: str) -> None:
+        since = max(self.short.get(model, 0.0), 0.0)
+        assert self.now - since >= self.policy.climb_back - 1e-6, f"{model} climbs too early"
+
+    def check_ladder(self) -> None:
+        """What is remembered is what is; whoever stands on the ladder may climb one day."""
+        for page in self.core.pages.values():
+            standing = ladder.standing(page)
+            known = self.remembered.get(page.name)
+            assert (known is None) == (standing is None), f"{page.name}: {known} and {standing}"
+            if known is not None and standing is not None:
+                there, here = known[0], standing
+                assert (there.rung, there.failed) == (here.rung, here.failed)
+                assert there.failures == here.failures >= 1
+            assert page.rung == 0 or page.before is None
+            assert page.rung == 0 or page.climb_at is not None, f"{page.name} never climbs"
+            assert page.allowed() or not page.spec.variants, f"{page.name} has no way to run"
+            assert set(page.tries) <= {t.id for t in page.queue}, "a count is left behind"
 
     def check_cut(self, ticket_id: int, code: Code) -> None:
         """I2: a running request is ended for few reasons."""
@@ -61,16 +102,17 @@ class Laws:
         core = self.core
         for page in core.pages.values():
             if page.state is State.READY:
-                free = page.spec.slots - len(page.leases)
+                free = page.slots - len(page.leases)
                 waits = len(page.queue) or len(page.guests)
                 assert not (free and waits), f"I9: someone waits beside a free slot of {page.name}"
-            assert len(page.leases) <= page.spec.slots
+            assert len(page.leases) <= page.slots
             assert len(set(page.leases.values())) == len(page.leases), "a slot granted twice"
             resident = any(model == page.name for model, _ in self.alive)
             assert page.state.resident == resident, f"{page.name}: {page.state} but {self.alive}"
             if core.paused is not None:
                 assert page.state not in (State.READY, State.STARTING), "it runs during a pause"
         self.check_claim()
+        self.check_ladder()
         if self.waiting and not self.agenda:
             assert core.next_deadline() is not None, "I6: waiting, and nothing is due"
 
@@ -109,7 +151,7 @@ class Laws:
             first = min(normal or waiting, key=lambda p: p.age_key(core.policy))
             survey = core._survey(self.now)
             variant = core._choose(first, survey)
-            startable = variant is not None and fits(variant.need, survey.room)
+            startable = variant is not None and core._startable(first, variant, survey)
             assert not startable, f"I9: {first.name} fits and waits"
             for page in waiting:
                 some = any(fits(v.need, survey.beside_pins) for v in page.allowed())

@@ -229,8 +229,8 @@ USUAL: tuple[Mutant, ...] = (
     Mutant(
         "a full slot is granted again",
         "scheduler.py",
-        "while len(page.queue) and len(page.leases) < page.spec.slots:",
-        "while len(page.queue) and len(page.leases) <= page.spec.slots:",
+        "while len(page.queue) and len(page.leases) < page.slots:",
+        "while len(page.queue) and len(page.leases) <= page.slots:",
     ),
     Mutant(
         "one client is served until it has nothing left",
@@ -333,15 +333,15 @@ USUAL: tuple[Mutant, ...] = (
     ),
     Mutant(
         "out of memory starts the same again",
-        "runs.py",
-        "        page.smallest, page.rung = smallest, rung\n",
-        "        page.smallest = page.rung = 0\n",
+        "ladder.py",
+        "page.rung, page.smallest, page.failed, page.tried = below, smallest, used",
+        "page.rung, page.smallest, page.failed, page.tried = below, 0, used",
     ),
     Mutant(
         "steps of the ladder are allowed from the first",
         "page.py",
-        "if v.rung <= self.rung)",
-        "if v.rung <= 99)",
+        "if v.allowed_on(self.rung))",
+        "if v.allowed_on(99))",
     ),
     Mutant(
         "a crashed model comes back although nobody asks",

@@ -177,8 +177,8 @@ MORE: tuple[Mutant, ...] = (
     Mutant(
         "a stand-in's slots have no end",
         "scheduler.py",
-        "while len(page.guests) and len(page.leases) < page.spec.slots:",
-        "while len(page.guests) and len(page.leases) <= page.spec.slots:",
+        "while len(page.guests) and len(page.leases) < page.slots:",
+        "while len(page.guests) and len(page.leases) <= page.slots:",
     ),
     Mutant(
         "who left is still a guest",

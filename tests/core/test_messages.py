@@ -70,7 +70,7 @@ def test_every_kind_of_event_is_covered_above() -> None:
 
 def test_events_and_commands_cannot_be_altered() -> None:
     kinds = [*typing.get_args(Event), *typing.get_args(messages.Command)]
-    assert len(kinds) == len(set(kinds)) == 20
+    assert len(kinds) == len(set(kinds)) == 21
     for kind in kinds:
         assert kind.__dataclass_params__.frozen
         assert not hasattr(kind, "__dict__") or "__slots__" in vars(kind)

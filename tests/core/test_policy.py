@@ -42,6 +42,9 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "half_open": 300.0,
         "port_retries": 3,
         "healthy_after": 600.0,
+        "healthy_answers": 20,
+        "memory_attempts": 3,
+        "climb_back": 86400.0,
     }
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.core.lifecycle import State
-from daemon.core.messages import Ask, ExitClass, Variant
+from daemon.core.messages import Ask, ExitClass
 from daemon.core.policy import Policy
-from daemon.core.restarts import GiveUp, History, Retry, after_exit, jitter
+from daemon.core.restarts import GiveUp, History, Life, Retry, after_exit, jitter
 from tests.core.desk import Desk, model
 
 POLICY = Policy()
@@ -16,11 +18,15 @@ def died(
     kind: ExitClass = ExitClass.CRASH,
     *,
     at: float = 0.0,
-    served: float = 0.0,
+    served: float | None = 0.0,
+    good: int = 0,
+    repeated: bool = False,
+    smaller: bool = False,
     policy: Policy = POLICY,
 ) -> Retry | GiveUp:
+    life = Life(served, good, repeated)
     return after_exit(
-        history, kind, model="m", generation=1, now=at, ready_for=served, policy=policy
+        history, kind, model="m", generation=1, now=at, life=life, policy=policy, smaller=smaller
     )
 
 
@@ -84,6 +90,66 @@ def test_ten_good_minutes_clear_the_past() -> None:
     assert history.ports == 0
 
 
+@pytest.mark.parametrize(
+    ("served", "good", "forgotten"),
+    [(120.0, 20, True), (119.9, 20, False), (120.0, 19, False), (None, 99, False)],
+)
+def test_twenty_good_answers_in_two_minutes_clear_it_too(
+    served: float | None, good: int, forgotten: bool
+) -> None:
+    history = History([0.0] * 4, consecutive=4)
+    choice = died(history, at=1.0, served=served, good=good)
+    assert isinstance(choice, Retry) is forgotten
+    assert (history.crashes == [1.0]) is forgotten
+
+
+def test_crashes_by_one_request_count_as_one() -> None:
+    history = History()
+    for at in range(20):
+        assert isinstance(died(history, at=float(at), repeated=at > 0), Retry)
+    assert history.crashes == [19.0]
+    assert history.consecutive == 1, "and the pauses do not grow"
+    for at in range(20, 23):
+        assert isinstance(died(history, at=float(at)), Retry)
+    assert isinstance(died(history, at=23.0), GiveUp)
+    assert isinstance(died(history, at=700.0, repeated=True), Retry)
+    assert history.crashes == [700.0], "of those that are long ago none is left to stand for it"
+
+
+deaths = st.tuples(
+    st.floats(0.0, 400.0),  # seconds since the last
+    st.sampled_from([ExitClass.CRASH, ExitClass.HANG, ExitClass.METAL_INIT, ExitClass.PORT]),
+    st.none() | st.floats(0.0, 900.0),
+    st.integers(0, 30),
+    st.booleans(),
+)
+
+
+@given(st.lists(deaths, max_size=40))
+def test_whatever_happens_pauses_stay_in_bounds_and_the_breaker_counts_right(
+    story: list[tuple[float, ExitClass, float | None, int, bool]],
+) -> None:
+    history, now = History(), 0.0
+    counted: list[float] = []  # an account of our own
+    ports = 0
+    for gap, kind, served, good, repeated in story:
+        now += gap
+        choice = died(history, kind, at=now, served=served, good=good, repeated=repeated)
+        if kind is ExitClass.PORT and ports < 3:
+            ports += 1
+            assert choice == Retry(now)
+            continue
+        if Life(served, good).healthy(POLICY):
+            counted, ports = [], 0
+        counted = [t for t in counted if now - t < 600.0]
+        counted = [*(counted[:-1] if repeated else counted), now]
+        if len(counted) >= 5:
+            assert choice == GiveUp(now + 300.0)
+        else:
+            assert pause(choice, now) + 1e-6 >= 0.8
+            assert pause(choice, now) <= 72.0 + 1e-6
+
+
 def test_a_permanent_failure_is_not_tried_again() -> None:
     history = History()
     assert died(history, ExitClass.PERMANENT) == GiveUp(None)
@@ -102,7 +168,16 @@ def test_a_taken_port_is_another_try_at_once_three_times() -> None:
 def test_out_of_memory_means_smaller_after_a_second_and_never_trips_the_breaker() -> None:
     history = History()
     for _ in range(7):
-        assert died(history, ExitClass.OUT_OF_MEMORY, at=3.0) == Retry(4.0, smaller=True)
+        assert died(history, ExitClass.OUT_OF_MEMORY, at=3.0, smaller=True) == Retry(4.0)
+    assert history == History()
+
+
+def test_without_a_smaller_way_a_start_is_given_up_and_a_life_was_a_crash() -> None:
+    history = History()
+    choice = died(history, ExitClass.OUT_OF_MEMORY, at=3.0, served=None)
+    assert choice == GiveUp(303.0)
+    assert pause(died(history, ExitClass.OUT_OF_MEMORY, at=3.0), 3.0) < 1.3
+    assert history.crashes == [3.0]
 
 
 def test_clearing_forgets_all() -> None:
@@ -240,72 +315,6 @@ def test_another_port_is_tried_at_once() -> None:
         assert desk.exit("a", ExitClass.PORT) == ["start a full"]
     assert desk.exit("a", ExitClass.PORT) == []
     assert desk.state("a") is State.BACKOFF
-
-
-LADDER = (
-    Variant("half", {"ram": 4}),
-    Variant("rung1", {"ram": 3}, rung=1),
-    Variant("rung2", {"ram": 2}, rung=2),
-)
-
-
-def test_out_of_memory_goes_down_by_context_and_by_ladder_and_then_gives_up() -> None:
-    desk = Desk(model("a", 8, *LADDER))
-    desk.arrive("a")
-    for smaller in ("half", "rung1", "rung2"):
-        desk.exit("a", ExitClass.OUT_OF_MEMORY)
-        assert desk.at(desk.now + 0.9) == []
-        assert desk.at(desk.now + 0.1) == [f"start a {smaller}"]
-    assert desk.exit("a", ExitClass.OUT_OF_MEMORY, "KV") == ["reject 1 model_unavailable"]
-    assert desk.problem.message == "The backend of a died: out of memory (KV)."
-    assert desk.problem.facts["half_open_in"] == 300.0
-    desk.at(desk.now + 300.0)
-    assert desk.arrive("a") == ["start a rung2"], "the half-open try"
-    desk.exit("a", ExitClass.OUT_OF_MEMORY)
-    assert desk.arrive("a", load=True) == ["start a full"], "a load starts afresh"
-
-
-def test_a_ladder_step_is_out_of_reach_before_its_time() -> None:
-    """One failure, and all ordinary variants are used up: rung 2 is not allowed yet."""
-    desk = Desk(model("a", 8, LADDER[2]))
-    desk.arrive("a")
-    assert desk.exit("a", ExitClass.OUT_OF_MEMORY) == ["reject 1 model_unavailable"]
-
-
-def test_the_step_down_starts_from_what_ran_whatever_it_was_thought_to_cost() -> None:
-    desk = Desk(model("a", 8, *LADDER))
-    desk.adopt("a", variant=Variant("half", {"ram": 5}))
-    desk.exit("a", ExitClass.OUT_OF_MEMORY)
-    assert desk.at(2.0) == ["start a rung1"]
-
-
-def test_reset_and_change_allow_the_full_size_again() -> None:
-    for remedy in ("reset", "catalog"):
-        desk = Desk(model("a", 8, *LADDER))
-        desk.arrive("a")
-        desk.exit("a", ExitClass.OUT_OF_MEMORY)
-        assert desk.at(1.0) == ["start a half"]
-        desk.ready("a")
-        if remedy == "reset":
-            desk.ask(Ask.RESET, "a")
-            desk.ask(Ask.UNLOAD, "a")
-        else:
-            desk.catalog(model("a", 8, *LADDER), touched="a")
-        desk.end(1)
-        desk.exit("a")
-        assert desk.arrive("a") == ["start a full"]
-
-
-def test_a_catalog_with_fewer_variants_leaves_one_to_start() -> None:
-    desk = Desk(model("a", 8, *LADDER))
-    desk.arrive("a")
-    for _ in range(3):
-        desk.exit("a", ExitClass.OUT_OF_MEMORY)
-        desk.at(desk.now + 1.0)
-    desk.cancel(1)
-    desk.catalog(model("a", 7))
-    desk.exit("a", ExitClass.PORT)
-    assert desk.arrive("a") == ["start a full"]
 
 
 def test_a_failed_start_is_killed_and_only_the_exit_frees_its_memory() -> None:

@@ -33,7 +33,7 @@ class Walk(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 10_000))
     def begin(self, seed: int) -> None:
         self.world = World(seed)
-        self.world.tell(CatalogChanged(dict(self.world.specs)))
+        self.world.tell(CatalogChanged(self.world.catalog()))
 
     def model(self, number: int) -> str:
         names = list(self.world.specs)
@@ -87,6 +87,9 @@ class Walk(RuleBasedStateMachine):
         name = self.model(model)
         if ask is Ask.UNLOAD:
             self.world.excused.add(name)
+        if ask is Ask.RESET:
+            self.world.reset(name)
+            return
         self.world.tell(OperatorAsked(ask, name))
 
     @rule()

@@ -32,9 +32,11 @@ from daemon.core.messages import (
     Outcome,
     Publish,
     Reject,
+    Remember,
     RequestArrived,
     RequestCancelled,
     RequestEnded,
+    Standing,
     StartBackend,
     StartFailed,
     StopBackend,
@@ -51,13 +53,20 @@ POOL, OTHER = "gpu0", "gpu1"
 
 
 def variants(size: int, kind: str) -> tuple[Variant, ...]:
-    """``size`` bytes. ``ladder``: also a half, and a third after memory ran out; ``spread``: over
-    two pools; ``placed``: in the one pool or in the other."""
+    """``size`` bytes. ``ladder``: also a half, and after memory ran out twice (the first time it is
+    started alone) leaner ones; ``spread``: over two pools; ``placed``: in the one pool or in the
+    other."""
     full = Variant("full", {POOL: size})
     half, third = max(1, size // 2), max(1, size // 3)
     match kind:
         case "ladder":
-            return (full, Variant("half", {POOL: half}), Variant("rung1", {POOL: third}, rung=1))
+            return (
+                replace(full, until=1),
+                Variant("lean", {POOL: max(1, size - 1)}, rung=2, until=2),
+                Variant("half", {POOL: half}, until=1),
+                Variant("lean half", {POOL: third}, rung=2, until=3, slots=1),
+                Variant("last", {POOL: 1}, rung=4),
+            )
         case "spread":
             return (Variant("spread", {POOL: half, OTHER: third}),)
         case "placed":
@@ -104,14 +113,20 @@ class World(Laws):
         self.unseen: dict[tuple[str, int], dict[str, int]] = {}  # started, not in ``free`` yet
         self.cut: set[tuple[int, tuple[str, int], Code]] = set()
         self.kinds: set[str] = set()  # of what was published
+        self.remembered: dict[str, tuple[Standing, float]] = {}  # and since when
+        self.floors: dict[str, int] = {}  # the place of the first variant that is not too large
+        self.short: dict[str, float] = {}  # when it ran out of memory last
+        self.witnessed: dict[int, int] = {}  # ticket -> starts that ran out of memory meanwhile
 
     def model(self, name: str, size: int) -> ModelSpec:
-        kinds = ["plain", "plain", "ladder"]
+        kinds = ["plain", "ladder"]
         if len(self.pools) > 1:
             kinds += ["spread", "placed", "placed"]
+        kind = "plain" if self.calm else self.rng.choice(kinds)
         return ModelSpec(
             name,
-            variants(size, "plain" if self.calm else self.rng.choice(kinds)),
+            variants(size, kind),
+            alone=1 if kind == "ladder" else 0,
             slots=self.rng.randint(1, 3),
             keep_alive=self.rng.choice([-1.0, 0.0, 5.0, 60.0]),
             priority=0.0 if self.calm else self.rng.choice([0.0, 0.0, 1.0]),
@@ -126,10 +141,12 @@ class World(Laws):
             small_evicts=choose([False, False, False, True]),
             recent=choose([600.0, 15.0]),
             pressure_clear=choose([2.0, 60.0]),
+            climb_back=choose([86400.0, 20.0, 5.0]),
+            healthy_after=choose([600.0, 4.0]),
         )
 
     def run(self) -> None:
-        self.tell(CatalogChanged(dict(self.specs)))
+        self.tell(CatalogChanged(self.catalog()))
         if self.rng.random() < 0.3:
             first = self.specs["m0"]
             self.alive[("m0", 5)] = False
@@ -141,6 +158,19 @@ class World(Laws):
         self.finish()
 
     # ------------------------------------------------------------ what happens
+
+    def catalog(self) -> dict[str, ModelSpec]:
+        """All models, with what is remembered of them."""
+        known = {
+            name: replace(standing, age=standing.age + self.now - since)
+            for name, (standing, since) in self.remembered.items()
+        }
+        return {n: replace(s, standing=known.get(n)) for n, s in self.specs.items()}
+
+    def full_size(self, model: str) -> None:
+        """It may be as large as it likes again."""
+        self.floors.pop(model, None)
+        self.short.pop(model, None)
 
     def at(self, delay: float, event: Event) -> None:
         self.sequence += 1
@@ -178,12 +208,14 @@ class World(Laws):
             self.tell(OperatorAsked(self.rng.choice([Ask.PIN, Ask.UNPIN, Ask.UNPIN]), model))
         elif roll < 0.89:
             self.excused.add(model)
-            self.tell(CatalogChanged(dict(self.specs), frozenset({model})))
+            self.remembered.pop(model, None)  # it is another one now
+            self.full_size(model)
+            self.tell(CatalogChanged(self.catalog(), frozenset({model})))
         elif roll < 0.91:
-            self.tell(OperatorAsked(Ask.RESET, model))
+            self.reset(model)
         elif roll < 0.925:
             self.excused.add(model)
-            self.tell(CatalogChanged({n: s for n, s in self.specs.items() if n != model}))
+            self.tell(CatalogChanged({n: s for n, s in self.catalog().items() if n != model}))
             self.at(0.2, CatalogChanged(dict(self.specs)))
         elif roll < 0.935:
             self.lowered = True
@@ -202,6 +234,12 @@ class World(Laws):
             self.check_picture()
         else:
             self.observe({})
+
+    def reset(self, model: str) -> None:
+        self.full_size(model)
+        self.tell(OperatorAsked(Ask.RESET, model))
+        there = model in self.core.pages
+        assert not there or model not in self.remembered, f"{model} was reset, and is remembered"
 
     def pause_or_go_on(self) -> None:
         if self.core.paused is not None and self.rng.random() < 0.7:
@@ -278,7 +316,29 @@ class World(Laws):
             del self.running[ticket_id]
             again = self.tickets[ticket_id].attempt == 1 and self.rng.random() < 0.5
             self.at(0.01, RequestEnded(ticket_id, Outcome.LOST if again else Outcome.OK))
-        self.tell(BackendExited(model, generation, kind, "seeded"))
+        self.ends(BackendExited(model, generation, kind, "seeded"), asked=asked)
+
+    def ends(self, event: BackendExited, *, asked: bool) -> None:
+        """Tell of the exit, and note what must follow if its memory was too short."""
+        page = self.core.pages.get(event.model)
+        short = event.exit_class is ExitClass.OUT_OF_MEMORY and not asked
+        if page is None or not short or page.variant is None:
+            self.tell(event)
+            return
+        ran, rung, trying = page.variant.id, page.rung, page.before is not None
+        for ticket in page.queue:
+            self.witnessed[ticket.id] = self.witnessed.get(ticket.id, 0) + 1
+        self.tell(event)
+        if self.core.pages.get(event.model) is not page:
+            return  # it was removed before, and nothing of this is kept
+        self.short[event.model] = self.now
+        if page.rung > rung and not trying:
+            place = [v.id for v in page.spec.variants].index(ran)
+            floor = place + (page.rung != page.spec.alone)
+            self.floors[event.model] = max(floor, self.floors.get(event.model, 0))
+        for ticket in page.queue:
+            seen = self.witnessed.get(ticket.id, 0)
+            assert seen < 3, f"{ticket.id} waits on after {seen} failures"
 
     def advance(self) -> None:
         """To the next thing on the agenda or the scheduler's own deadline."""
@@ -326,6 +386,9 @@ class World(Laws):
                     return
                 self.die(model, generation, event.exit_class)
                 return
+            case CatalogChanged():
+                self.tell(CatalogChanged(self.catalog()))
+                return
             case _:
                 pass
         self.tell(event)
@@ -368,6 +431,7 @@ class World(Laws):
 
     def unqueue(self, ticket_id: int) -> Ticket:
         ticket = self.waiting.pop(ticket_id)
+        self.witnessed.pop(ticket_id, None)
         if not ticket.load:
             self.order[(ticket.model, ticket.client)].remove(ticket_id)
         self.starts.get(ticket.model, set()).discard(ticket_id)
@@ -378,6 +442,7 @@ class World(Laws):
             case StartBackend(model, generation, variant):
                 assert self.core.paused is None, "something starts during a pause"
                 self.check_machine(variant)
+                self.check_rung(model, variant)
                 self.unseen[(model, generation)] = dict(variant.need)
                 assert all(m != model for m, _ in self.alive), f"{model} started twice"
                 assert (model, generation) not in self.used, "an old generation again"
@@ -400,8 +465,10 @@ class World(Laws):
                     self.at(delay, BackendExited(model, generation, ExitClass.PORT, "taken"))
                 elif roll < 0.885:
                     self.at(delay, BackendExited(model, generation, ExitClass.PERMANENT, "bad"))
-                elif roll < 0.93:
+                elif roll < 0.92:
                     self.at(delay, StartFailed(model, generation, ExitClass.HANG, "stalled"))
+                elif roll < 0.97:
+                    self.at(delay, BackendExited(model, generation, ExitClass.OUT_OF_MEMORY))
                 else:
                     self.at(delay, BackendExited(model, generation, ExitClass.CRASH, "boot"))
             case StopBackend(model, generation, reason):
@@ -445,6 +512,20 @@ class World(Laws):
                 self.kinds.add(kind)
                 if kind == "evict":
                     self.check_eviction(model, str(facts["claim"]))
+                elif kind == "climbs":
+                    self.check_climb(model)
+                    self.full_size(model)
+            case Remember(model, standing):
+                if model in self.core.pages:  # else the shell knows it no more
+                    self.remember(model, standing)
+
+    def remember(self, model: str, standing: Standing | None) -> None:
+        if standing is None:
+            del self.remembered[model]
+            return
+        self.remembered[model] = (standing, self.now)
+        if model not in self.floors:  # it was put back where it stood
+            self.floors[model] = self.core.pages[model].smallest
 
     def unqueue_granted(self, ticket_id: int, used: str) -> Ticket:
         ticket = self.waiting[ticket_id]
@@ -453,7 +534,7 @@ class World(Laws):
         if used != ticket.model:
             assert ticket.stand_in == used, f"{ticket_id} was sent to {used}"
             wanted = self.core.pages[ticket.model]
-            free = wanted.state is State.READY and len(wanted.leases) < wanted.spec.slots
+            free = wanted.state is State.READY and len(wanted.leases) < wanted.slots
             assert not free, f"{ticket_id} had a slot of its own model"
             line = [t for t in line if self.tickets[t].stand_in == used]
         if not ticket.load:

@@ -1,0 +1,136 @@
+"""Where models stand on their out-of-memory ladders: kept so that a restart goes on from there.
+
+A small file of ours in the state directory, a memory aid like ``learned``: what cannot be read is
+forgotten, what cannot be written is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from daemon.backends.learned import write_whole
+from daemon.core.messages import Standing
+
+log = logging.getLogger("modelport.backends")
+
+MAX_ENTRIES: Final = 256  # those that failed last are kept
+MAX_FILE: Final = 1 << 20  # bytes; 256 entries take a tenth of it
+MAX_COUNT: Final = 1 << 20
+MAX_TEXT: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One model's. ``since``: of its last failure, in seconds since the epoch."""
+
+    model: str
+    standing: Standing
+    since: float
+
+
+class Standings:
+    """The entries of ``path``; None keeps them in memory. ``now``: seconds since the epoch.
+
+    ``get`` reads the file once; then nothing but ``write`` touches the disk. Not for two threads at
+    once, but for ``write``.
+    """
+
+    def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._now = now
+        self._entries: dict[str, Kept] | None = None
+
+    def get(self, key: str) -> Standing | None:
+        """Where the model of this key stands; None: at its full size."""
+        kept = self._load().get(key)
+        if kept is None:
+            return None
+        standing = kept.standing
+        age = max(0.0, self._now() - kept.since)
+        return Standing(
+            standing.rung, standing.failed, standing.failures, standing.margin, standing.age + age
+        )
+
+    def put(self, key: str, model: str, standing: Standing | None) -> None:
+        """Remember, or (None) forget."""
+        entries = self._load()
+        entries.pop(key, None)
+        if standing is not None:
+            entries[key] = Kept(model, standing, self._now())  # at the end
+        while len(entries) > MAX_ENTRIES:
+            del entries[next(iter(entries))]
+
+    def load(self) -> None:
+        """Read the file, if that has not been done. Blocks on the disk."""
+        self._load()
+
+    def text(self) -> str:
+        """What is to be written."""
+        entries = {
+            key: {
+                "model": kept.model,
+                "rung": kept.standing.rung,
+                "failed": kept.standing.failed,
+                "failures": kept.standing.failures,
+                "margin": kept.standing.margin,
+                "since": kept.since - kept.standing.age,
+            }
+            for key, kept in self._load().items()
+        }
+        return json.dumps({"version": 1, "entries": entries})
+
+    def write(self, text: str) -> None:
+        """Blocks on the disk. One that refuses is logged once a time."""
+        if self._path is None:
+            return
+        try:
+            write_whole(self._path, text)
+        except OSError as error:
+            log.warning("where models stand on their ladders could not be kept: %s", error)
+
+    def _load(self) -> dict[str, Kept]:
+        if self._entries is None:
+            self._entries = _read(self._path) if self._path is not None else {}
+        return self._entries
+
+
+def _read(path: Path) -> dict[str, Kept]:
+    """The entries of a file; none of it where it is not ours to understand."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ValueError("it is too large")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["version"] != 1:
+            raise ValueError(f"its version is {stored['version']!r:.20}")
+        items = list(stored["entries"].items())[-MAX_ENTRIES:]
+        return {key: _kept(value) for key, value in items}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        log.warning("where models stand on their ladders is forgotten: %s: %s", path, error)
+        return {}
+
+
+def _kept(value: dict[str, object]) -> Kept:
+    model, failed, since = value["model"], value["failed"], value["since"]
+    if not isinstance(model, str) or not isinstance(failed, str):
+        raise TypeError("a name is no text")
+    if type(since) not in (int, float) or not 0 <= float(str(since)) < 1e12:
+        raise ValueError(f"a time is {since!r:.40}")
+    standing = Standing(
+        _count(value["rung"]), failed[:MAX_TEXT], _count(value["failures"]),
+        value["margin"] is True,
+    )  # fmt: skip
+    return Kept(model[:MAX_TEXT], standing, float(str(since)))
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 < value < MAX_COUNT:
+        raise ValueError(f"a count is {value!r:.40}")
+    return value
