@@ -223,10 +223,10 @@ def test_a_model_is_charged_what_it_took_before(tmp_path: Path, tiny_gguf: Path)
     kitchen.install()
     config = {"models": {"tiny": {"path": str(tiny_gguf), "ctx": 512}}}
     item = kitchen.sound(config)
-    (way,) = item.ways
+    way = item.spec.plain[0].id
     taken = {"ram": 300 << 20}
     learned.record(item.keys[way], "tiny", way, item.estimates[way], taken, told=True)
-    (variant,) = kitchen.sound(config).spec.variants
+    variant = kitchen.sound(config).spec.variants[0]
     assert variant.need == {"ram": (300 << 20) + int((300 << 20) * 0.03)}
     assert kitchen.sound(config).estimates == item.estimates
     config["models"]["tiny"]["args"] = ["-ub", "128"]

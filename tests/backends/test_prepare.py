@@ -37,6 +37,15 @@ def model(path: Path | str, **fields: Any) -> dict[str, Any]:
     return {"models": {"tiny": {"path": str(path), **fields}}}
 
 
+def plain(item: Prepared) -> list[int]:
+    """The contexts at full size, best first: without the ladder."""
+    return [item.ways[variant.id].ctx for variant in item.spec.plain]
+
+
+def ids(item: Prepared) -> list[str]:
+    return [variant.id for variant in item.spec.plain]
+
+
 def launched(item: Prepared, way: str | None = None) -> tuple[str, ...]:
     """The command line that a start would have."""
     assert item.engine is not None
@@ -269,9 +278,9 @@ def test_args_that_say_nonsense(kitchen: Kitchen, tiny_gguf: Path, args: list[st
 
 def test_the_embedded_engine_pays_for_its_python(kitchen: Kitchen, tiny_gguf: Path) -> None:
     item = kitchen.sound(model(tiny_gguf, engine="xllamacpp", ctx=512))
-    (price,) = item.prices.values()
     assert item.weights is not None
     assert item.best is not None
+    price = item.prices[item.best.id]
     bare = estimate(item.weights, Shape(512, prompt_cache=0, checkpoints=item.best.checkpoints))
     assert price.total == bare.total + OWN_BYTES["xllamacpp"]
 
@@ -284,7 +293,8 @@ def test_an_mlx_engine_by_its_own_formula(kitchen: Kitchen, tiny_hf: Path, tmp_p
     item = kitchen.sound(config)
     assert item.weights is not None
     assert item.weights.format == "safetensors"
-    assert list(item.prices.values()) == [estimate_mlx(item.weights, 1024, slots=2)]
+    assert item.best is not None
+    assert item.prices[item.best.id] == estimate_mlx(item.weights, 1024, slots=2)
 
 
 def test_a_prompt_cache_where_the_budget_leaves_room(tmp_path: Path) -> None:
@@ -293,15 +303,15 @@ def test_a_prompt_cache_where_the_budget_leaves_room(tmp_path: Path) -> None:
     roomy = Kitchen(tmp_path, room={"ram": 64 << 30})
     roomy.install()
     item = roomy.sound(config)
-    assert list(item.ways) == ["context 8192 with a prompt cache", "context 8192"]
-    with_cache, without = (variant.need["ram"] for variant in item.spec.variants)
+    assert ids(item) == ["context 8192 with a prompt cache", "context 8192"]
+    with_cache, without = (variant.need["ram"] for variant in item.spec.plain)
     assert with_cache - without == item.prices["context 8192 with a prompt cache"].prompt_cache
     assert with_cache - without == 8 * 768 * MIB
     argv = launched(item)
     assert argv[argv.index("--cache-ram") + 1] == str(8 * 768)
     assert item.promised("context 8192 with a prompt cache")["ram"] > 8 * 768 * MIB
-    assert list(Kitchen(tmp_path, room={"ram": 32 << 30}).sound(config).ways) == ["context 8192"]
-    assert list(Kitchen(tmp_path).sound(config).ways) == ["context 8192"]
+    assert ids(Kitchen(tmp_path, room={"ram": 32 << 30}).sound(config)) == ["context 8192"]
+    assert ids(Kitchen(tmp_path).sound(config)) == ["context 8192"]
 
 
 # ---------------------------------------------------------------- contexts
@@ -309,20 +319,21 @@ def test_a_prompt_cache_where_the_budget_leaves_room(tmp_path: Path) -> None:
 
 def test_a_written_context_is_the_only_way(kitchen: Kitchen, tiny_gguf: Path) -> None:
     item = kitchen.sound(model(tiny_gguf, ctx=3000))
-    assert [run.ctx for run in item.ways.values()] == [3000]
+    assert {run.ctx for run in item.ways.values()} == {3000}
+    assert plain(item) == [3000]
 
 
 def test_with_a_least_context_it_may_shrink(kitchen: Kitchen, tiny_gguf: Path) -> None:
     item = kitchen.sound(model(tiny_gguf, ctx=3000, min_ctx=1024))
-    assert [run.ctx for run in item.ways.values()] == [3000, 2048, 1536, 1024]
-    needs = [variant.need["ram"] for variant in item.spec.variants]
+    assert plain(item) == [3000, 2048, 1536, 1024]
+    needs = [variant.need["ram"] for variant in item.spec.plain]
     assert needs == sorted(needs, reverse=True)
 
 
 def test_an_unwritten_one_is_the_largest_that_may_be(kitchen: Kitchen, tmp_path: Path) -> None:
     make_gguf(tmp_path / "long.gguf", context=1_000_000)
     item = kitchen.sound(model(tmp_path / "long.gguf"))
-    assert [run.ctx for run in item.ways.values()] == [131072, 98304, 65536, 49152, 32768]
+    assert plain(item) == [131072, 98304, 65536, 49152, 32768]
 
 
 def test_of_two_cards_each_alone_is_tried_first_then_both(tmp_path: Path, tiny_gguf: Path) -> None:
@@ -331,8 +342,8 @@ def test_of_two_cards_each_alone_is_tried_first_then_both(tmp_path: Path, tiny_g
     kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "gpu1", "ram"))
     kitchen.install()
     item = kitchen.sound(model(tiny_gguf, ctx=2048))
-    first, second, both = item.spec.variants
-    assert [v.id for v in item.spec.variants] == [
+    first, second, both = item.spec.plain
+    assert ids(item) == [
         "context 2048 on gpu0",
         "context 2048 on gpu1",
         "context 2048 on gpu0 + gpu1",
@@ -359,7 +370,7 @@ def test_who_places_layers_himself_is_left_alone(
     kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "gpu1", "ram"))
     kitchen.install()
     item = kitchen.sound(model(tiny_gguf, ctx=2048, args=args))
-    assert [v.id for v in item.spec.variants] == ["context 2048"]
+    assert ids(item) == ["context 2048"]
 
 
 # ---------------------------------------------------------------- kinds

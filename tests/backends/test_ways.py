@@ -77,7 +77,9 @@ def test_each_way_is_one_variant_with_its_price(
         priced.append(running)
         return {"gpu0": running.ctx * running.slots * per_token}
 
-    runs, variants = ways(asked, trained, kind, price)
+    found = ways(asked, trained, kind, price)
+    runs, variants = found.runs, found.variants
+    assert found.alone == 0
     assert [v.id for v in variants] == list(runs)
     assert priced == list(runs.values())
     assert [run.ctx for run in priced] == list(contexts(asked, trained, kind))
@@ -95,7 +97,8 @@ def test_a_prompt_cache_is_the_first_thing_to_go() -> None:
         return {"ram": running.ctx + running.prompt_cache}
 
     asked = Asked(None, 65536, 32768, 2, shrink=True)
-    runs, variants = ways(asked, None, "chat", price, lambda running: running.ctx * 10)
+    found = ways(asked, None, "chat", price, lambda running: running.ctx * 10)
+    runs, variants = found.runs, found.variants
     assert [v.id for v in variants] == [
         "context 65536 x 2 slots with a prompt cache",
         "context 65536 x 2 slots",

@@ -144,10 +144,10 @@ def test_a_key_that_nothing_acts_upon_is_told_as_such(table: str) -> None:
 
 
 def test_a_setting_without_effect_is_a_warning() -> None:
-    text = "timing.climb_back = 5\nservice.linger = false\ntiming.settle = 1"
+    text = "timing.flush = 5\nservice.linger = false\ntiming.climb_back = 1"
     loaded = load_text(text, name="x")
     found = {dotted(f.path): f.hint for f in warnings(loaded.settings)}
-    assert list(found) == ["service", "timing.climb_back"]
+    assert list(found) == ["service", "timing.flush"]
     assert all("nothing acts on it now" in hint for hint in found.values())
 
 

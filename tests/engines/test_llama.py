@@ -60,7 +60,7 @@ def test_everything_that_a_way_to_run_can_ask() -> None:
             "-ub",
             "256",
         ),
-        *("-ctk", "q8_0", "-ctv", "q8_0", "--slot-save-path", "/slots", "--jinja"),
+        *("-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on", "--slot-save-path", "/slots", "--jinja"),
         *("--chat-template-file", "/t.jinja", "--mmproj", "/mm.gguf", "-md", "/draft.gguf"),
         *("--spec-type", "draft-simple", "-ngl", "20"),
         *TAIL,
