@@ -15,7 +15,7 @@ from pathlib import Path
 from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
-from daemon.backends.stock import Stock
+from daemon.backends.stock import REMEDY, Stock, engine_key
 from daemon.config.diff import Changes, diff
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
@@ -23,12 +23,14 @@ from daemon.config.settings import Settings
 from daemon.core.admission import never_fits
 from daemon.core.budget import fits, minus, total
 from daemon.core.lifecycle import State
-from daemon.core.messages import ModelSpec, Standing
+from daemon.core.messages import ExitClass, ModelSpec, Standing
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
+from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import patience, policy
@@ -56,6 +58,7 @@ class Configured:
     bus: Bus
     settings: Settings
     pulls: Pulls = field(init=False)
+    kept: Remembered = field(init=False)
     applied: Callable[[Settings], None] = lambda _: None  # what else follows settings at a reload
     budget_source: str = ""
     problem: str = ""
@@ -65,11 +68,10 @@ class Configured:
     _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _looking: set[str] = field(default_factory=set)  # at whose files we look just now
-    _writing: asyncio.Task[None] | None = None
-    _unwritten: bool = False
 
     def __post_init__(self) -> None:
         self.pulls = Pulls(self.bus, self._arrived)
+        self.kept = Remembered(self.reader.standings)
         self.bus.subscribe(self._told)
         self.supervisor.remember = self.remember
         self.supervisor.refused = self.look_again
@@ -289,6 +291,8 @@ class Configured:
             task = asyncio.get_running_loop().create_task(self._reprice(event.model))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if event.kind == "exited" and event.facts.get("exit_class") == ExitClass.METAL_INIT:
+            self.remedy(event.model)  # its next start comes after this
         override = self._overrides.get(event.model)
         if override is None or event.facts.get("generation", 0) <= override.since:
             return
@@ -330,23 +334,26 @@ class Configured:
     def remember(self, name: str, standing: Standing | None) -> None:
         """Where a model stands on its ladder, for the next life of the daemon."""
         item = self.stock.prepared.get(name)
-        if item is None or not item.ladder_key:
-            return
-        self.reader.standings.put(item.ladder_key, name, standing)
-        self._unwritten = True
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if item is not None and item.ladder_key:
+            self.kept.standing(item.ladder_key, name, standing)
 
-    async def _write(self) -> None:
-        while self._unwritten:
-            self._unwritten = False
-            text = self.reader.standings.text()
-            await asyncio.to_thread(self.reader.standings.write, text)
+    def remedy(self, name: str, *, needed: bool = True) -> None:
+        """The engine of this model could not start Metal: from now on it is started without the
+        part that fails, where the user has said nothing of it. Or (not ``needed``) as ever again.
+        """
+        item = self.stock.prepared.get(name)
+        if item is None or item.installed is None or METAL_RETRY.keys() <= item.engine_env.keys():
+            return
+        engine = f"{item.installed.engine} {item.installed.version}".strip()
+        if self.kept.remedy(engine_key(item.installed), engine, needed=needed) and needed:
+            text = f"{engine}: {REMEDY}"
+            loop = asyncio.get_running_loop()
+            facts = {"engine": engine, "env": dict(METAL_RETRY)}
+            loop.call_soon(self.bus.publish, "remedy", name, text, facts)
 
     async def written(self) -> None:
         """Wait until all that is to be remembered is on the disk."""
-        if self._writing is not None:
-            await self._writing
+        await self.kept.written()
 
     def look_again(self, name: str) -> None:
         """A model that was given up is asked for: if its files are others now, it may start."""

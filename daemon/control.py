@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
@@ -134,8 +134,17 @@ class Control:
             preset=model.preset,
             args=list(model.args),
             pulled=item.pulled,
-            degraded=page.degraded() if page else "",
+            **(self._ladder(page) if page else {}),
         )
+
+    def _ladder(self, page: Page) -> dict[str, Any]:
+        """Where it stands on its ladder, for both views."""
+        degraded, now = page.degraded(), self.supervisor.clock()
+        if not degraded:
+            return {}
+        climbs = None if page.climb_at is None else round(max(0.0, page.climb_at - now), 3)
+        since = round(time.time() - (now - page.degraded_at), 3)
+        return {"degraded": degraded, "degraded_since": since, "climbs_in": climbs}
 
     def backends(self) -> list[BackendView]:
         pages = self.supervisor.scheduler.pages
@@ -173,7 +182,7 @@ class Control:
             ready_at=run.ready_at,
             log=str(run.places.log),
             warning=run.installed.warning,
-            degraded=page.degraded(),
+            **self._ladder(page),
         )
 
     # ------------------------------------------------------------ loading
@@ -294,9 +303,13 @@ class Control:
         page = self.supervisor.scheduler.pages.get(model)
         crashes = len(page.history.crashes) if page is not None else 0
         state = page.state.label if page is not None else "stopped"
+        degraded = page.degraded() if page is not None else ""
+        self.configured.remedy(model, needed=False)
         self.supervisor.tell(OperatorAsked(Ask.RESET, model))
         facts = {"crashes": crashes, "state": state}
-        self.bus.publish("reset", model, _reset(model, crashes, state), facts)
+        if degraded:
+            facts["degraded"] = degraded
+        self.bus.publish("reset", model, _reset(model, crashes, state, degraded), facts)
 
     async def reload(self) -> ReloadView:
         return await self.configured.reload()
@@ -344,10 +357,15 @@ def _pinned(model: str, pinned: bool) -> str:
     return f"{model} is pinned: never evicted" if pinned else f"{model} may be evicted again"
 
 
-def _reset(model: str, crashes: int, state: str) -> str:
+def _reset(model: str, crashes: int, state: str, degraded: str = "") -> str:
     forgotten = f": {crashes} crash{'es' if crashes > 1 else ''} forgotten" if crashes else ""
     was = f", it was in {state}" if state == "backoff" else f", it had {state}"
-    return f"{model} may be started again{forgotten}{was if state in _DOWN else ''}"
+    again = f"{model} may be started again{forgotten}{was if state in _DOWN else ''}"
+    if not degraded:
+        return again
+    runs = state in ("starting", "ready", "draining")
+    on = f" (what runs goes on as it is: ctl unload {model})" if runs else ""
+    return f"{again}; its next start is at full size{on}"
 
 
 _DOWN = ("backoff", "failed")

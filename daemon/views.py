@@ -37,6 +37,8 @@ class BackendView:
     log: str
     warning: str = ""
     degraded: str = ""  # what is given up after running out of memory
+    degraded_since: float | None = None
+    climbs_in: float | None = None  # seconds until it may try its full size again by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class ModelView:
     args: list[str] = field(default_factory=list)
     pulled: bool = True
     degraded: str = ""  # what is given up after running out of memory, also at the next start
+    degraded_since: float | None = None
+    climbs_in: float | None = None  # seconds until it may try its full size again by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

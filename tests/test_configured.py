@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config.paths import Paths
 from daemon.core.messages import Ask, Bytes, ExitClass, OperatorAsked
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import storage
@@ -451,7 +452,8 @@ async def test_while_starting_there_is_no_stock(short_dir: Path) -> None:
     from daemon.telemetry.bus import Bus
 
     bus = Bus()
-    reader = Reader.__new__(Reader)
+    paths = Paths.find({"HOME": str(short_dir)}, config=short_dir / "config.toml")
+    reader = Reader(paths, {}, {}, "foreground")
     configured = Configured(reader, Supervisor(Scheduler({}), bus, 1.0), bus, Settings())
     with pytest.raises(ProblemError, match="starting"):
         _ = configured.stock

@@ -70,8 +70,12 @@ def list_backends(args: Namespace, out: Out) -> int:
         for model in models
         if model["state"] in _DOWN
     ]
+    running = {item["model"] for item in data["backends"]}
+    resting = [m for m in models if m.get("degraded") and m["name"] not in running]
+    kept = ("name", "degraded", "degraded_since", "climbs_in")
+    degraded = [{key: model[key] for key in kept} for model in resting]
     if out.json:
-        out.value({**data, "down": down})
+        out.value({**data, "down": down, "degraded": degraded})
         return 0
     backends = [view(BackendView, item) for item in data["backends"]]
     if backends:
@@ -80,6 +84,9 @@ def list_backends(args: Namespace, out: Out) -> int:
         out.line("No model is loaded. The first request loads one, or `ctl load MODEL`.")
     for one in down:
         out.line(f"{out.paint('!', 'red')} {one['model']} ({one['state']}): {one['problem']}")
+    for model in (view(ModelView, item) for item in resting):
+        told = _degraded(model, model.name)
+        out.line(f"{out.paint('!', 'yellow')} {model.name} ({model.state}): {told}")
     return 0
 
 
@@ -101,12 +108,21 @@ def _print_backends(backends: Sequence[BackendView], out: Out) -> None:
     ]
     out.table(_PS_HEADERS, rows)
     for backend in backends:
-        for told in filter(None, (backend.degraded and _degraded(backend), backend.warning)):
+        degraded = _degraded(backend, backend.model) if backend.degraded else ""
+        for told in filter(None, (degraded, backend.warning)):
             out.line(f"{out.paint('!', 'yellow')} {backend.model}: {told}")
 
 
-def _degraded(one: BackendView | ModelView) -> str:
-    return f"degraded: {one.degraded}"
+def _degraded(one: BackendView | ModelView, name: str) -> str:
+    """What is given up, since when, and how it comes back."""
+    since = f" since {clock(one.degraded_since)}" if one.degraded_since is not None else ""
+    return f"degraded{since}: {one.degraded}; {_full_size(one, name)}"
+
+
+def _full_size(one: BackendView | ModelView, name: str) -> str:
+    wait = one.climbs_in
+    later = f", or by itself in {duration(wait)}" if wait else ""
+    return f"full size at its next start: `ctl reset {name}`{later}"
 
 
 def _footprint(backend: BackendView) -> str:
@@ -183,6 +199,8 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("serves", ", ".join(model.routes)),
         ("variants", ", ".join(model.variants)),
         ("degraded", model.degraded),
+        ("since", clock(model.degraded_since) if model.degraded_since is not None else ""),
+        ("to undo", _full_size(model, model.name) if model.degraded else ""),
         ("args", " ".join(model.args)),
     ]
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from daemon.backends.learned import Learned, identity_of, key_of
+from daemon.backends.rungs import ladder_of, mark_of
 from daemon.backends.ways import Asked, Ladder, Ways, contexts, ways
 from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB
-from daemon.engines import ladder, pricing
+from daemon.engines import pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
@@ -26,7 +27,6 @@ from daemon.weights.facts import Weights
 from daemon.weights.footprint import Breakdown
 
 LOAD_BYTES_PER_SECOND = 1.5e9  # first guess of a disk; real loads replace it
-AGGRESSIVE = 4  # a context of which nothing smaller is written goes down to this part of it
 _ABSENT = (Code.NOT_PULLED,)
 
 
@@ -254,9 +254,10 @@ class Preparer:
         places = pricing.placements(site, self._pools, model.pool)
         down = self._ladder(item, site, contexts(asked, trained, item.kind)[0], helps)
         found = ways(asked, trained, item.kind, price, cache, down, places, self._devices)
+        ladder_key = self._ladder_key(item, identity, version, args, found)
         return replace(
             item,
-            ladder_key=self._ladder_key(item, identity, version, args, found),
+            ladder_key=ladder_key,
             identity=identity,
             ways=found.runs,
             prices=prices,
@@ -265,7 +266,7 @@ class Preparer:
             host=site.host,
             engine_args=args,
             engine_env=env,
-            spec=_spec(model, found, item.weights.disk_bytes if item.weights else 0),
+            spec=_spec(model, found, item.weights.disk_bytes if item.weights else 0, ladder_key),
         )
 
     def _ladder(
@@ -276,37 +277,24 @@ class Preparer:
         helps: Callable[[Running, Running], bool],
     ) -> Ladder | None:
         """What may be given up after running out of memory; None: nothing."""
-        memory, model = self._settings.memory, item.model
-        if memory.degrade == "off":
-            return None
-        entry = self._settings.engines.entry(site.engine)
-        template = self._settings.engines.command.get(site.engine.partition(".")[2])
-        accelerated = item.installed is not None and bool(item.installed.accelerators)
-        case = ladder.Case(
-            site.engine,
-            item.kind,
+        return ladder_of(
+            item.model,
+            self._settings,
+            site,
+            largest,
+            helps,
             item.weights,
-            args=site.args,
-            written=(*entry.args, *model.own_args),
-            slots_written=model.slots_written,
-            aggressive=memory.degrade == "aggressive",
-            gpu=(accelerated and site.host != "ram") or bool(site.devices),
+            accelerated=item.installed is not None and bool(item.installed.accelerators),
+            kind=item.kind,
             projector=item.mmproj is not None,
-            offload=memory.allow_cpu_offload,
-            takes_ctx=template is None or any("{ctx}" in word for word in template.argv),
         )
-        floor = _floor(model, largest, aggressive=case.aggressive)
-        return Ladder(ladder.steps(case), site.args, floor, helps)
 
     def _ladder_key(
         self, item: Prepared, identity: str, version: str, args: Sequence[str], found: Ways
     ) -> str:
-        """With any other file, engine, memory or configuration it begins at full size."""
-        memory = self._settings.memory
-        rungs = [f"{v.id} {v.rung} {v.until}" for v in found.variants]
-        machine = [f"{pool} {size}" for pool, size in sorted(self._totals.items())]
-        settings = [repr(memory.budget), memory.tier, item.kind, item.engine_name or ""]
-        return key_of(identity, [*settings, *args, *rungs, *machine], version)
+        settings = [repr(self._settings.memory.budget), self._settings.memory.tier]
+        told = [*settings, item.kind, item.engine_name or "", *args]
+        return mark_of(identity, version, told, found, self._totals)
 
     def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
         """Where it runs, and by which command line."""
@@ -328,20 +316,12 @@ def fixed_bytes(model: Model, settings: Settings) -> int | None:
     return command.footprint if command is not None else None
 
 
-def _floor(model: Model, largest: int, *, aggressive: bool) -> int | None:
-    """The context down to which the ladder may halve; None: it stays."""
-    if aggressive and model.min_ctx >= largest:
-        return max(1, largest // AGGRESSIVE)
-    if model.ctx_written and model.fit == "refuse" and not aggressive:
-        return None
-    return model.min_ctx
-
-
-def _spec(model: Model, found: Ways, size: int = 0) -> ModelSpec:
+def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSpec:
     return ModelSpec(
         model.name,
         found.variants,
         alone=found.alone,
+        ladder=ladder,
         slots=model.slots,
         keep_alive=model.keep_alive,
         pinned=model.pin,

@@ -1,4 +1,5 @@
-"""Where models stand on their out-of-memory ladders: kept so that a restart goes on from there.
+"""Where models stand on their out-of-memory ladders, and which engines need a remedy to start at
+all: kept so that a restart goes on from there.
 
 A small file of ours in the state directory, a memory aid like ``learned``: what cannot be read is
 forgotten, what cannot be written is lost.
@@ -21,6 +22,7 @@ log = logging.getLogger("modelport.backends")
 
 MAX_ENTRIES: Final = 256  # those that failed last are kept
 MAX_FILE: Final = 1 << 20  # bytes; 256 entries take a tenth of it
+MAX_REMEDIES: Final = 64
 MAX_COUNT: Final = 1 << 20
 MAX_TEXT: Final = 300
 
@@ -45,6 +47,7 @@ class Standings:
         self._path = path
         self._now = now
         self._entries: dict[str, Kept] | None = None
+        self._remedies: dict[str, str] = {}
 
     def get(self, key: str) -> Standing | None:
         """Where the model of this key stands; None: at its full size."""
@@ -66,6 +69,24 @@ class Standings:
         while len(entries) > MAX_ENTRIES:
             del entries[next(iter(entries))]
 
+    def remedied(self, key: str) -> bool:
+        """Whether the engine of this key is started with its remedy."""
+        self._load()
+        return key in self._remedies
+
+    def remedy(self, key: str, engine: str, *, needed: bool = True) -> bool:
+        """Remember that it needs one, or that it does not. Whether that is news."""
+        self._load()
+        if (key in self._remedies) is needed:
+            return False
+        if needed:
+            self._remedies[key] = engine
+            while len(self._remedies) > MAX_REMEDIES:
+                del self._remedies[next(iter(self._remedies))]
+        else:
+            del self._remedies[key]
+        return True
+
     def load(self) -> None:
         """Read the file, if that has not been done. Blocks on the disk."""
         self._load()
@@ -83,7 +104,7 @@ class Standings:
             }
             for key, kept in self._load().items()
         }
-        return json.dumps({"version": 1, "entries": entries})
+        return json.dumps({"version": 1, "entries": entries, "remedies": self._remedies})
 
     def write(self, text: str) -> None:
         """Blocks on the disk. One that refuses is logged once a time."""
@@ -96,11 +117,12 @@ class Standings:
 
     def _load(self) -> dict[str, Kept]:
         if self._entries is None:
-            self._entries = _read(self._path) if self._path is not None else {}
+            found = _read(self._path) if self._path is not None else ({}, {})
+            self._entries, self._remedies = found
         return self._entries
 
 
-def _read(path: Path) -> dict[str, Kept]:
+def _read(path: Path) -> tuple[dict[str, Kept], dict[str, str]]:
     """The entries of a file; none of it where it is not ours to understand."""
     try:
         if path.stat().st_size > MAX_FILE:
@@ -109,12 +131,14 @@ def _read(path: Path) -> dict[str, Kept]:
         if stored["version"] != 1:
             raise ValueError(f"its version is {stored['version']!r:.20}")
         items = list(stored["entries"].items())[-MAX_ENTRIES:]
-        return {key: _kept(value) for key, value in items}
+        remedies = list(stored.get("remedies", {}).items())[-MAX_REMEDIES:]
+        entries = {key: _kept(value) for key, value in items}
+        return entries, {key: str(engine)[:MAX_TEXT] for key, engine in remedies}
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         log.warning("where models stand on their ladders is forgotten: %s: %s", path, error)
-        return {}
+        return {}, {}
 
 
 def _kept(value: dict[str, object]) -> Kept:

@@ -16,13 +16,15 @@ from typing import Literal
 
 from daemon.backends.backend import Backend, Places, Timing, digest
 from daemon.backends.keeping import Keeper
+from daemon.backends.learned import key_of
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
 from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.engines.base import Launch, LaunchPlan
+from daemon.engines.base import Installed, Launch, LaunchPlan
+from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import Hold, ModelCard, Resolved, Route, Target
 
 ROUTE_WORDS = {
@@ -32,6 +34,17 @@ ROUTE_WORDS = {
     Route.AUDIO.value: "audio",
     Route.IMAGES.value: "images",
 }
+
+
+REMEDY = (
+    "Metal did not start with its tensor units; it is run without them "
+    f"({' '.join(f'{name}={value}' for name, value in METAL_RETRY.items())})."
+)
+
+
+def engine_key(installed: Installed) -> str:
+    """By which it is known that this engine, in this version, needs a remedy."""
+    return key_of("", [installed.engine, *installed.program], installed.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +179,12 @@ class Stock:
             text = f"{model} was changed while it was about to start."
             raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, "Ask again.", 1.0))
         plan = self._plan(item, generation, variant)
-        launch = item.engine.launch(plan, item.installed)
+        launch, installed = self._remedied(item.engine.launch(plan, item.installed), item.installed)
         backend = Backend(
             generation=generation,
             variant=variant,
             engine=item.engine,
-            installed=item.installed,
+            installed=installed,
             plan=plan,
             launch=launch,
             holding=_hold(plan, launch),
@@ -248,6 +261,15 @@ class Stock:
             options=item.options,
             memory_share=self._share(item, variant),
         )
+
+    def _remedied(self, launch: Launch, installed: Installed) -> tuple[Launch, Installed]:
+        """With what its engine needs to start here, and with a word of it. What the user has set
+        himself stays as it is."""
+        if self.standings is None or not self.standings.remedied(engine_key(installed)):
+            return launch, installed
+        env = {**METAL_RETRY, **launch.env}
+        warning = " ".join(filter(None, (installed.warning, REMEDY)))
+        return replace(launch, env=env), replace(installed, warning=warning)
 
     def _share(self, item: Prepared, variant: Variant) -> float | None:
         """Of a GPU's memory, what this variant was priced at; None elsewhere."""

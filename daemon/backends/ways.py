@@ -14,6 +14,9 @@ from daemon.engines.ladder import Step, Steps
 # token of a batch: with 8192 tokens and a large vocabulary that alone takes 8 GB.
 EMBEDDING_CTX = 2048
 NOWHERE: Mapping[str, str] = {}
+# The rung after that of giving up the prompt cache, also where there is none: whether there is one
+# hangs on what happens to be free, and a rung that is remembered must mean the same tomorrow.
+ALONE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def ways(
     if ladder is None:
         found = [_Way(running, 0, 0) for running in plain]
     else:
-        alone = 2 if any(sizes.values()) else 1  # after the prompt cache
+        alone = ALONE
         found = list(_rungs(plain, ladder, alone))
     found = [replace(way, running=_placed(way.running, *p)) for way in found for p in places]
     for way in reversed(first):

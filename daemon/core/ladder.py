@@ -62,6 +62,7 @@ def stand(page: Page, known: Standing | None, now: float, policy: Policy) -> Non
     if any(v.allowed_on(known.rung) for v in page.spec.variants[smallest:]):
         page.rung, page.smallest, page.failures = known.rung, smallest, known.failures
         page.failed, page.margin = known.failed, known.margin
+        page.degraded_at = now - known.age
         page.climb_at = now + max(0.0, policy.climb_back - known.age)
 
 

@@ -57,7 +57,8 @@ class ModelSpec:
     ``keep_alive``: idle seconds until it is unloaded; 0 at once, negative never. ``load_estimate``
     and ``stop_estimate`` (seconds) are used until real ones were seen. A model without variants
     is not on the disk. ``alone``: the rung on which it is started as it was, with no other model
-    beside it but pins (0: none). ``standing``: what is remembered of it.
+    beside it but pins (0: none). ``standing``: what is remembered of it; ``ladder``: a mark of all
+    that this hangs on: with another one it begins at its full size.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ModelSpec:
     load_estimate: float = 2.0
     stop_estimate: float = 0.5
     alone: int = 0
+    ladder: str = ""
     standing: Standing | None = None
 
     @property

@@ -110,6 +110,7 @@ class Operators(Runs):
         if page.spec.pinned != spec.pinned:
             page.pinned = spec.pinned
         other = [v.id for v in page.spec.variants] != [v.id for v in spec.variants]
+        other = other or page.spec.ladder != spec.ladder
         page.spec, page.removed = spec, False
         if anew or other:
             ladder.stand(page, spec.standing, now, self.policy)

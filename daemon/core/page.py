@@ -73,6 +73,7 @@ class Page:
     before: Standing | None = None  # it tries its full size, and falls back to here
     trying: bool = False  # what runs is that try
     climb_at: float | None = None  # when it may try that
+    degraded_at: float = 0.0  # when it went down last, where rung is not 0
     tries: dict[int, int] = field(default_factory=dict)  # ticket -> starts that ran out of memory
     retry_at: float | None = None  # BACKOFF
     half_open: float | None = None  # FAILED by the breaker

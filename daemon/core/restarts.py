@@ -49,11 +49,13 @@ class History:
     crashes: list[float] = field(default_factory=list)
     consecutive: int = 0
     ports: int = 0
+    metal: int = 0  # starts that failed for want of Metal
 
     def clear(self) -> None:
         self.crashes.clear()
         self.consecutive = 0
         self.ports = 0
+        self.metal = 0
 
     def count(self, now: float, window: float, *, repeated: bool) -> None:
         """One more crash; by a request that had ended one before, both count as one."""
@@ -91,6 +93,11 @@ def after_exit(
         return Retry(now + policy.backoff)
     if exit_class is ExitClass.PERMANENT:
         return GiveUp(None)
+    if exit_class is ExitClass.METAL_INIT:
+        if history.metal and not life.healthy(policy):
+            return GiveUp(None)  # the shell has changed what can be changed
+        history.metal += 1
+        return Retry(now)
     if exit_class is ExitClass.PORT and history.ports < policy.port_retries:
         history.ports += 1
         return Retry(now)

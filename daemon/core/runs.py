@@ -164,7 +164,7 @@ class Runs(Arrivals):
                 budget = self.ledger.budget
                 page.margin = any(fits(with_margin(v).need, budget) for v in page.allowed())
         if page.rung:
-            page.climb_at = now + self.policy.climb_back
+            page.degraded_at, page.climb_at = now, now + self.policy.climb_back
             self._remember(page)
         return stepped
 

@@ -85,6 +85,7 @@ class Case:
 
 FLAGS: Final[Mapping[str, Mapping[str, Group]]] = {
     "llama": {
+        "prompts": llama.CACHE_FLAGS,
         "batch": llama.BATCH_FLAGS,
         "slots": llama.SLOT_FLAGS,
         "kv": llama.KV_FLAGS,
@@ -125,8 +126,16 @@ def _family(engine: str) -> str:
 
 def steps(case: Case) -> Steps:
     """The steps of this model on this engine, from the smallest loss to the largest."""
-    before = (*_batch(case), *_slots(case), *_cache(case))
+    before = (*_prompts(case), *_batch(case), *_slots(case), *_cache(case))
     return Steps(before, case.halves, tuple(_away(case)))
+
+
+def _prompts(case: Case) -> list[Step]:
+    """A prompt cache that stands in ``args``: of ours ``Ways`` knows."""
+    flags = case.free("prompts")
+    if flags is None or not _names(case.args).intersection(flags):
+        return []
+    return [Step("no prompt cache", {"prompt_cache": 0}, flags)]
 
 
 def _batch(case: Case) -> list[Step]:
@@ -173,9 +182,13 @@ def _away(case: Case) -> list[Step]:
         found.append(Step("projector on the CPU", changes, flags, blind=True))
     flags = case.free("layers")
     count = len(case.weights.layers) if case.weights is not None else 0
-    if flags is not None and case.gpu and case.offload:
+    if flags is not None and case.gpu and case.offload and count:
+        there = llama.placement_settings(case.args).gpu_layers
+        most = min(count + 1, llama.EVERY if there is None else there)  # the head counts as one
         for share in LAYER_SHARES:
-            layers = int((count + 1) * share)  # the head counts as one
-            words = f"{layers} of {count + 1} layers on the GPU"
-            found.append(Step(words, {"gpu_layers": layers}, flags, blind=True))
+            layers = int((count + 1) * share)
+            if layers < most:
+                words = f"{layers} of {count + 1} layers on the GPU"
+                found.append(Step(words, {"gpu_layers": layers}, flags, blind=True))
+                most = layers
     return found

@@ -51,6 +51,7 @@ _NO_KV_OFFLOAD: Final[Group] = ("-nkvo", "--no-kv-offload")
 _PROJECTOR_HOME: Final[Group] = ("--no-mmproj-offload",)
 _PROJECTOR_AWAY: Final[Group] = ("--mmproj-offload",)
 # What a user may have set himself of each step of the out-of-memory ladder.
+CACHE_FLAGS: Final = _CACHE
 BATCH_FLAGS: Final = _BATCH + _UBATCH
 KV_FLAGS: Final = _TYPE_K + _TYPE_V + _FLASH
 CTX_FLAGS: Final = _CTX

@@ -12,7 +12,7 @@ from typing import Final
 
 from daemon.core.messages import ExitClass
 from daemon.core.units import format_amounts, format_bytes
-from daemon.engines.signatures import ended
+from daemon.engines.signatures import METAL_RETRY, ended
 from daemon.views import HeldView, IncidentView, StoryView
 
 APART: Final = 6 * 3600.0  # seconds without it: the same thing again is another story
@@ -20,6 +20,7 @@ SMALLEST_CTX: Final = 4096  # tokens; no smaller context is advised
 SHORT: Final = 0.05  # of a pool's budget left free by the machine: other programs have the rest
 SIGKILLED: Final = (-9, 137)
 
+_METAL_ENV: Final = " ".join(f"{name}={value}" for name, value in METAL_RETRY.items())
 _DIGITS: Final = re.compile(r"0x[0-9a-f]+|[0-9]+", re.IGNORECASE)
 
 WHAT: Final[Mapping[str, str]] = {
@@ -100,6 +101,8 @@ def done(one: IncidentView) -> str:
     match one.done:
         case "backoff" if one.exit_class == ExitClass.PORT:
             return "started again at once, on another port"
+        case "backoff" if one.exit_class == ExitClass.METAL_INIT:
+            return f"started again at once with {_METAL_ENV}"
         case "backoff":
             return f"allowed to start again after {wait}{other}"
         case "half_open" if one.exit_class == ExitClass.OUT_OF_MEMORY:
@@ -188,6 +191,8 @@ def _memory_steps(one: IncidentView) -> list[str]:
             " in `ctl config edit`"
         )
     steps.append("or a smaller quantisation of the weights")
+    if one.next_variant:
+        steps.append(f"once there is more memory, its full size again: `ctl reset {one.model}`")
     return steps
 
 
@@ -197,11 +202,10 @@ def _permanent_steps(one: IncidentView) -> list[str]:
 
 
 def _metal_steps(one: IncidentView) -> list[str]:
-    name = one.model
-    return [
-        f"without Metal's tensor units: `ctl set {name} env.GGML_METAL_TENSOR_DISABLE=1`",
-        "or update the engine",
-    ]
+    if one.done == "backoff":
+        undo = f"update the engine: with another version, or after `ctl reset {one.model}`,"
+        return [f"{undo} Metal's tensor units are tried again"]
+    return ["update the engine: without Metal's tensor units it does not start either"]
 
 
 def _crash_meaning(one: IncidentView) -> str:

@@ -52,9 +52,8 @@ LADDER: Final = (
     Mutant(
         "nothing is remembered",
         "runs.py",
-        "            page.climb_at = now + self.policy.climb_back\n"
-        "            self._remember(page)\n",
-        "            page.climb_at = now + self.policy.climb_back\n",
+        "now + self.policy.climb_back\n            self._remember(page)\n",
+        "now + self.policy.climb_back\n",
     ),
     Mutant(
         "what is remembered is not heeded",
@@ -77,8 +76,8 @@ LADDER: Final = (
     Mutant(
         "it climbs at once",
         "runs.py",
-        "page.climb_at = now + self.policy.climb_back\n            self._remember",
-        "page.climb_at = now\n            self._remember",
+        "page.climb_at = now, now + self.policy.climb_back\n            self._remember",
+        "page.climb_at = now, now\n            self._remember",
     ),
     Mutant(
         "it climbs while it is in use",
@@ -120,8 +119,20 @@ LADDER: Final = (
         "out of memory counts for the breaker",
         "restarts.py",
         "    if smaller:\n        return Retry(now + policy.backoff)\n",
-        '    if smaller:\n        history.count(now, policy.breaker_window, repeated=False)\n'
+        "    if smaller:\n        history.count(now, policy.breaker_window, repeated=False)\n"
         "        return Retry(now + policy.backoff)\n",
+    ),
+    Mutant(
+        "Metal is tried for ever",
+        "restarts.py",
+        "        history.metal += 1\n",
+        "",
+    ),
+    Mutant(
+        "another ladder keeps the old rung",
+        "operators.py",
+        "        other = other or page.spec.ladder != spec.ladder\n",
+        "",
     ),
     Mutant(
         "a poisonous request opens the breaker",

@@ -255,7 +255,7 @@ def test_an_unknown_failure_leaves_the_whole_rung() -> None:
     assert desk.arrive("a") == ["start a lean"]
 
 
-@pytest.mark.parametrize("remedy", ["reset", "changed", "other ways"])
+@pytest.mark.parametrize("remedy", ["reset", "changed", "other ways", "another machine"])
 def test_a_reset_and_a_change_allow_the_full_size(remedy: str) -> None:
     desk = Desk(laddered())
     desk.arrive("a")
@@ -267,6 +267,8 @@ def test_a_reset_and_a_change_allow_the_full_size(remedy: str) -> None:
             assert remembered.standing is None
         case "changed":
             desk.catalog(laddered(), touched="a")
+        case "another machine":
+            desk.catalog(replace(laddered(), ladder="another"))
         case _:
             desk.catalog(laddered(ways=(WAYS[0], *WAYS[2:])))
     assert degraded(desk) == ""

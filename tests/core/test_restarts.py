@@ -62,7 +62,7 @@ def test_years_of_crashes_do_not_overflow() -> None:
     assert pause(died(history)) <= 72.0
 
 
-@pytest.mark.parametrize("kind", [ExitClass.CRASH, ExitClass.HANG, ExitClass.METAL_INIT])
+@pytest.mark.parametrize("kind", [ExitClass.CRASH, ExitClass.HANG])
 def test_the_fifth_crash_within_ten_minutes_opens_the_breaker(kind: ExitClass) -> None:
     history = History()
     for at in (0.0, 100.0, 200.0, 300.0):
@@ -118,7 +118,7 @@ def test_crashes_by_one_request_count_as_one() -> None:
 
 deaths = st.tuples(
     st.floats(0.0, 400.0),  # seconds since the last
-    st.sampled_from([ExitClass.CRASH, ExitClass.HANG, ExitClass.METAL_INIT, ExitClass.PORT]),
+    st.sampled_from([ExitClass.CRASH, ExitClass.HANG, ExitClass.PORT]),
     st.none() | st.floats(0.0, 900.0),
     st.integers(0, 30),
     st.booleans(),
@@ -367,3 +367,32 @@ def test_real_loads_and_stops_replace_the_estimates() -> None:
     desk.at(31.5)
     desk.exit("a")
     assert (desk.page("a").load_seconds, desk.page("a").stop_seconds) == (30.0, 1.5)
+
+
+def test_metal_is_tried_once_more_and_given_up_for_good() -> None:
+    """The shell changes what can be changed between the two; see ``stock.REMEDY``."""
+    history = History()
+    assert died(history, ExitClass.METAL_INIT, at=5.0) == Retry(5.0)
+    assert died(history, ExitClass.METAL_INIT, at=6.0) == GiveUp(None)
+    healthy = POLICY.healthy_after
+    assert died(history, ExitClass.METAL_INIT, at=7.0, served=healthy) == Retry(7.0)
+    history.clear()
+    assert died(history, ExitClass.METAL_INIT, at=8.0) == Retry(8.0)
+    assert history.crashes == [], "no crash of the engine's own"
+
+
+def test_metal_that_starts_after_all_serves_who_waited() -> None:
+    desk = Desk(model("a", 8))
+    desk.arrive("a")
+    assert desk.exit("a", ExitClass.METAL_INIT) == ["start a full"]
+    assert desk.ready("a") == ["grant 1 a/0"]
+
+
+def test_metal_that_never_starts_is_told() -> None:
+    desk = Desk(model("a", 8))
+    desk.arrive("a")
+    desk.exit("a", ExitClass.METAL_INIT)
+    assert desk.exit("a", ExitClass.METAL_INIT) == ["reject 1 model_unavailable"]
+    assert desk.state("a") is State.FAILED
+    desk.ask(Ask.RESET, "a")
+    assert desk.arrive("a") == ["start a full"]
