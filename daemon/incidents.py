@@ -148,6 +148,8 @@ class Recorder:
             return Answer("gave_up")
         allowed = page.allowed()
         variant = allowed[0].id if allowed else ""
+        if page.alone:
+            variant += ", no other model beside its start"
         if event.kind == "backoff":  # by now it may be starting again
             return Answer("backoff", float(event.facts.get("seconds", 0.0)), variant)
         if page.half_open is None:

@@ -76,6 +76,7 @@ class Kitchen:
     pools: Sequence[str] = ("ram",)
     learned: Learned | None = None
     room: Mapping[str, int] | None = None
+    totals: Mapping[str, int] | None = None
     paths: Paths = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +111,8 @@ class Kitchen:
     def preparer(self, settings: Settings) -> Preparer:
         registry = Registry(settings, self.environ, None, PLATFORM)
         names = {pool: f"GPU-{pool}" for pool in self.pools if pool.startswith("gpu")}
-        more = {"learned": self.learned, "room": self.room, "devices": names}
+        more: dict[str, Any] = {"learned": self.learned, "room": self.room, "devices": names}
+        more["totals"] = self.totals
         return Preparer(registry, settings, self.pools, self.environ, self.locate, **more)
 
     def locate(self, model: Model) -> Located:

@@ -512,3 +512,134 @@ def test_a_command_that_is_not_there(kitchen: Kitchen) -> None:
     problem = kitchen.broken(command(argv=["/no/such/server", "{port}"]))
     assert problem.code is Code.ENGINE_MISSING
     assert "/no/such/server" in problem.message
+
+
+# ---------------------------------------------------------------- the ladder
+
+LARGE = ZOO["qwen3-30b-a3b"][0]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    return write(LARGE(), tmp_path / "large.gguf")
+
+
+def rungs(item: Prepared) -> list[str]:
+    """What is given up, rung by rung: the first variant of each."""
+    found: dict[int, str] = {}
+    for variant in item.spec.variants:
+        found.setdefault(variant.rung, variant.id)
+    return [found[rung] for rung in sorted(found)]
+
+
+def test_rung_by_rung_down_to_the_least_context(kitchen: Kitchen, large: Path) -> None:
+    item = kitchen.sound({"defaults": {"slots": 4}, **model(large)})
+    assert rungs(item) == [
+        "context 131072 x 4 slots",
+        "context 131072 x 4 slots, batch 256",
+        "context 131072, batch 256, one slot",
+        "context 131072, batch 256, one slot, KV q8_0",
+    ]
+    assert item.spec.alone == 2
+    last = item.spec.variants[-1]
+    assert (last.id, last.until) == ("context 32768, batch 256, one slot, KV q8_0", 7)
+    floor = [v.id for v in item.spec.variants if v.allowed_on(7)]
+    assert floor == ["context 32768, batch 256, one slot, KV q8_0"]
+    argv = launched(item, last.id)
+    asked = dict(pairwise(argv))
+    assert [asked[flag] for flag in ("-c", "-np", "-ub", "-ctk", "-ctv")] == [
+        "32768", "1", "256", "q8_0", "q8_0",
+    ]  # fmt: skip
+
+
+def test_what_the_user_wrote_stays(kitchen: Kitchen, large: Path) -> None:
+    config = model(large, ctx=65536, slots=2, args=["-ub", "1024", "-ctk", "f16"])
+    item = kitchen.sound(config)
+    assert rungs(item) == ["context 65536 x 2 slots"]
+    config["memory"] = {"degrade": "aggressive"}
+    item = kitchen.sound(config)
+    assert rungs(item) == [
+        "context 65536 x 2 slots",
+        "context 65536 x 2 slots, batch 256",
+        "context 65536, batch 256, one slot",
+        "context 65536, batch 256, one slot, KV q8_0",
+        "context 32768, batch 256, one slot, KV q8_0",
+    ]
+    argv = launched(item, item.spec.variants[-1].id)
+    assert (argv.count("-ub"), argv.count("-ctk")) == (1, 1), "what he wrote gives way as a whole"
+    assert "1024" not in argv
+    config["memory"] = {"degrade": "off"}
+    assert rungs(kitchen.sound(config)) == ["context 65536 x 2 slots"]
+    assert kitchen.sound(config).spec.alone == 0
+
+
+def test_a_command_can_only_give_up_its_context(kitchen: Kitchen) -> None:
+    config = command(footprint="1GiB", argv=["/bin/sh", "{port}", "{ctx}"])
+    item = kitchen.sound({"defaults": {"ctx": 8192, "min_ctx": 4096}, **config})
+    assert plain(item) == [8192, 6144, 4096]
+    assert [v.id for v in item.spec.variants if v.allowed_on(3)] == ["context 4096"]
+    config = command(footprint="1GiB")
+    item = kitchen.sound({"defaults": {"ctx": 8192, "min_ctx": 4096}, **config})
+    assert max(v.rung for v in item.spec.variants) == 0, "its template passes no context on"
+
+
+def test_of_two_cards_each_step_is_placed_as_the_whole(tmp_path: Path, large: Path) -> None:
+    kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "gpu1", "ram"))
+    kitchen.install()
+    item = kitchen.sound(model(large, ctx=8192))
+    step = [v.id for v in item.spec.variants if v.rung == 3]
+    assert step == [
+        "context 8192 on gpu0, batch 256",
+        "context 8192 on gpu1, batch 256",
+        "context 8192 on gpu0 + gpu1, batch 256",
+    ]
+
+
+def test_layers_leave_the_card_only_where_that_is_allowed(tmp_path: Path, large: Path) -> None:
+    kitchen = Kitchen(tmp_path, devices="  CUDA0: x\\n", pools=("gpu0", "ram"))
+    kitchen.install()
+    config = model(large, ctx=8192)
+    assert not any("layers" in v for v in kitchen.sound(config).ways)
+    item = kitchen.sound({"memory": {"allow_cpu_offload": True}, **config})
+    away = [v for v in item.spec.variants if "layers" in v.id]
+    assert [v.id.rpartition(", ")[2] for v in away] == [
+        f"{n} of 49 layers on the GPU" for n in (36, 24, 12)
+    ]
+    needs = [v.need["gpu0"] for v in away]
+    assert needs == sorted(needs, reverse=True)
+    assert [v.rung for v in away] == [v.until for v in away] == [5, 6, 7]
+    asked = dict(pairwise(launched(item, away[0].id)))
+    assert asked["-ngl"] == "36"
+
+
+def test_the_mark_of_a_ladder_changes_with_what_it_hangs_on(tmp_path: Path, large: Path) -> None:
+    def mark(**more: Any) -> str:
+        config = {"memory": {"budget": "64GiB"}, **model(large, ctx=8192), **more.pop("config", {})}
+        kitchen = Kitchen(tmp_path, **more)
+        kitchen.install()
+        item = kitchen.sound(config)
+        assert item.spec.ladder == item.ladder_key
+        return item.ladder_key
+
+    first = mark()
+    assert first == mark()
+    others = {
+        mark(totals={"ram": 64 << 30}),
+        mark(config={"memory": {"budget": "32GiB"}}),
+        mark(config={"memory": {"budget": "64GiB", "degrade": "aggressive"}}),
+        mark(config=model(large, ctx=4096)),
+        mark(config=model(large, ctx=8192, args=["-t", "1"])),
+    }
+    assert len(others) == 5
+    assert first not in others
+    assert mark(room={"ram": 64 << 30}) == mark(room={"ram": 1 << 30}) == first, "of the moment"
+    script = tmp_path / "bin" / "llama-server"
+    text = script.read_text()
+    kitchen = Kitchen(tmp_path)
+    kitchen.install()
+    script.write_text(text.replace("8123", "9123"))
+    config = {"memory": {"budget": "64GiB"}, **model(large, ctx=8192)}
+    assert kitchen.sound(config).ladder_key != first, "another engine"
+    script.write_text(text)
+    os.utime(large, (1, 1))
+    assert mark() != first, "another file"
