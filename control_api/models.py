@@ -76,8 +76,8 @@ async def unpin(call: Call) -> web.StreamResponse:
 
 
 async def reset(call: Call) -> web.StreamResponse:
-    call.port.reset(call.name)
-    return answer(Done(model=call.name))
+    text = call.port.reset(call.name)
+    return answer(Done(model=call.name, text=text))
 
 
 async def _run(

@@ -123,6 +123,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool = True
     model: str | None = None
+    text: str | msgspec.UnsetType = msgspec.UNSET  # what was done, where that is not plain
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

@@ -298,7 +298,8 @@ class Control:
         self.supervisor.tell(OperatorAsked(Ask.RESUME))
         return paused
 
-    def reset(self, name: str) -> None:
+    def reset(self, name: str) -> str:
+        """See ``ControlPort``."""
         model = self._find(name).model.name
         page = self.supervisor.scheduler.pages.get(model)
         crashes = len(page.history.crashes) if page is not None else 0
@@ -309,7 +310,9 @@ class Control:
         facts = {"crashes": crashes, "state": state}
         if degraded:
             facts["degraded"] = degraded
-        self.bus.publish("reset", model, _reset(model, crashes, state, degraded), facts)
+        text = _reset(model, crashes, state, degraded)
+        self.bus.publish("reset", model, text, facts)
+        return text
 
     async def reload(self) -> ReloadView:
         return await self.configured.reload()

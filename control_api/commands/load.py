@@ -106,7 +106,7 @@ def _simple(verb: str, said: str) -> Callable[[Namespace, Out], int]:
         if out.json:
             out.value(data)
         else:
-            out.line(f"{said}  {data.get('model') or args.model}")
+            out.line(data.get("text") or f"{said}  {data.get('model') or args.model}")
         return 0
 
     return run
@@ -193,10 +193,11 @@ COMMANDS: Final = {
         arguments=_model,
     ),
     "reset": Command(
-        summary="forget a model's crashes, so that it may be tried again at once",
+        summary="forget a model's crashes, and what it has given up: it may start again at once",
         examples=(("ctl reset qwen3-coder", ""),),
-        text="A model that was given up, or waits out its backoff, may start again at once, and\n"
-        "in its largest form. What happened stays on record: `ctl why`.",
+        text="A model that was given up, or waits out its backoff, may start again at once; one\n"
+        "that is degraded after running out of memory starts at full size the next time. What\n"
+        "happened stays on record: `ctl why`.",
         run=_simple("reset", "reset"),
         arguments=_model,
     ),

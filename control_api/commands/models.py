@@ -80,7 +80,7 @@ def list_backends(args: Namespace, out: Out) -> int:
     backends = [view(BackendView, item) for item in data["backends"]]
     if backends:
         _print_backends(backends, out)
-    elif not down:
+    elif not down and not resting:
         out.line("No model is loaded. The first request loads one, or `ctl load MODEL`.")
     for one in down:
         out.line(f"{out.paint('!', 'red')} {one['model']} ({one['state']}): {one['problem']}")

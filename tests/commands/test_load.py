@@ -159,16 +159,17 @@ def test_unload(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
 @pytest.mark.parametrize(
     ("verb", "said", "call"),
     [
-        ("pin", "pinned", ("pin", "org/repo:Q4", True)),
-        ("unpin", "unpinned", ("pin", "org/repo:Q4", False)),
-        ("reset", "reset", ("reset", "org/repo:Q4")),
+        ("pin", "pinned  org/repo:Q4", ("pin", "org/repo:Q4", True)),
+        ("unpin", "unpinned  org/repo:Q4", ("pin", "org/repo:Q4", False)),
+        ("reset", "org/repo:Q4 may be started again", ("reset", "org/repo:Q4")),
     ],
 )
 def test_pin_unpin_reset(
     verb: str, said: str, call: object, ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
 ) -> None:
-    assert ctl(verb, "org/repo:Q4").out == f"{said}  org/repo:Q4\n"
-    assert ctl(verb, "org/repo:Q4", "--json").json == {"ok": True, "model": "org/repo:Q4"}
+    assert ctl(verb, "org/repo:Q4").out == f"{said}\n"
+    done = ctl(verb, "org/repo:Q4", "--json").json
+    assert (done["ok"], done["model"]) == (True, "org/repo:Q4")
     assert fake.calls == [call, call]
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+
+from control_api.commands.stories import clock
 from tests.commands.conftest import Ctl
 from tests.control_api.fake import GIB, FakeControl, FakeDaemon, backend_view, model_view
 
@@ -44,6 +47,34 @@ def test_ps(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     assert ctl("ps", "--json").json["down"] == [
         {"model": "gemma", "state": "failed", "problem": died}
     ]
+
+
+LOW = "context 65536, batch 256 (after running out of memory 2 times)"
+
+
+def test_what_is_given_up(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
+    """What, since when, and how it comes back: of what runs, and of what does not."""
+    given_up = {"degraded": LOW, "degraded_since": time.time(), "climbs_in": 7200.0}
+    fake.running = [backend_view("gemma", **given_up)]
+    fake.catalog["gemma"] = model_view("gemma", **given_up)
+    told = ctl("ps").out.splitlines()[-1]
+    now = clock(given_up["degraded_since"])
+    assert told == (
+        f"! gemma: degraded since {now}: {LOW}; full size at its next start: "
+        "`ctl reset gemma`, or by itself in 2h 0m"
+    )
+    shown = [line.split(None, 1) for line in ctl("show", "gemma").out.splitlines()]
+    assert ["degraded", LOW] in shown
+    assert ["since", now] in shown
+    assert ctl("ps", "--json").json["backends"][0]["degraded"] == LOW
+    assert ctl("ps", "--json").json["degraded"] == []
+    fake.running = []
+    fake.catalog["gemma"] = model_view("gemma", **{**given_up, "climbs_in": 0.0})
+    (line,) = ctl("ps").out.splitlines()
+    assert line.startswith("! gemma (stopped): degraded since")
+    assert line.endswith("full size at its next start: `ctl reset gemma`")
+    (one,) = ctl("ps", "--json").json["degraded"]
+    assert (one["name"], one["degraded"]) == ("gemma", LOW)
 
 
 def test_ls(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:

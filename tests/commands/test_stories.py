@@ -18,7 +18,7 @@ def test_a_story(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     assert first.startswith("gemma ran out of memory, at ")
     assert first.endswith("(now ready)")
     assert [line[:10].strip() for line in rest] == [
-        *("how", "why", "", "ran as", "unified", "beside", "means", "done", "next", "", "", ""),
+        *("how", "why", "", "ran as", "unified", "beside", "means", "done", "next", "", "", "", ""),
     ]
     assert "error: Insufficient Memory" in rest[1]
     assert "llama_decode: failed to decode, ret = -3" in rest[2], "the other line alone"

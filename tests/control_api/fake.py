@@ -328,8 +328,9 @@ class FakeControl:
     def pin(self, name: str, pinned: bool) -> None:
         self.calls.append(("pin", self.model(name).name, pinned))
 
-    def reset(self, name: str) -> None:
+    def reset(self, name: str) -> str:
         self.calls.append(("reset", self.model(name).name))
+        return f"{name} may be started again"
 
     def incidents(self, name: str, limit: int) -> list[IncidentView]:
         wanted = self.model(name).name if name else None

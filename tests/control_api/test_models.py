@@ -148,7 +148,8 @@ async def test_unload_pin_reset(http: aiohttp.ClientSession, fake: FakeControl) 
         assert await response.json() == {"unloaded": []}
     for verb in ("pin", "unpin", "reset"):
         async with http.post(f"{PREFIX}/models/gemma/{verb}", json={}) as response:
-            assert await response.json() == {"ok": True, "model": "gemma"}
+            said = {"text": "gemma may be started again"} if verb == "reset" else {}
+            assert await response.json() == {"ok": True, "model": "gemma", **said}
     assert fake.calls == [
         ("unload", "gemma", True),
         ("unload", None, False),

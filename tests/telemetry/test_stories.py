@@ -148,11 +148,25 @@ def test_what_followed(followed: str, words: str) -> None:
 def test_a_reset_is_advised_where_it_helps() -> None:
     assert any("ctl reset gemma" in step for step in story("failed").steps)
     assert any("ctl reset gemma" in step for step in story("backoff").steps)
-    assert not any("ctl reset" in step for step in story("ready").steps)
-    assert not any("ctl reset" in step for step in story("failed", exit_class="permanent").steps)
+    assert not any("ctl reset gemma`, then" in step for step in story("ready").steps)
+    assert not any("ctl reset gemma`, then" in step for step in story("failed", exit_class="permanent").steps)
 
 
 def test_spans() -> None:
     assert [span(s) for s in (0.42, 12.0, 89.9, 240.0, 10_800.0)] == (
         ["0.4 s", "12 s", "90 s", "4 min", "3 h"]
     )
+
+
+def test_metal_is_told_with_its_remedy() -> None:
+    once = story(exit_class="metal_init", done="backoff", done_seconds=0.0)
+    assert once.done == "started again at once with GGML_METAL_TENSOR_DISABLE=1"
+    assert "ctl reset gemma" in once.steps[0]
+    given_up = story(exit_class="metal_init", done="gave_up")
+    assert "update the engine" in given_up.steps[0]
+
+
+def test_the_way_back_is_told_where_something_was_given_up() -> None:
+    back = "once there is more memory, its full size again: `ctl reset gemma`"
+    assert back in story().steps
+    assert back not in story(next_variant="").steps
