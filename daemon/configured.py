@@ -30,6 +30,7 @@ from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
+from daemon.reloads import refused, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
@@ -127,8 +128,8 @@ class Configured:
             self._overrides.clear()
             self.take(reading, touched)
             self.problem = ""
-            view = _view(changes, touched)
-            self.bus.publish("reload", "", _summary(view), {"changed": view.changed})
+            view = view_of(changes, touched)
+            self.bus.publish("reload", "", summary(view), {"changed": view.changed})
             return view
 
     def _held(self) -> dict[str, int]:
@@ -142,24 +143,11 @@ class Configured:
             raise ProblemError(self.supervisor.stopping)
 
     def _refused(self, error: ConfigError | ProblemError) -> ReloadView:
-        if isinstance(error, ConfigError):
-            self.problem, mistakes = error.report(), error.to_json()
-        else:
-            self.problem, mistakes = error.problem.text, []
+        view = refused(error)
+        self.problem = view.problem
         self.bus.publish("reload_refused", "", "the configuration was not taken: it has mistakes")
         log.warning("%s", self.problem)
-        empty: list[str] = []
-        return ReloadView(
-            ok=False,
-            added=empty,
-            removed=empty,
-            changed=empty,
-            relabelled=empty,
-            settings=empty,
-            needs_restart=empty,
-            problem=self.problem,
-            mistakes=mistakes,
-        )
+        return view
 
     def _touched(self, changes: Changes, new: Stock) -> frozenset[str]:
         """Models whose process must start anew: changed, on a changed engine, or with other
@@ -413,31 +401,3 @@ def _for_run(model: Model, ctx: int | None, fit: LoadFit | None) -> Model:
         floor = min(ctx, model.min_ctx)
         model = replace(model, ctx=ctx, ctx_written=True, ctx_limit=ctx, min_ctx=floor)
     return replace(model, fit="shrink" if fit == "shrink" else "refuse")
-
-
-def _view(changes: Changes, touched: frozenset[str]) -> ReloadView:
-    return ReloadView(
-        ok=True,
-        added=list(changes.added),
-        removed=list(changes.removed),
-        changed=sorted(touched - {*changes.added, *changes.removed}),
-        relabelled=sorted({*changes.relabelled, *changes.retuned} - touched),
-        settings=list(changes.keys),
-        needs_restart=list(changes.needs_restart),
-    )
-
-
-def _summary(view: ReloadView) -> str:
-    parts = [
-        f"{what} {', '.join(names)}"
-        for what, names in (
-            ("added", view.added),
-            ("removed", view.removed),
-            ("changed", view.changed),
-            ("relabelled", view.relabelled),
-            ("settings", view.settings),
-        )
-        if names
-    ]
-    restart = f"; needs a restart: {', '.join(view.needs_restart)}" if view.needs_restart else ""
-    return f"configuration read again: {'; '.join(parts) or 'nothing changed'}{restart}"

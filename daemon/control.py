@@ -141,7 +141,10 @@ class Control:
         """Where it stands on its ladder, for both views."""
         degraded, now = page.degraded(), self.supervisor.clock()
         if not degraded:
-            return {}
+            small = page.variant if page.state.resident else None
+            if small is None or small.rung == 0:
+                return {}
+            return {"degraded": f"{small.id} (its next start is at full size)"}
         climbs = None if page.climb_at is None else round(max(0.0, page.climb_at - now), 3)
         since = round(time.time() - (now - page.degraded_at), 3)
         return {"degraded": degraded, "degraded_since": since, "climbs_in": climbs}

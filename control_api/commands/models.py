@@ -115,8 +115,10 @@ def _print_backends(backends: Sequence[BackendView], out: Out) -> None:
 
 def _degraded(one: BackendView | ModelView, name: str) -> str:
     """What is given up, since when, and how it comes back."""
-    since = f" since {clock(one.degraded_since)}" if one.degraded_since is not None else ""
-    return f"degraded{since}: {one.degraded}; {_full_size(one, name)}"
+    if one.degraded_since is None:  # it has been allowed its full size again
+        return f"degraded: {one.degraded}"
+    since = clock(one.degraded_since)
+    return f"degraded since {since}: {one.degraded}; {_full_size(one, name)}"
 
 
 def _full_size(one: BackendView | ModelView, name: str) -> str:
@@ -200,7 +202,7 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("variants", ", ".join(model.variants)),
         ("degraded", model.degraded),
         ("since", clock(model.degraded_since) if model.degraded_since is not None else ""),
-        ("to undo", _full_size(model, model.name) if model.degraded else ""),
+        ("to undo", _full_size(model, model.name) if model.degraded_since else ""),
         ("args", " ".join(model.args)),
     ]
 

@@ -68,6 +68,9 @@ def test_what_is_given_up(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> No
     assert ["since", now] in shown
     assert ctl("ps", "--json").json["backends"][0]["degraded"] == LOW
     assert ctl("ps", "--json").json["degraded"] == []
+    after = "context 65536, batch 256 (its next start is at full size)"
+    fake.running = [backend_view("gemma", degraded=after)]
+    assert ctl("ps").out.splitlines()[-1] == f"! gemma: degraded: {after}"
     fake.running = []
     fake.catalog["gemma"] = model_view("gemma", **{**given_up, "climbs_in": 0.0})
     (line,) = ctl("ps").out.splitlines()

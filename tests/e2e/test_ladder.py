@@ -150,6 +150,7 @@ def test_down_in_order_remembered_and_back(
         engine.needs("-c")
         reset = house.ctl("reset", "m")
         assert "its next start is at full size (what runs goes on" in reset.stdout, reset
+        assert "KV q8_0 (its next start is at full size)" in house.ctl("ps").stdout
         assert house.ctl("unload", "m").returncode == 0
         assert house.chat("m").status == 200
         assert int(engine.starts[-1]["--cache-ram"]) > 0
