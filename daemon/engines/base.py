@@ -137,7 +137,7 @@ class Engine(Protocol):
 
     @property
     def pattern(self) -> str:
-        """One regular expression (bytes, case-insensitive) for lines worth keeping."""
+        """One regular expression (of bytes, used without flags) for lines worth keeping."""
         ...
 
     def classify(

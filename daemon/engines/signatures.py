@@ -145,8 +145,9 @@ _EXPLAINS: Final = (
 )
 _SENT: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, 143, 130, 129})
 
-PATTERN: Final = "|".join(
-    f"(?:{text})" for text in (*(each.pattern for each in SIGNATURES), *HINTS, EVIDENCE)
+# The keeper searches with it as it stands, so that cases do not matter is said in it.
+PATTERN: Final = "(?i:{})".format(
+    "|".join(f"(?:{text})" for text in (*(each.pattern for each in SIGNATURES), *HINTS, EVIDENCE))
 )
 
 

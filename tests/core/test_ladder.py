@@ -362,6 +362,13 @@ def test_if_it_fails_it_is_back_at_once_where_it_was() -> None:
     assert desk.page("a").climb_at == 2 * DAY, "and once a day"
 
 
+def test_however_deep_it_stood() -> None:
+    desk = Desk(laddered(standing=Standing(4, "lean half", 3, age=2 * DAY)))
+    assert desk.arrive("a") == ["start a full"]
+    assert again(desk) == ["start a last"]
+    assert degraded(desk) == "last (after running out of memory 4 times)"
+
+
 def test_if_it_goes_well_for_long_enough_it_is_forgotten() -> None:
     desk = down()
     desk.at(DAY)

@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         self.path, self._log = folder / "llama-server", folder / "starts"
-        self._needs = folder / "needs"
+        self._needs, self._says = folder / "needs", folder / "says"
         (folder / "help").write_text(HELP)
         self._log.touch()
         words = " ".join(f"'{word}'" for word in fake_argv())
@@ -64,13 +64,14 @@ class Engine:
             f"case $1 in --help) exec cat '{folder}/help';; --version) echo 'version: 9000 (a)';\n"
             f"exit;; esac\necho \"$*\" >> '{self._log}'\n"
             f"needs=$(cat '{self._needs}')\n"
-            'case " $* " in *"$needs"*) ;; *)\n'
-            f'echo "{OOM}" >&2\nexit 1;; esac\nexec {words} "$@"\n'
+            'case " $* metal $GGML_METAL_TENSOR_DISABLE " in *"$needs"*) ;; *)\n'
+            f"cat '{self._says}' >&2\nexit 1;; esac\nexec {words} \"$@\"\n"
         )
         self.path.chmod(0o755)
 
-    def needs(self, words: str) -> None:
+    def needs(self, words: str, says: str = OOM) -> None:
         self._needs.write_text(words)
+        self._says.write_text(f"{says}\n")
 
     @property
     def starts(self) -> list[dict[str, str]]:
@@ -220,6 +221,34 @@ def test_the_neighbour_leaves_before_anything_is_given_up(
         assert house.ctl("load", "m").returncode == 0
         assert engine.starts[-1]["-ub"] == "256"
         assert house.chat("small").status == 200, "once it is there others may come back"
+
+
+# ---------------------------------------------------------------- Metal
+
+
+def test_metal_is_started_once_more_without_its_tensor_units(
+    make_house: MakeHouse, engine: Engine, weights: Path
+) -> None:
+    engine.needs("metal 1", "ggml_metal_init: error: failed to initialize the Metal library")
+    house = make_house(config(engine, weights))
+    with house:
+        assert house.chat("m").status == 200, "whoever waited is served"
+        assert len(engine.starts) == 2
+        assert "GGML_METAL_TENSOR_DISABLE=1" in house.ctl("ps").stdout
+        (told,) = [e for e in house.events() if e.kind == "remedy"]
+        assert told.data["text"].startswith("llama-server 9000 (a): Metal did not start")
+        assert "started again at once with GGML_METAL_TEN" in house.ctl("why", "m").stdout
+    with house:
+        assert house.chat("m").status == 200
+        assert len(engine.starts) == 3, "remembered"
+        assert house.ctl("unload", "m").returncode == 0
+        engine.needs("never", "ggml_metal_init: error: failed to initialize the Metal library")
+        answer = house.chat("m")
+        assert answer.status == 503
+        assert answer.headers["x-should-retry"] == "false"
+        assert len(engine.starts) == 5
+        assert house.chat("m").status == 503
+        assert len(engine.starts) == 5, "given up until something changes"
 
 
 # ---------------------------------------------------------------- a real engine, really out of it

@@ -177,11 +177,7 @@ def test_what_decides_is_among_the_lines_that_are_kept(
     status: int | None, ready: bool, lines: list[str], expected: ExitClass
 ) -> None:
     """The keeper keeps only lines that match: the verdict must be the same from those."""
-    kept = [
-        line
-        for line in lines
-        if re.search(signatures.PATTERN.encode(), line.encode(), re.IGNORECASE)
-    ]
+    kept = [line for line in lines if re.search(signatures.PATTERN.encode(), line.encode())]
     verdict = signatures.classify(status, kept, ready=ready, asked=False)
     assert verdict.exit_class is expected
 
@@ -227,7 +223,7 @@ def test_metals_own_warning_is_as_good_as_a_measure() -> None:
         "ggml_metal_log_allocated_size: warning: current allocated size is greater than the"
         " recommended max working set size"
     )
-    assert re.search(signatures.PATTERN.encode(), line.encode(), re.IGNORECASE)
+    assert re.search(signatures.PATTERN.encode(), line.encode())
     assert signatures.classify(-6, [line], ready=True, asked=False).exit_class is OOM
     assert "Metal" in signatures.hint([line])
 
@@ -298,7 +294,7 @@ def test_a_signal_is_named() -> None:
 def test_a_memory_slot_that_is_not_found_is_advised_on() -> None:
     line = "decode: failed to find a memory slot for batch of size 512"
     assert "slots" in signatures.hint([line])
-    assert re.search(signatures.PATTERN.encode(), line.encode(), re.IGNORECASE)
+    assert re.search(signatures.PATTERN.encode(), line.encode())
     verdict = signatures.classify(-11, [line], ready=True, asked=False)
     assert verdict.exit_class is CRASH
     assert "raise `ctx`" in verdict.advice
@@ -327,5 +323,5 @@ def test_ordinary_lines_are_not_kept() -> None:
         '127.0.0.1 - - [21/Nov/2026 03:19:03] "POST /v1/completions HTTP/1.1" 200 -',
         "srv          init: preserve_reasoning kwarg: not supported by template",
     ]
-    pattern = re.compile(signatures.PATTERN.encode(), re.IGNORECASE)
+    pattern = re.compile(signatures.PATTERN.encode())
     assert [line for line in ordinary if pattern.search(line.encode())] == []
