@@ -64,7 +64,7 @@ def test_out_of_memory_is_told_and_outlives_the_daemon(
         (story,) = stories(house, "mac")
         last = story["last"]
         assert (last["exit_class"], last["status"]) == ("out_of_memory", -signal.SIGABRT)
-        assert (last["context"], last["next_variant"]) == (131072, "context 98304")
+        assert (last["context"], last["next_variant"]) == (131072, "context 65536")
         assert (last["serving"], last["leases"], last["followed"]) == (True, 1, "ready")
         assert [one["model"] for one in last["beside"]] == ["idle"]
         assert last["memory"][0]["own"] == 100 << 20
@@ -77,7 +77,7 @@ def test_out_of_memory_is_told_and_outlives_the_daemon(
             "Insufficient Memory",
             "200.0 MiB of 1.0 GiB for all",
             "idle (ready, 100.0 MiB)",
-            "with context 98304 in place of context 131072; ready again",
+            "with context 65536 in place of context 131072; ready again",
             "`ctl set mac ctx=65536`",
             "`ctl unload idle`",
         ):
