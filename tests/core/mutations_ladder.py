@@ -120,7 +120,7 @@ LADDER: Final = (
         "out of memory counts for the breaker",
         "restarts.py",
         "    if smaller:\n        return Retry(now + policy.backoff)\n",
-        '    if smaller:\n        history.count(now, policy.breaker_window, repeated=False)\n'
+        "    if smaller:\n        history.count(now, policy.breaker_window, repeated=False)\n"
         "        return Retry(now + policy.backoff)\n",
     ),
     Mutant(
