@@ -248,5 +248,5 @@ def test_models_on_two_gpus_and_what_one_more_lacks() -> None:
     ]
     ((name, lacks),) = found.left_out.items()
     assert name == "4"
-    least = min(o.need[o.pool] for o in every)
+    least = min(o.need[o.pools[0]] for o in every)
     assert list(lacks.values()) == [3 * least - 45 * GIB]
