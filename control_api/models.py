@@ -149,6 +149,7 @@ OPERATIONS: Final = (
             Code.MODEL_TOO_LARGE,
             Code.ALL_PINNED,
             Code.UNLOADED,
+            Code.QUEUE_TIMEOUT,
             Code.PAUSED,
             Code.NOT_PULLED,
             Code.MODEL_UNAVAILABLE,

@@ -46,7 +46,7 @@ LAST_RESORT = {"q4_0": 100.0}
 @dataclass(frozen=True, slots=True)
 class Option:
     """One way to run one model. ``context``: tokens of a slot, 0 where it has none; ``cache``: KV
-    type; ``here``: its weights are on the disk (others are estimates); ``pool``: where the bulk of
+    type; ``here``: its weights are on the disk (others are estimates); ``pools``: where the bulk of
     it lies."""
 
     quant: str
@@ -55,7 +55,7 @@ class Option:
     need: Bytes
     loss: float
     here: bool = True
-    pool: str = ""
+    pools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def options(
                     loss(quality, context, tried[0], cache) + fetched + LAST_RESORT.get(cache, 0.0)
                 )
                 found.append(
-                    Option(each.quant, context, cache, need, lost, each.here, each.site.main)
+                    Option(each.quant, context, cache, need, lost, each.here, each.site.pools)
                 )
     return tuple(found)
 
@@ -313,13 +313,10 @@ def takes(sized: Sized, cache: str) -> bool:
 
 
 def on_each_gpu(sized: Sized, pools: Sequence[str]) -> tuple[Sized, ...]:
-    """The model on each of several GPUs, the one that it would be on by itself first."""
-    gpus = [pool for pool in pools if pool.startswith("gpu")]
-    if len(sized.site.devices) != 1 or sized.model.pool is not None or len(gpus) < 2:
-        return (sized,)
-    others = (gpu for gpu in gpus if gpu not in sized.site.devices)
-    moved = (replace(sized, site=replace(sized.site, devices=(gpu,))) for gpu in others)
-    return (sized, *moved)
+    """The model on each of several GPUs and on all of them, as the daemon tries it: the one that it
+    would be on by itself first."""
+    places = pricing.placements(sized.site, pools, sized.model.pool)
+    return tuple(replace(sized, site=pricing.on(sized.site, gpus)) for gpus in places)
 
 
 def best(ask: Callable[[Sequence[str]], Sequence[Wanted]], budget: Bytes) -> Plan:

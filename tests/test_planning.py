@@ -181,17 +181,23 @@ def test_who_takes_which_cache() -> None:
     assert not takes(replace(odd, weights=replace(odd.weights, layers=layers)), "q8_0")
 
 
+HALVES = {"gpu0": 14 * GIB, "gpu1": 14 * GIB, "ram": 8 * GIB}
+
+
 def test_several_gpus() -> None:
     pools = ("gpu0", "gpu1", "ram")
-    one, two = on_each_gpu(sized(pools=pools), pools)
-    assert (one.site.main, two.site.main) == ("gpu0", "gpu1")
+    one, two, both = on_each_gpu(sized(pools=pools), pools)
+    assert [each.site.pools for each in (one, two, both)] == [("gpu0",), ("gpu1",), pools[:2]]
     assert on_each_gpu(sized(), ("unified",)) == (sized(),)
     spread = sized("qwen3-coder", "-ts", "1,1", pools=pools)
     assert spread.site.devices == ("gpu0", "gpu1")
     assert on_each_gpu(spread, pools) == (spread,)
+    (large,) = plan([Wanted("a", options([one, two, both], ctx=32768))], HALVES).chosen.values()
+    assert large.pools == ("gpu0", "gpu1")
+    assert max(large.need[gpu] for gpu in large.pools) < 0.7 * sum(large.need.values())
     wanted = [Wanted(name, options([one, two], ctx=32768)) for name in "ab"]
     found = plan(wanted, {"gpu0": 22 * GIB, "gpu1": 22 * GIB, "ram": 8 * GIB})
-    assert {o.pool for o in found.chosen.values()} == {"gpu0", "gpu1"}
+    assert {o.pools for o in found.chosen.values()} == {("gpu0",), ("gpu1",)}
 
 
 def test_four_bits_only_where_more_models_stay() -> None:
@@ -237,8 +243,10 @@ def test_models_on_two_gpus_and_what_one_more_lacks() -> None:
     every = options([replace(sized(), site=Site("llama-server", devices=(g,))) for g in pools])
     wanted = [Wanted(str(index), every) for index in range(5)]
     found = plan(wanted, {"gpu0": 45 * GIB, "gpu1": 45 * GIB, "ram": 8 * GIB})
-    assert sorted(o.pool for o in found.chosen.values()) == ["gpu0", "gpu0", "gpu1", "gpu1"]
+    assert sorted(pool for o in found.chosen.values() for pool in o.pools) == [
+        *("gpu0", "gpu0", "gpu1", "gpu1"),
+    ]
     ((name, lacks),) = found.left_out.items()
     assert name == "4"
-    least = min(o.need[o.pool] for o in every)
+    least = min(o.need[o.pools[0]] for o in every)
     assert list(lacks.values()) == [3 * least - 45 * GIB]

@@ -139,7 +139,7 @@ class Book:
         page.started_at, page.was_ready, page.good = now, False, 0
         page.trying = page.before is not None
         page.started_for = {t.id for t in page.queue} | set(page.loads)
-        page.returns, page.first_size, page.measured = "", None, {}
+        page.returns, page.first_size, page.measured, page.told_size = "", None, {}, {}
         if page.unfit:
             page.unfit, page.problem = False, None
         self.ledger.charge(page.name, variant.need, new=True)

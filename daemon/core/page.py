@@ -55,6 +55,7 @@ class Page:
     unfit: bool = False  # pinned, and there is no room for it
     first_size: Bytes | None = None  # what it took once ready: growth is measured from it
     measured: Bytes = field(default_factory=dict)  # what it takes, as last seen
+    told_size: Bytes = field(default_factory=dict)  # what it took when it was said to have grown
     gap: float = 0.0  # usual seconds between a release and the next request
     released: float | None = None  # when the last lease ended
     load_seconds: float = 0.0

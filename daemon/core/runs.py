@@ -19,6 +19,8 @@ from daemon.core.page import CLIMB, OUTGROWN, Page, with_margin
 from daemon.core.problems import Code, Problem
 from daemon.core.restarts import GiveUp, Life, after_exit
 
+TOLD = 1.05  # times the size that was told last: then growth is news again
+
 
 class Runs(Arrivals):
     """Facts about backends."""
@@ -207,7 +209,10 @@ class Runs(Arrivals):
         if any(n > charged[pool] for pool, n in grown.items()):
             self.ledger.charge(page.name, grown)
             self._over = True
-            self._publish("grown", page, charged=dict(grown))
+            told = page.told_size or page.price()
+            if any(n > TOLD * told.get(pool, 0) for pool, n in grown.items()):
+                page.told_size = grown
+                self._publish("grown", page, charged=dict(grown))
         if page.state is not State.READY:
             return
         if page.first_size is None:

@@ -56,7 +56,12 @@ class Site:
     @property
     def main(self) -> str:
         """The pool of its weights, the first of several."""
-        return (*self.devices, self.host)[0]
+        return self.pools[0]
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """All those of its weights."""
+        return self.devices or (self.host,)
 
 
 def site(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 LINE_CAP = 8192  # bytes of UTF-8
@@ -10,24 +11,24 @@ SHORTEST = 32  # bytes that a text in a line of JSON keeps in any case
 
 # C0, DEL, C1 (0x9b opens terminal commands too), line and paragraph separators, everything that
 # turns the direction of text, and lone surrogates, which no file takes
-_UNSAFE = (
-    *range(0x20),
-    *range(0x7F, 0xA0),
-    0x061C,
-    *(0x200E, 0x200F, 0x2028, 0x2029),
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-    *range(0xD800, 0xE000),
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
-# the same as JSON writes them; what is below a blank JSON itself escapes
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _UNSAFE if code >= 0x20}
-_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return _SHORT.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def _json_spelled(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"  # what is below a blank, JSON itself has escaped
 
 
 def escape(text: str) -> str:
     """``text`` with everything that could break or forge a line spelled out. Idempotent."""
-    return text.translate(_ESCAPES)
+    return _UNSAFE.sub(_spelled, text)
 
 
 def json_line(fields: Mapping[str, str], limit: int = LINE_CAP) -> str:
@@ -36,7 +37,7 @@ def json_line(fields: Mapping[str, str], limit: int = LINE_CAP) -> str:
     longest = limit
     while True:
         cut = {name: clip(text, longest) for name, text in fields.items()}
-        line = json.dumps(cut, ensure_ascii=False).translate(_JSON_ESCAPES)
+        line = _UNSAFE.sub(_json_spelled, json.dumps(cut, ensure_ascii=False))
         if len(line.encode()) <= limit or longest < SHORTEST:
             return line
         longest //= 2

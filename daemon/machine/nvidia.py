@@ -5,6 +5,7 @@ Everything here answers "nothing" where the package, the driver or a card is mis
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import time
@@ -18,12 +19,21 @@ from daemon.machine.base import GPU_PREFIX, UNIFIED, PoolFacts, Shared
 _log = logging.getLogger(__name__)
 
 LATELY: Final = 3.0  # seconds: the driver keeps a sample or more of each
+_DRIVER: Final = "libnvidia-ml.so.1"  # what pynvml loads, too
 _NOT_SUPPORTED: Final = 3  # NVML_ERROR_NOT_SUPPORTED
 
 
 @lru_cache(maxsize=1)
 def _nvml() -> ModuleType | None:
-    """The initialised library, or None: looked for once, since drivers do not come and go."""
+    """The initialised library, or None: looked for once, since drivers do not come and go.
+
+    The driver's part is looked for first: pynvml itself takes more than a megabyte.
+    """
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        _log.debug("no NVIDIA driver: %s", error)
+        return None
     try:
         library = importlib.import_module("pynvml")
     except ImportError:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Final
 
 from daemon.core.units import MIB
-from daemon.weights.facts import Weights
+from daemon.weights.facts import LayerBytes, Weights
 from daemon.weights.footprint import (
     Breakdown,
     Shape,
@@ -108,10 +108,13 @@ def _tensors(
     weights: Weights, shape: Shape, placement: Placement, pools: Sequence[str]
 ) -> list[tuple[str, Breakdown]]:
     """The tensors of each layer, then of the head; the embedding stays in main memory, and what is
-    not known by layer goes the way of the last one."""
+    not known by layer goes the way of the last one. Where only the sum is known, every layer has an
+    equal share of it, and the head another."""
     places: list[tuple[str, int]] = []
     experts_at_home = placement.host_experts or frozenset()
-    for index, layer in enumerate(weights.parts.layers[: len(pools) - 1]):
+    each = LayerBytes(weights.tensor_bytes // len(pools))
+    layers = weights.parts.layers or (each,) * (len(pools) - 1)
+    for index, layer in enumerate(layers[: len(pools) - 1]):
         if layer.loaded or shape.drafting:
             places.append((pools[index], layer.dense))
             home = index in experts_at_home

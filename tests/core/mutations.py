@@ -196,10 +196,7 @@ USUAL: tuple[Mutant, ...] = (
         "everybody claims",
         "claims.py",
         "                self._make_them_go(page, now)\n                return False\n",
-        "                self._make_them_go(page, now)\n"
-        "                for other in list(self._waiting):\n"
-        "                    self._make_them_go(self.pages[other], now)\n"
-        "                return False\n",
+        "                self._make_them_go(page, now)\n",
     ),
     Mutant(
         "the youngest claims first",

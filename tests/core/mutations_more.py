@@ -306,8 +306,8 @@ MORE: tuple[Mutant, ...] = (
     Mutant(
         "a grown backend lets the budget be exceeded",
         "runs.py",
-        '            self._over = True\n            self._publish("grown"',
-        '            self._publish("grown"',
+        "            self._over = True\n            told =",
+        "            told =",
     ),
     Mutant(
         "a leak goes on for ever",

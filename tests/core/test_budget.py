@@ -124,6 +124,8 @@ def test_a_footprint_that_grew_raises_the_charge_and_is_told() -> None:
     desk.idle("a", 2.0)
     assert desk.seen("a", ram=7) == []
     assert desk.published("grown") == [{"model": "a", "generation": 1, "charged": {"ram": 7}}]
+    assert desk.seen("a", ram=7) == []
+    assert desk.published("grown") == [], "told once"
     assert desk.arrive("b") == [], "four bytes are not free any more"
     desk.at(2.5)
     assert desk.exit("a") == ["start b full"]
@@ -156,3 +158,14 @@ def test_a_larger_footprint_of_the_next_variant_is_what_counts_next() -> None:
     desk.at(5.0)
     assert desk.arrive("a") == ["start a half"]
     assert desk.core.ledger.committed == {"ram": 3}
+
+
+def test_slow_growth_is_charged_each_time_and_told_now_and_then() -> None:
+    desk = Desk(model("a", 1000), budget=2000)
+    desk.idle("a", 2.0)
+    told = []
+    for size in range(1001, 1301):
+        desk.seen("a", ram=size)
+        assert desk.core.ledger.committed == {"ram": size}
+        told += [fact["charged"]["ram"] for fact in desk.published("grown")]
+    assert told == [1051, 1104, 1160, 1219, 1280]

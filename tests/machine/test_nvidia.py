@@ -92,7 +92,8 @@ def test_a_board_with_one_memory_has_no_card(memory: Any) -> None:
 
 
 @pytest.fixture
-def fresh() -> Any:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(nvidia, "_DRIVER", None)  # a library that is there: this very program
     nvidia._nvml.cache_clear()
     yield
     nvidia._nvml.cache_clear()
@@ -115,6 +116,14 @@ def test_without_a_driver_there_are_no_cards(fresh: None, monkeypatch: pytest.Mo
 def test_the_package_is_used_where_it_is(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", two_cards())
     assert len(NvidiaSource().pools()) == 2
+
+
+def test_without_a_driver_the_package_is_not_even_imported(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", two_cards())
+    monkeypatch.setattr(nvidia, "_DRIVER", "libno-such-driver.so.1")
+    assert NvidiaSource().pools() == ()
 
 
 def test_the_package_has_what_is_asked_of_it() -> None:

@@ -84,7 +84,8 @@ def decide(wishes: Sequence[Wish], here: Here, budget: Budget) -> Decided:
     rows = []
     for wish, (sized, option), spare in zip(kept, pairs, prompt_caches(pairs, left), strict=True):
         way = replace(running(sized, option.context, option.cache), prompt_cache=spare)
-        moved = option.pool != offered[wish.model.name][0].site.main
+        usual = offered[wish.model.name][0].site.pools
+        moved = option.pools != usual and len(option.pools) == 1
         rows.append(Row(wish, sized, option, spare, sized.need(way), moved))
     return Decided(tuple(rows), found.left_out, budget)
 
@@ -117,7 +118,7 @@ def _wanted(wish: Wish, offered: Sequence[Sized], caches: Sequence[str]) -> Want
 def _meant(offered: Sequence[Sized], option: Option) -> Sized:
     """What an option was made of."""
     return next(
-        each for each in offered if each.quant == option.quant and each.site.main == option.pool
+        each for each in offered if each.quant == option.quant and each.site.pools == option.pools
     )
 
 
@@ -141,7 +142,7 @@ def _entry(row: Row, here: Here) -> dict[str, Any]:
         # An entry with a repository of its own takes no companions from its preset.
         wanted |= {k: v for k in ("mmproj", "draft") if (v := getattr(model, k)) is not None}
     if row.moved:
-        wanted["pool"] = row.option.pool
+        (wanted["pool"],) = row.option.pools
     args = _args(row, entry.args if entry is not None else ())
     if args is not None:
         wanted["args"] = args or None
