@@ -132,6 +132,11 @@ class Engine(Protocol):
         """One regular expression (bytes, case-insensitive) for lines worth keeping."""
         ...
 
+    @property
+    def needles(self) -> tuple[str, ...]:
+        """Small letters: every line that ``pattern`` finds holds one of them, in any case."""
+        ...
+
     def classify(
         self,
         status: int | None,

@@ -235,9 +235,45 @@ def test_lines_do_not_depend_on_how_they_were_cut(parts: list[bytes], at: list[i
     data = b"".join(parts)
     matcher = Matcher("^x?oom|x$", keep=1 << 30)
     found = [line for chunk in cut(data, at) for line in matcher.feed(chunk)] + matcher.flush()
-    lines = [line[:8192] for line in re.split(b"[\r\n]", data) if line]
+    lines = [line for line in re.split(b"[\r\n]", data) if line]
     expected = [li.decode("utf-8", "replace") for li in lines if re.search(b"^x?oom|x$", li)]
-    assert found == expected == matcher.kept
+    if all(len(line) <= 8192 for line in lines):
+        assert found == expected == matcher.kept
+    whole = Matcher("^x?oom|x$", keep=1 << 30)
+    assert found == whole.feed(data) + whole.flush()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40_000), st.sampled_from([b"oom", b"Oom"])), max_size=4),
+    st.lists(st.integers(0, 200_000), max_size=8),
+    st.booleans(),
+)
+def test_nothing_hides_in_a_line_without_end(
+    marks: list[tuple[int, bytes]], at: list[int], ended: bool
+) -> None:
+    """Whatever comes before it, and wherever the chunks end; shown with what is around it."""
+    data = b"".join(b"y" * (gap + 1200) + mark for gap, mark in marks) + b"\n" * ended
+    matcher = Matcher("o{2}m", keep=1 << 30, needles=["oom"])
+    found = [line for chunk in cut(data, at) for line in matcher.feed(chunk)] + matcher.flush()
+    assert "".join(found).lower().count("oom") == len(marks)
+    assert all(len(line) <= 1024 for line in found) or len(data) <= 8200
+    assert len(matcher._partial) <= 8192
+
+
+def test_what_was_dull_is_looked_at_once() -> None:
+    """And new words, or another number in them, do not hide behind that."""
+    matcher = Matcher(r"lost \d device", keep=8192, needles=["device"])
+    for turn in range(3):
+        assert matcher.feed(b"step %d of 9\nall is well\n" % turn) == []
+    assert len(matcher._dull) == 2
+    assert matcher.feed(b"step 3 of 9\nlost 7 DEVICE\n") == ["lost 7 DEVICE"]
+    assert matcher.feed(b"lost no device\n") == []
+    assert matcher.feed(b"lost 8 device\n") == ["lost 8 device"]
+    flood = b"".join(b"%s\n" % word.encode() for word in map("{:x}".format, range(200_000)))
+    assert matcher.feed(flood.translate(bytes.maketrans(b"0123456789", b"ghijklmnop"))) == []
+    assert matcher._dull_bytes <= len(flood), "and it is bounded"
+    matcher.feed(b"another\n")
+    assert len(matcher._dull) == 1
 
 
 def test_only_the_last_matching_lines_are_kept() -> None:
