@@ -17,7 +17,6 @@ import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from daemon.adoption import Waits, settle_leftovers
@@ -29,6 +28,7 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
@@ -225,6 +225,7 @@ class Daemon:
             reading.stock,
             self.supervisor,
             Waits.of(self.settings),
+            self.recorder.missed,
         )
         self.configured.take(reading, frozenset())  # now the pins, where none was taken over
         self.supervisor.open()
@@ -283,6 +284,8 @@ class Daemon:
         await self.recorder.close()
         if runner is not None:
             await runner.cleanup()
+        DISK.forget(self.paths.daemon_json)
+        await asyncio.to_thread(DISK.again)
         for path in (self.paths.daemon_json, self.paths.control_socket):
             with suppress(OSError):
                 path.unlink()
@@ -322,7 +325,7 @@ class Daemon:
             "mode": self.mode,
             "started_at": time.time(),
         }
-        write_private(self.paths.daemon_json, json.dumps(facts) + "\n")
+        DISK.write(self.paths.daemon_json, (json.dumps(facts) + "\n").encode())
 
 
 def tidy_memory() -> None:
@@ -332,17 +335,6 @@ def tidy_memory() -> None:
     gc.freeze()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def write_private(path: Path, text: str) -> None:
-    """0600, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def guard_of(settings: Settings) -> Guard:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 from daemon.backends.backend import Backend
 from daemon.core.eviction import Resident
 from daemon.core.explain import Claim, Pool, Wait
 from daemon.core.messages import Bytes
 from daemon.core.page import Page
+from daemon.core.units import format_bytes
+from daemon.files import DISK
+from daemon.logs.files import lost_lines
 from daemon.preflight import Preflight
 from daemon.views import ChoiceView, ClaimView, FitView, PoolView, VictimView, WaitView
 
@@ -58,6 +64,27 @@ def wait_view(wait: Wait, now: float) -> WaitView:
         why=wait.why.text,
         seconds=left(wait.why.until, now),
     )
+
+
+def troubles(runs: Iterable[object]) -> list[str]:
+    """What a disk does not take: serving goes on, but something is late or lost."""
+    told = DISK.troubles()
+    lost, failing = lost_lines()
+    if failing:
+        told.append(f"modelport's own log cannot be written: {lost} lines are lost so far")
+    elif lost:
+        told.append(f"modelport's own log lacks {lost} lines that could not be written")
+    for run in runs:
+        one = run.log_trouble if isinstance(run, Backend) else None
+        if one is None or not isinstance(run, Backend):
+            continue
+        size = format_bytes(one.dropped)
+        if one.errno is not None:
+            why = os.strerror(one.errno)
+            told.append(f"the log of {run.model} cannot be written ({why}): {size} are lost so far")
+        elif one.dropped:
+            told.append(f"the log of {run.model} lacks {size} that could not be written")
+    return told
 
 
 def where(run: Backend, charged: dict[str, int]) -> str:

@@ -97,6 +97,11 @@ class RotatingHandler(logging.Handler):
         at = f"{self._plain.formatTime(record, DATE)}.{int(record.msecs):03d}Z"
         return json_line({"time": at, **fields}).encode("utf-8") + b"\n"
 
+    @property
+    def failing(self) -> bool:
+        """The last line could not be written."""
+        return self._lost > 0
+
     def close(self) -> None:
         """Close the file; the next record would open it again."""
         self._shut()
@@ -132,6 +137,12 @@ class RotatingHandler(logging.Handler):
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._size = -1, 0
+
+
+def lost_lines() -> tuple[int, bool]:
+    """How many lines the logs of this process have lost so far, and whether that goes on."""
+    found = [h for h in logging.getLogger().handlers if isinstance(h, RotatingHandler)]
+    return sum(handler.dropped for handler in found), any(handler.failing for handler in found)
 
 
 def open_log(

@@ -45,6 +45,7 @@ class Awake:
         self._last = monotonic()
         self._always = elapsed()
         self._slept = 0.0
+        self._told = 0.0
         self._attended = False
 
     @property
@@ -68,7 +69,8 @@ class Awake:
             else:
                 self._compare(silence)
         self._last = now
-        return now - self._slept
+        self._told = max(self._told, now - self._slept)  # a difference of floats may go back
+        return self._told
 
     def _compare(self, silence: float) -> None:
         """Did the clock that counts sleep go further than the one that does not?"""
