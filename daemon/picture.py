@@ -69,21 +69,14 @@ def wait_view(wait: Wait, now: float) -> WaitView:
 def troubles(runs: Iterable[object]) -> list[str]:
     """What a disk does not take: serving goes on, but something is late or lost."""
     told = DISK.troubles()
-    lost, failing = lost_lines()
-    if failing:
-        told.append(f"modelport's own log cannot be written: {lost} lines are lost so far")
-    elif lost:
+    if lost := lost_lines():
         told.append(f"modelport's own log lacks {lost} lines that could not be written")
     for run in runs:
         one = run.log_trouble if isinstance(run, Backend) else None
-        if one is None or not isinstance(run, Backend):
-            continue
-        size = format_bytes(one.dropped)
-        if one.errno is not None:
-            why = os.strerror(one.errno)
-            told.append(f"the log of {run.model} cannot be written ({why}): {size} are lost so far")
-        elif one.dropped:
-            told.append(f"the log of {run.model} lacks {size} that could not be written")
+        if isinstance(run, Backend) and one is not None and (one.dropped or one.errno is not None):
+            why = f" ({os.strerror(one.errno)})" if one.errno is not None else ""
+            lost_bytes = format_bytes(one.dropped)
+            told.append(f"the log of {run.model} lacks {lost_bytes} that could not be written{why}")
     return told
 
 

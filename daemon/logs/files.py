@@ -97,11 +97,6 @@ class RotatingHandler(logging.Handler):
         at = f"{self._plain.formatTime(record, DATE)}.{int(record.msecs):03d}Z"
         return json_line({"time": at, **fields}).encode("utf-8") + b"\n"
 
-    @property
-    def failing(self) -> bool:
-        """The last line could not be written."""
-        return self._lost > 0
-
     def close(self) -> None:
         """Close the file; the next record would open it again."""
         self._shut()
@@ -139,10 +134,10 @@ class RotatingHandler(logging.Handler):
         self._fd, self._size = -1, 0
 
 
-def lost_lines() -> tuple[int, bool]:
-    """How many lines the logs of this process have lost so far, and whether that goes on."""
+def lost_lines() -> int:
+    """How many lines the log of this process has lost so far."""
     found = [h for h in logging.getLogger().handlers if isinstance(h, RotatingHandler)]
-    return sum(handler.dropped for handler in found), any(handler.failing for handler in found)
+    return sum(handler.dropped for handler in found)
 
 
 def open_log(
