@@ -33,8 +33,8 @@ Being alone
     A connection is the daemon's sign of life. Without one, a foreground keeper stops the engine at
     once; a service keeper after ``grace``, and an exit status is kept for that long too. On TERM or
     INT the keeper stops the engine and leaves. It removes record, socket and files at the end; but
-    the record of an engine that ended by itself, which no daemon was told of, stays and gets the
-    field ``exit``, for the next daemon to read and to remove.
+    the record of an engine that ended by itself, where no daemon has said bye since, stays and gets
+    the field ``exit``, for the next daemon to read and to remove.
 
 It is one file, long as that is: it is run by its path and without a package around it.
 """
@@ -563,7 +563,7 @@ class Keeper:
         self.record: dict[str, Any] = {}
         self.error: dict[str, Any] | None = None
         self.exit: dict[str, Any] | None = None
-        self.heard = False  # of the exit, by a daemon
+        self.heard = False  # of all, by a daemon that said bye: what is sent may reach nobody
         self.gone = False
         self.leaving = False  # told to: by bye, or by a signal
         self.detached: float | None = None  # grace that the last daemon asked for
@@ -675,7 +675,6 @@ class Keeper:
         self._serve(peer, peer.lines())
 
     def _hello(self) -> dict[str, Any]:
-        self.heard = self.heard or self.exit is not None
         return {
             "type": "hello",
             **self.record,
@@ -732,7 +731,7 @@ class Keeper:
         elif kind == "detach":
             self.detached = grace
         elif kind == "bye":
-            self.leaving = True
+            self.leaving = self.heard = True
 
     # the engine's output and end
 
@@ -805,7 +804,6 @@ class Keeper:
                 "stopped": bool(self.plan),
                 "lines": self.matcher.kept,
             }
-            self.heard = bool(self.peers)
             self._tell(self.exit)
             if not everything and self.plan:  # the orphans have had no TERM yet
                 family.signal_all(signal.SIGTERM)
