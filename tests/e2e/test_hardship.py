@@ -3,8 +3,11 @@ nobody saw, two daemons at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +17,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import MakeHouse, timing
-from tests.e2e.house import MIB, House, Watch, process_exists
+from tests.e2e.house import MIB, ROOT, House, Watch, process_exists
 from tests.e2e.test_worst_days import memory, model, until
 from tests.fakes import start
 
@@ -313,3 +316,72 @@ def test_logs_go_on_while_no_daemon_is_there(make_house: MakeHouse) -> None:
     assert house.backends()["a"]["pid"] == backend["pid"]
     assert "SIGTERM ignored" in house.ctl("logs", "a").stdout
     assert house.ctl("unload", "a").returncode == 0
+
+
+# ---------------------------------------------------------------- descriptors
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_flood_of_connections_with_few_descriptors(
+    make_house: MakeHouse, short_dir: Path, loop: str
+) -> None:
+    """5000 that say nothing, 256 descriptors: no flood in the log, and whoever asks is served."""
+    count = 5000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count + 500:
+        pytest.skip(f"only {hard} open files are allowed here")
+    house = make_house(memory("1 GiB") + timing(QUICK) + engine("a") + model("a", ctx=512))
+    house.wrapper = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
+    if loop == "asyncio":
+        (short_dir / "without").mkdir()
+        (short_dir / "without" / "uvloop.py").write_text("raise ImportError('not here')\n")
+        house.extra = {"PYTHONPATH": f"{short_dir / 'without'}:{ROOT}"}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
+    crowd: list[socket.socket] = []
+    try:
+        with house:
+            assert house.process is not None
+            lines = len(house.stderr().splitlines())
+            for number in range(count):
+                one = socket.socket()
+                crowd.append(one)
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", house.port))
+                if number % 2:
+                    with contextlib.suppress(OSError):
+                        one.send(b"GET / HT")
+            assert house.request("GET", "/health", seconds=30).status == 200
+            assert house.chat("a").status == 200, "and a backend can be started"
+            assert len(list(Path(f"/proc/{house.process.pid}/fd").iterdir())) < 200
+            assert len(house.stderr().splitlines()) - lines < 10
+            limits = Path(f"/proc/{house.backends()['a']['pid']}/limits").read_text()
+            assert "256" in next(x for x in limits.splitlines() if "open files" in x)
+    finally:
+        for one in crowd:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# ---------------------------------------------------------------- many daemons at once
+
+
+def test_of_many_started_at_once_one_serves(make_house: MakeHouse) -> None:
+    """Each of the others names it and ends with 78; a stale name in the lock misleads nobody."""
+    first = make_house(memory("1 GiB") + timing(QUICK) + engine("a") + model("a", ctx=512))
+    (first.folder / "run" / "lock").write_text("4194999\n")
+    others = []
+    for _ in range(int(os.environ.get("MODELPORT_DAEMONS", "6"))):
+        other = House.__new__(House)
+        other.__dict__.update(first.__dict__)
+        other.launch()
+        assert other.process is not None
+        others.append(other.process)
+    until(lambda: sum(p.poll() is None for p in others) == 1, 40.0)
+    (serving,) = [p for p in others if p.poll() is None]
+    first.process = serving
+    until(lambda: first.request("GET", "/health").status == 200)
+    assert [p.returncode for p in others if p is not serving] == [78] * (len(others) - 1)
+    said = (first.folder / "stderr").read_text()
+    assert said.count(f"already running here (pid {serving.pid})") == len(others) - 1
+    assert "Traceback" not in said
+    assert first.chat("a").status == 200
