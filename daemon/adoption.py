@@ -78,7 +78,7 @@ class _Settling:
     missed: Missed
 
     async def settle(self, record: Record) -> None:
-        if record.exit is not None and not record.keeper_alive:
+        if record.exit is not None and await asyncio.to_thread(_left_alone, record):
             self.missed(record.backend, record.generation, record.facts, record.exit)
         if self.mode == "service" and await self._adopt(record):
             return
@@ -156,6 +156,10 @@ class _Settling:
 
     def _missed(self, keeper: Keeper, end: Exited) -> None:
         self.missed(keeper.hello.backend, keeper.hello.generation, keeper.hello.facts, end)
+
+
+def _left_alone(record: Record) -> bool:
+    return not record.keeper_alive
 
 
 def _by_itself(told: Sequence[KeeperEvent]) -> Exited | None:

@@ -124,7 +124,15 @@ class Housekeeper:
 
     def start(self) -> None:
         self._calendar.start()
-        self._calendar.add_job(self.tidy, "interval", seconds=self.rounds.tidy, id="tidy")
+        # However late it is: the clock may have been set, or the machine asleep.
+        self._calendar.add_job(
+            self.tidy,
+            "interval",
+            seconds=self.rounds.tidy,
+            id="tidy",
+            misfire_grace_time=None,
+            coalesce=True,
+        )
         self.supervisor.wake_sampler = self.wake
         self.wake()
         loop = asyncio.get_running_loop()

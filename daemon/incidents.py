@@ -236,16 +236,20 @@ def _sane(at: float | None, now: float) -> float:
 
 
 def _with_run(scene: Scene, run: Backend) -> Scene:
-    began = run.started_at if run.ready_at is None else run.ready_at
     now = time.time()
     ended = _sane(run.ended_at, now) if run.unattended else now
+    steps = run.timeline
+    if steps.ordered and not run.unattended:  # by the clock that nobody sets
+        age = time.monotonic() - (steps.ready or steps.spawned or steps.ordered)
+    else:
+        age = ended - (run.started_at if run.ready_at is None else run.ready_at)
     return replace(
         scene,
         engine=run.engine.name,
         version=run.installed.version,
         status=run.status,
         serving=run.ready_at is not None,
-        age=round(max(0.0, ended - began), 3),
+        age=round(max(0.0, age), 3),
         lines=tuple(run.lines),
         advice=run.failure.advice if run.failure is not None else "",
         variant=run.variant.id,

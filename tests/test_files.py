@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from control_api.client import daemon_facts
 from daemon import files
+from daemon.backends.learned import Learned
+from daemon.backends.leftovers import records
+from daemon.engines.binaries import Inspector
 from daemon.files import ASIDE, Disk, Kept, move_aside, read_private, write_private
+from daemon.telemetry.incident_file import IncidentFile
 
 LIMIT = 64
 
@@ -167,3 +176,58 @@ def test_a_later_write_makes_it_good(
     assert disk.write(path, b"2")
     assert disk.again()
     assert (path.read_bytes(), disk.troubles()) == (b"2", [])
+
+
+# ---------------------------------------------------------------- every reader
+
+
+def learned(path: Path) -> object:
+    return Learned(path).need("k", {"ram": 1})
+
+
+def incidents(path: Path) -> object:
+    return IncidentFile(path).load(0.0)
+
+
+def backends(path: Path) -> object:
+    return records(path.parent)
+
+
+def engines(path: Path) -> object:
+    return Inspector(path, 1.0)._load()
+
+
+def facts(path: Path) -> object:
+    return daemon_facts({"MODELPORT_STATE_DIR": str(path.parent)})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+).map(lambda value: json.dumps(value).encode("utf-8", "surrogateescape"))
+READERS = {
+    "learned.json": learned,
+    "incidents.jsonl": incidents,
+    "a-1.json": backends,
+    "engines.json": engines,
+    "daemon.json": facts,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(data=st.binary(max_size=400) | JSON | st.just(b"[" * 100_000) | st.just(b"9" * 5000))
+def test_no_bytes_are_too_strange(name: str, data: bytes, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        path.chmod(0o600)
+        READERS[name](path)
+        left = [p for p in path.parent.iterdir() if ".corrupt-" in p.name or p == path]
+        assert [p.read_bytes() for p in left] == [data], "and nothing of it is lost"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_waits_for_a_fifo(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    READERS[name](tmp_path / name)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.backends import keeper as program
@@ -315,6 +316,33 @@ def test_the_log_rotates_at_the_start_and_by_size(tmp_path: Path) -> None:
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in tmp_path.iterdir())
     assert (log.bytes, log.dropped) == (23, 0)
     log.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(0, 90), max_size=60),
+    st.lists(st.integers(0, 4000), max_size=30),
+    st.integers(20, 200),
+)
+def test_rotation_loses_no_byte_and_cuts_no_line_that_fits(
+    tmp_path: Path, lengths: list[int], at: list[int], most: int
+) -> None:
+    data = b"".join(b"%d " % n + b"-" * length + b"\n" for n, length in enumerate(lengths))
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path = Path(folder) / "model.log"
+        log = Log(os.fspath(path), most, 400)
+        for line_or_chunk in cut(data, at):
+            log.write(line_or_chunk)
+        log.close()
+        files = sorted(path.parent.iterdir(), key=lambda f: -int(f.suffix[1:].replace("log", "0")))
+        texts = [file.read_bytes() for file in files]
+    assert b"".join(texts) == data
+    assert (log.bytes, log.dropped, log.errno) == (len(data), 0, None)
+    assert all(len(text) <= most for text in texts)
+    if not at:  # all at once: nothing is cut that need not be
+        for seam in itertools.accumulate(map(len, texts[:-1])):
+            line = data[data.rfind(b"\n", 0, seam) + 1 : data.find(b"\n", seam) + 1]
+            assert data[seam - 1 : seam] == b"\n" or len(line) > most
 
 
 def test_a_life_ends_with_its_line(tmp_path: Path) -> None:
