@@ -1,5 +1,5 @@
-"""Whole daemons in hardship: engines that flood their logs, disks that take nothing, deaths that
-nobody saw, two daemons at once."""
+"""Whole daemons in hardship: engines that flood their logs, disks that take nothing, no descriptors
+left, many daemons at once."""
 
 from __future__ import annotations
 
@@ -224,98 +224,6 @@ def test_it_starts_on_disks_that_are_full(make_house: MakeHouse) -> None:
         until(lambda: not any("cannot" in told for told in house.status()["troubles"]))
         assert house.chat("a").status == 200
     assert "Traceback" not in house.stderr()
-
-
-# ---------------------------------------------------------------- while nobody is there
-
-
-def leave(house: House) -> None:
-    """The daemon dies without a word."""
-    assert house.process is not None
-    house.process.kill()
-    house.process.wait(5)
-
-
-def test_a_death_that_no_daemon_saw_is_an_incident_and_counts(make_house: MakeHouse) -> None:
-    config = memory("1 GiB") + timing({**QUICK, "backoff": 30, "backoff_max": 30}) + engine("a")
-    house = make_house(config + model("a", ctx=512), service=True).start()
-    assert house.chat("a").status == 200
-    backend = house.backends()["a"]
-    leave(house)
-    died = time.time()
-    os.kill(backend["pid"], signal.SIGSEGV)
-    until(lambda: not process_exists(backend["pid"]))
-    house.start()
-    (story,) = house.client.get("/incidents", model="a")["stories"]
-    last = story["last"]
-    assert (last["status"], last["exit_class"], last["unattended"]) == (-11, "crash", True)
-    assert (last["generation"], last["engine"]) == (backend["generation"], "command.a")
-    assert last["done"] == "backoff"
-    assert abs(last["at"] - died) < 5
-    assert "while modelport was not running" in house.ctl("why", "a").stdout
-    (model_view,) = [m for m in house.client.get("/models")["models"] if m["name"] == "a"]
-    assert model_view["state"] == "backoff"
-    until(lambda: not process_exists(backend["keeper_pid"]))
-    assert list((house.folder / "run" / "b").iterdir()) == []
-    assert house.stop() == 0
-
-
-def test_a_death_is_told_though_its_keeper_had_to_leave(make_house: MakeHouse) -> None:
-    """The daemon came back too late: the keeper left a word in its record."""
-    waits = timing({**QUICK, "keeper_grace": 0.3})
-    config = memory("1 GiB") + waits + engine("a", "--stderr", f"x {OOM}")
-    house = make_house(config + model("a", ctx=512), service=True).start()
-    assert house.chat("a").status == 200
-    backend = house.backends()["a"]
-    os.kill(backend["keeper_pid"], signal.SIGSTOP)  # nothing is stopped before it is dead
-    leave(house)
-    os.kill(backend["pid"], signal.SIGABRT)
-    until(lambda: Path(f"/proc/{backend['pid']}/stat").read_text().split()[2] == "Z")
-    os.kill(backend["keeper_pid"], signal.SIGCONT)
-    until(lambda: not process_exists(backend["keeper_pid"]))
-    (record,) = (house.folder / "run" / "b").iterdir()
-    assert record.suffix == ".json"
-    time.sleep(1.1)  # the age of what is told, not a wait
-    house.start()
-    (story,) = house.client.get("/incidents", model="a")["stories"]
-    assert (story["last"]["status"], story["last"]["unattended"]) == (-signal.SIGABRT, True)
-    assert time.time() - story["last"]["at"] > 1.0
-    assert "while modelport was not running" in house.ctl("why").stdout
-    assert not record.exists()
-    assert house.chat("a").status == 200
-    assert house.ctl("unload", "a").returncode == 0
-    assert house.stop() == 0
-    house.start()
-    (story,) = house.client.get("/incidents", model="a")["stories"]
-    assert story["count"] == 1, "told once"
-
-
-def test_what_a_keeper_stopped_is_no_incident(make_house: MakeHouse) -> None:
-    waits = timing({**QUICK, "keeper_grace": 0.2})
-    config = memory("1 GiB") + waits + engine("a")
-    house = make_house(config + model("a", ctx=512), service=True).start()
-    assert house.chat("a").status == 200
-    keeper = house.backends()["a"]["keeper_pid"]
-    leave(house)
-    until(lambda: not process_exists(keeper))
-    assert list((house.folder / "run" / "b").iterdir()) == []
-    house.start()
-    assert house.client.get("/incidents")["stories"] == []
-
-
-def test_logs_go_on_while_no_daemon_is_there(make_house: MakeHouse) -> None:
-    config = memory("1 GiB") + timing(QUICK) + engine("a", "--ignore-term")
-    house = make_house(config + model("a", ctx=512), service=True).start()
-    assert house.chat("a").status == 200
-    backend = house.backends()["a"]
-    leave(house)
-    os.kill(backend["pid"], signal.SIGTERM)
-    log = house.folder / "logs/models/a.log"
-    until(lambda: "SIGTERM ignored" in log.read_text())
-    house.start()
-    assert house.backends()["a"]["pid"] == backend["pid"]
-    assert "SIGTERM ignored" in house.ctl("logs", "a").stdout
-    assert house.ctl("unload", "a").returncode == 0
 
 
 # ---------------------------------------------------------------- descriptors
