@@ -40,6 +40,7 @@ SLOW_SECONDS: Final = 3600.0
 """For an unload, which waits for running requests, and a reload."""
 STREAM_SECONDS: Final = 60.0
 """Streams have a heartbeat at least every 30 s; two missing ones mean that the daemon hangs."""
+FACTS_LIMIT: Final = 65536  # bytes of the daemon's record of itself; it has 300
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 
 _View = TypeVar("_View")
@@ -114,10 +115,23 @@ def _absolute(text: str) -> Path:
 def daemon_facts(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """What the running daemon wrote about itself (``<state>/daemon.json``); {} if there is none."""
     try:
-        facts = json.loads((state_dir(environ) / "daemon.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        facts = json.loads(_own_file(state_dir(environ) / "daemon.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def _own_file(path: Path) -> bytes:
+    """Its bytes, if it is a plain file of ours: else anybody could name us a socket. OSError,
+    ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or os.geteuid() not in (0, about.st_uid):
+            raise ValueError("it is no plain file of ours")
+        if stat.S_IMODE(about.st_mode) & 0o022:
+            raise ValueError("others can write to it")
+        return file.read(FACTS_LIMIT)
 
 
 def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from daemon.backends.backend import Backend
-from daemon.backends.keeping import Keeper, KeeperError
+from daemon.backends.keeping import (
+    Exited,
+    Keeper,
+    KeeperError,
+    KeeperEvent,
+    LogTrouble,
+)
 from daemon.backends.leftovers import Record, reap, records
 from daemon.backends.stock import Stock
 from daemon.config.settings import Settings
@@ -37,77 +44,125 @@ class Waits:
         return cls(adopt=settings.timing.adopt_timeout, reap=settings.timing.reap_timeout)
 
 
+Missed = Callable[[str, int, Mapping[str, Any], Exited], None]
+"""Told of an end that no daemon has seen: model, generation, facts of its start, how."""
+
+
 async def settle_leftovers(
     directory: Path,
     mode: Literal["foreground", "service"],
     stock: Stock,
     supervisor: Supervisor,
     waits: Waits,
+    missed: Missed = lambda model, generation, facts, end: None,
 ) -> None:
     """Deal with every keeper and engine that is still there, all at the same time."""
     found = await asyncio.to_thread(records, directory)
+    settling = _Settling(mode, stock, supervisor, waits, missed)
     results = await asyncio.gather(
-        *(_settle(record, mode, stock, supervisor, waits) for record in found),
-        return_exceptions=True,
+        *(settling.settle(record) for record in found), return_exceptions=True
     )
     for record, result in zip(found, results, strict=True):
         if isinstance(result, BaseException):
             log.error("leftover %s: %r", record.backend, result)
 
 
-async def _settle(
-    record: Record,
-    mode: Literal["foreground", "service"],
-    stock: Stock,
-    supervisor: Supervisor,
-    waits: Waits,
-) -> None:
-    if mode == "service":
-        adopted = await _adopt(record, stock, supervisor, waits)
-        if adopted:
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """One daemon's way with leftovers."""
+
+    mode: Literal["foreground", "service"]
+    stock: Stock
+    supervisor: Supervisor
+    waits: Waits
+    missed: Missed
+
+    async def settle(self, record: Record) -> None:
+        if record.exit is not None and await asyncio.to_thread(_left_alone, record):
+            self.missed(record.backend, record.generation, record.facts, record.exit)
+        if self.mode == "service" and await self._adopt(record):
             return
-    await _end(record, waits)
+        await self._end(record)
 
+    async def _adopt(self, record: Record) -> bool:
+        resumed: Backend | None = None
+        told: list[KeeperEvent] = []  # before the backend that wants to know exists
 
-async def _adopt(record: Record, stock: Stock, supervisor: Supervisor, waits: Waits) -> bool:
-    resumed: Backend | None = None
+        def hear(event: KeeperEvent) -> None:
+            (told.append if resumed is None else resumed.on_event)(event)
 
-    def early(event: object) -> None:  # told before the backend that wants to know exists
-        if resumed is not None:
-            resumed.on_event(event)  # type: ignore[arg-type]
-
-    try:
-        keeper = await Keeper.adopt(record.socket, on_event=early, patience=waits.adopt)
-    except KeeperError as error:
-        log.info("%s is not adopted: %s", record.backend, error)
-        return False
-    hello = keeper.hello
-    resumed = stock.resume(keeper, supervisor.tell)
-    ended = hello.error or hello.exit or hello.gone
-    alive = resumed is not None and not ended and await resumed.answers_now(waits.adopt)
-    # Asked only now: it may have died since, and of two for one model the first is taken over.
-    if resumed is None or not alive or resumed.died or resumed.model in supervisor.backends:
-        log.info("%s is not adopted: it is not what would be started now", record.backend)
-        keeper.kill()
-        await keeper.wait_gone(waits.reap)
-        await keeper.close()
+        try:
+            keeper = await Keeper.adopt(record.socket, on_event=hear, patience=self.waits.adopt)
+        except KeeperError as error:
+            log.info("%s is not adopted: %s", record.backend, error)
+            return False
+        resumed = self.stock.resume(keeper, self.supervisor.tell)
+        end = _by_itself(told)
+        if (
+            resumed is not None
+            and end is not None
+            and resumed.model not in self.supervisor.backends
+        ):
+            self._take_over(resumed, unattended=True)
+            for event in told:
+                resumed.on_event(event)
+            return True
+        hello = keeper.hello
+        ended = end is not None or hello.error or hello.exit or hello.gone
+        alive = resumed is not None and not ended and await resumed.answers_now(self.waits.adopt)
+        # Asked only now: it may have died since, and of two for one model the first is taken over.
+        if (
+            resumed is None
+            or not alive
+            or resumed.died
+            or resumed.model in self.supervisor.backends
+        ):
+            log.info("%s is not adopted: it is not what would be started now", record.backend)
+            if end is not None:
+                self._missed(keeper, end)
+            keeper.kill()
+            await keeper.wait_gone(self.waits.reap)
+            await keeper.close()
+            return True
+        for event in told:
+            if isinstance(event, LogTrouble):
+                resumed.on_event(event)
+        self._take_over(resumed)
         return True
-    supervisor.adopt(resumed.model, resumed)
-    supervisor.tell(BackendAdopted(resumed.model, resumed.generation, resumed.variant))
-    return True
+
+    def _take_over(self, resumed: Backend, *, unattended: bool = False) -> None:
+        """``unattended``: it is dead already, and its end is told next, as any other is."""
+        resumed.unattended = unattended
+        self.supervisor.adopt(resumed.model, resumed)
+        self.supervisor.tell(BackendAdopted(resumed.model, resumed.generation, resumed.variant))
+
+    async def _end(self, record: Record) -> None:
+        """Its keeper ends it; where that is gone too, the record proves which process it was."""
+        told: list[KeeperEvent] = []
+        try:
+            keeper = await Keeper.adopt(
+                record.socket, on_event=told.append, patience=self.waits.adopt
+            )
+        except KeeperError:
+            verdict = await asyncio.to_thread(reap, record)
+            log.info("leftover %s: %s", record.backend, verdict.value)
+            return
+        if (end := _by_itself(told)) is not None:
+            self._missed(keeper, end)
+        keeper.kill()
+        gone = await keeper.wait_gone(self.waits.reap)
+        await keeper.close()
+        log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+
+    def _missed(self, keeper: Keeper, end: Exited) -> None:
+        self.missed(keeper.hello.backend, keeper.hello.generation, keeper.hello.facts, end)
 
 
-async def _end(record: Record, waits: Waits) -> None:
-    """Its keeper ends it; where that is gone too, the record proves which process it was."""
-    try:
-        keeper = await Keeper.adopt(
-            record.socket, on_event=lambda event: None, patience=waits.adopt
-        )
-    except KeeperError:
-        verdict = await asyncio.to_thread(reap, record)
-        log.info("leftover %s: %s", record.backend, verdict.value)
-        return
-    keeper.kill()
-    gone = await keeper.wait_gone(waits.reap)
-    await keeper.close()
-    log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+def _left_alone(record: Record) -> bool:
+    return not record.keeper_alive
+
+
+def _by_itself(told: Sequence[KeeperEvent]) -> Exited | None:
+    """The end among these events, unless its keeper had stopped it."""
+    ends = [event for event in told if isinstance(event, Exited) and not event.stopped]
+    return ends[0] if ends else None

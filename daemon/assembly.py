@@ -11,13 +11,13 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from daemon.adoption import Waits, settle_leftovers
@@ -29,6 +29,7 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
@@ -36,7 +37,7 @@ from daemon.machine.awake import Awake
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
-from daemon.relay.limits import Limits
+from daemon.relay.limits import Limits, connections_within
 from daemon.requests import Requests
 from daemon.service.notify import Notifier, watchdog_interval
 from daemon.supervisor import Supervisor
@@ -149,7 +150,7 @@ class Daemon:
             settings.server.port,
             leases=self.supervisor,
             guard=guard_of(settings),
-            limits=relay_limits(settings),
+            limits=relay_limits(settings, open_files()),
             sock=self.sock,
             on_done=self.requests.add,
         )
@@ -175,7 +176,7 @@ class Daemon:
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
         front.set_guard(guard_of(changed))
-        front.set_limits(relay_limits(changed))
+        front.set_limits(relay_limits(changed, open_files()))
         self.supervisor.shutdown_retry = changed.timing.shutdown_retry
         self.supervisor.accidents.poison.window = changed.timing.poison_window
         self.watcher.patience = Patience.of(changed)
@@ -225,6 +226,7 @@ class Daemon:
             reading.stock,
             self.supervisor,
             Waits.of(self.settings),
+            self.recorder.missed,
         )
         self.configured.take(reading, frozenset())  # now the pins, where none was taken over
         self.supervisor.open()
@@ -284,6 +286,8 @@ class Daemon:
         await self.configured.written()
         if runner is not None:
             await runner.cleanup()
+        DISK.forget(self.paths.daemon_json)
+        await asyncio.to_thread(DISK.again)
         for path in (self.paths.daemon_json, self.paths.control_socket):
             with suppress(OSError):
                 path.unlink()
@@ -323,7 +327,7 @@ class Daemon:
             "mode": self.mode,
             "started_at": time.time(),
         }
-        write_private(self.paths.daemon_json, json.dumps(facts) + "\n")
+        DISK.write(self.paths.daemon_json, (json.dumps(facts) + "\n").encode())
 
 
 def tidy_memory() -> None:
@@ -333,17 +337,6 @@ def tidy_memory() -> None:
     gc.freeze()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def write_private(path: Path, text: str) -> None:
-    """0600, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def guard_of(settings: Settings) -> Guard:
@@ -377,10 +370,16 @@ def control_limits(settings: Settings) -> ControlLimits:
     )
 
 
-def relay_limits(settings: Settings) -> Limits:
-    """The data plane's limits as configured."""
+def open_files() -> int:
+    """How many files this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def relay_limits(settings: Settings, descriptors: int) -> Limits:
+    """The data plane's limits as configured, and as many connections as there are descriptors."""
     timing = settings.timing
     return Limits(
+        connections=connections_within(descriptors),
         body_bytes=settings.server.body_limit,
         head_timeout=timing.header_timeout,
         idle_timeout=timing.client_idle,

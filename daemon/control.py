@@ -22,7 +22,16 @@ from daemon.core.lifecycle import State
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.picture import claim_view, fit_view, left, pool_view, resident, wait_view, where
+from daemon.picture import (
+    claim_view,
+    fit_view,
+    left,
+    pool_view,
+    resident,
+    troubles,
+    wait_view,
+    where,
+)
 from daemon.ports import Lease, LoadFit, Progress
 from daemon.preflight import Way, gpu_limit, preflight
 from daemon.requests import Requests
@@ -88,6 +97,7 @@ class Control:
             advice=told.advice.text if told.advice else "",
             draining=self.supervisor.draining,
             counters=dict(self.supervisor.counters),
+            troubles=troubles(self.supervisor.backends.values()),
         )
 
     def models(self, *, presets: bool = False) -> list[ModelView]:

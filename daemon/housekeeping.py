@@ -11,7 +11,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -21,6 +23,7 @@ from daemon.backends.learned import Learned, Promise, combined
 from daemon.config.settings import Settings
 from daemon.core.budget import total
 from daemon.core.messages import Bytes, MemoryObserved
+from daemon.files import DISK, Disk
 from daemon.machine.process import footprints
 from daemon.supervisor import Supervisor
 
@@ -32,13 +35,15 @@ NEAR = 0.95  # of a pool's budget in use by backends: an unexplained end is memo
 @dataclass(frozen=True, slots=True)
 class Rounds:
     """How often something is looked at, in seconds: while backends run what each takes (``sample``)
-    and what the machine has left (``machine``), while memory settles the latter by ``settle``.
+    and what the machine has left (``machine``), while memory settles the latter by ``settle``, and
+    while a disk refuses something whether it still does (``disk``).
     ``log_max_age``: seconds after which a rotated log goes."""
 
     sample: float
     machine: float
     settle: float
     tidy: float
+    disk: float
     log_max_age: float
 
     @classmethod
@@ -50,6 +55,7 @@ class Rounds:
             machine=timing.machine_sample,
             settle=timing.settle_poll,
             tidy=timing.housekeeping,
+            disk=timing.disk_retry,
             log_max_age=settings.logs.max_age,
         )
 
@@ -89,7 +95,7 @@ class Round:
             try:
                 await self.work()
             except Exception:
-                log.exception("looking at memory failed")
+                log.exception("a round of looking failed")
 
 
 @dataclass(slots=True)
@@ -103,38 +109,55 @@ class Housekeeper:
     log_dir: Path
     rounds: Rounds
     attend: Callable[[bool], None] = lambda _: None  # whether the clock is read every few seconds
+    disk: Disk = DISK
     _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
     _known: dict[str, dict[str, int]] = field(default_factory=dict)  # what was kept last, by key
     _sampling: Round = field(init=False)
     _looking: Round = field(init=False)
+    _writing: Round = field(init=False)
 
     def __post_init__(self) -> None:
         self._sampling = Round(self.sample, self.rounds.sample)
         self._looking = Round(self.look_around, self.rounds.machine)
+        self._writing = Round(self._write_late, self.rounds.disk)
 
     def start(self) -> None:
         self._calendar.start()
-        self._calendar.add_job(self.tidy, "interval", seconds=self.rounds.tidy, id="tidy")
+        # However late it is: the clock may have been set, or the machine asleep.
+        self._calendar.add_job(
+            self.tidy,
+            "interval",
+            seconds=self.rounds.tidy,
+            id="tidy",
+            misfire_grace_time=None,
+            coalesce=True,
+        )
         self.supervisor.wake_sampler = self.wake
         self.wake()
+        loop = asyncio.get_running_loop()
+        self.disk.on_trouble = partial(_soon, loop, self._writing.begin)
+        if self.disk.troubles():  # from before
+            self._writing.begin()
 
     def follow(self, settings: Settings) -> None:
         """Rounds as configured now. One that stays as it was is not begun anew."""
         before, self.rounds = self.rounds, Rounds.of(settings)
         self._sampling.every(self.rounds.sample)
         self._looking.every(self.rounds.machine)
+        self._writing.every(self.rounds.disk)
         if before.tidy != self.rounds.tidy and self._calendar.get_job("tidy") is not None:
             self._calendar.reschedule_job("tidy", trigger="interval", seconds=self.rounds.tidy)
 
     def stop(self) -> None:
         """No more jobs and timers, whoever comes or goes."""
         self.supervisor.wake_sampler = lambda: None
+        self.disk.on_trouble = lambda: None
         if self._calendar.running:
             self._calendar.shutdown(wait=False)
         if self._settling is not None:
             self._settling.cancel()
-        for each in (self._sampling, self._looking):
+        for each in (self._sampling, self._looking, self._writing):
             each.end()
 
     def wake(self) -> None:
@@ -164,6 +187,13 @@ class Housekeeper:
 
     async def _look(self) -> None:
         self.supervisor.look(await asyncio.to_thread(self.supervisor.free))  # a driver may be slow
+
+    async def _write_late(self) -> None:
+        """What the disk refused, once more."""
+        if await asyncio.to_thread(self.disk.again):
+            self._writing.end()
+            if self.disk.troubles():  # met just now
+                self._writing.begin()
 
     async def sample(self) -> None:
         """What each backend really takes."""
@@ -221,6 +251,12 @@ class Housekeeper:
                     path.unlink()
             except OSError as error:
                 log.warning("an old log stays: %s", error)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    """In the loop, said from a thread; not at all once the loop is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(work)
 
 
 def near_budget(seen: Iterable[Bytes], budget: Bytes) -> frozenset[str]:

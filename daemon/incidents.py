@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from daemon.backends.backend import Backend
+from daemon.backends.dying import words
+from daemon.backends.keeping import Exited
 from daemon.core.messages import BackendExited
 from daemon.core.page import Page
+from daemon.engines.signatures import classify
 from daemon.machine.kills import kernel_kills
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.incident_file import IncidentFile
-from daemon.telemetry.incidents import Answer, Book, Scene
+from daemon.telemetry.incidents import MAX_TEXT, Answer, Book, Scene
 from daemon.views import BesideView, EventView, HeldView, IncidentView
 
 log = logging.getLogger("modelport.incidents")
@@ -137,10 +141,40 @@ class Recorder:
         if event.facts.get("asked") or self.supervisor.draining or not mine:
             return
         assert scene is not None
-        one = self.book.add(event.at, scene, event.facts)
+        one = self.book.add(_sane(scene.at, event.at), scene, event.facts)
+        if scene.unattended:
+            return  # what the kernel killed meanwhile is not known
         task = asyncio.create_task(self._count(one.id), name="kernel's kills")
         self._counting.add(task)
         task.add_done_callback(self._counting.discard)
+
+    def missed(self, model: str, generation: int, facts: Mapping[str, Any], end: Exited) -> None:
+        """A backend ended by itself while no daemon was there, and nothing is to be done for it any
+        more. ``facts``: those of its start, as its keeper kept them."""
+        told = {key: str(facts.get(key, "")) for key in ("engine", "version", "variant", "secret")}
+        verdict = classify(end.status, end.lines, ready=True, asked=False)
+        began, now = facts.get("started_at"), time.time()
+        at = _sane(end.time, now)
+        scene = Scene(
+            model=model,
+            generation=generation,
+            engine=told["engine"][:MAX_TEXT],
+            version=told["version"],
+            status=end.status,
+            serving=True,
+            age=round(max(0.0, at - began), 3) if isinstance(began, float) else None,
+            lines=end.lines,
+            advice=verdict.advice,
+            variant=told["variant"],
+            unattended=True,
+            secrets=(told["secret"],),
+        )
+        detail = words(verdict, end.status, (told["secret"],))
+        known = {"exit_class": verdict.exit_class.value, "detail": detail}
+        one = self.book.add(at, scene, known)
+        log.warning("%s ended while modelport was not running: %s", model, one.detail)
+        self._write()
+        self._tell(one)
 
     def _answer(self, event: EventView) -> Answer:
         page = self.supervisor.scheduler.pages.get(event.model)
@@ -198,20 +232,33 @@ class Recorder:
             log.exception("incidents could not be written")
 
 
+def _sane(at: float | None, now: float) -> float:
+    """When it ended, in Unix seconds: by a clock that may have jumped since."""
+    return at if at is not None and 0 <= at <= now else now
+
+
 def _with_run(scene: Scene, run: Backend) -> Scene:
-    began = run.started_at if run.ready_at is None else run.ready_at
+    now = time.time()
+    ended = _sane(run.ended_at, now) if run.unattended else now
+    steps = run.timeline
+    if steps.ordered and not run.unattended:  # by the clock that nobody sets
+        age = time.monotonic() - (steps.ready or steps.spawned or steps.ordered)
+    else:
+        age = ended - (run.started_at if run.ready_at is None else run.ready_at)
     return replace(
         scene,
         engine=run.engine.name,
         version=run.installed.version,
         status=run.status,
         serving=run.ready_at is not None,
-        age=round(max(0.0, time.time() - began), 3),
+        age=round(max(0.0, age), 3),
         lines=tuple(run.lines),
         advice=run.failure.advice if run.failure is not None else "",
         variant=run.variant.id,
         context=run.plan.running.ctx,
         slots=run.plan.running.slots,
         near_budget=run.near_budget,
+        at=ended,
+        unattended=run.unattended,
         secrets=(run.plan.secret,),
     )

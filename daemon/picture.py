@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 from daemon.backends.backend import Backend
 from daemon.core.eviction import Resident
 from daemon.core.explain import Claim, Pool, Wait
 from daemon.core.messages import Bytes
 from daemon.core.page import Page
+from daemon.core.units import format_bytes
+from daemon.files import DISK
+from daemon.logs.files import lost_lines
 from daemon.preflight import Preflight
 from daemon.views import ChoiceView, ClaimView, FitView, PoolView, VictimView, WaitView
 
@@ -58,6 +64,20 @@ def wait_view(wait: Wait, now: float) -> WaitView:
         why=wait.why.text,
         seconds=left(wait.why.until, now),
     )
+
+
+def troubles(runs: Iterable[object]) -> list[str]:
+    """What a disk does not take: serving goes on, but something is late or lost."""
+    told = DISK.troubles()
+    if lost := lost_lines():
+        told.append(f"modelport's own log lacks {lost} lines that could not be written")
+    for run in runs:
+        one = run.log_trouble if isinstance(run, Backend) else None
+        if isinstance(run, Backend) and one is not None and (one.dropped or one.errno is not None):
+            why = f" ({os.strerror(one.errno)})" if one.errno is not None else ""
+            lost_bytes = format_bytes(one.dropped)
+            told.append(f"the log of {run.model} lacks {lost_bytes} that could not be written{why}")
+    return told
 
 
 def where(run: Backend, charged: dict[str, int]) -> str:

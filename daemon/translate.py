@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.backends.backend import Timing
+from daemon.backends.terms import Timing
 from daemon.config.settings import Settings
 from daemon.config.types import Share
 from daemon.core.policy import Policy

@@ -169,6 +169,7 @@ class StatusView:
     advice: str  # what could be done about it
     draining: bool
     counters: dict[str, int]
+    troubles: list[str] = field(default_factory=list)  # serving goes on, but something is lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +239,7 @@ class IncidentView:
     done: str = ""  # backoff | gave_up | half_open
     done_seconds: float | None = None  # until it may start again
     next_variant: str = ""  # if another one is tried next
+    unattended: bool = False  # it ended while modelport was not running
     followed: str = ""  # ready | died | reset
     followed_seconds: float | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -12,7 +13,16 @@ import pytest
 
 from daemon import adoption
 from daemon.adoption import Waits, settle_leftovers
-from daemon.backends.keeping import Exited, Gone, Keeper, KeeperError, KeeperEvent, Reaped, Record
+from daemon.backends.keeping import (
+    Exited,
+    Gone,
+    Keeper,
+    KeeperError,
+    KeeperEvent,
+    LogTrouble,
+    Reaped,
+    Record,
+)
 from daemon.core.messages import CatalogChanged, Event, ModelSpec, Variant
 from daemon.core.scheduler import Scheduler
 from daemon.ports import Hold, Target
@@ -29,7 +39,14 @@ class FakeKeeper:
 
     def __init__(self, house: House, name: str, on_event: Callable[[KeeperEvent], None]) -> None:
         self.house, self.name, self.on_event = house, name, on_event
-        self.hello = SimpleNamespace(error=None, exit=None, gone=False, backend=name.split("-")[0])
+        self.hello = SimpleNamespace(
+            error=None,
+            exit=None,
+            gone=False,
+            backend=name.split("-")[0],
+            generation=int(name.split("-")[1]),
+            facts={},
+        )
 
     def kill(self) -> None:
         self.house.told.append(f"kill {self.name}")
@@ -53,7 +70,7 @@ class FakeBackend:
         self.house, self.keeper, self.generation = house, keeper, generation
         self.model = keeper.hello.backend
         self.variant = VARIANT
-        self.died = False
+        self.died = self.unattended = False
         self.heard: list[KeeperEvent] = []
         self.holding = Hold(Target("127.0.0.1", 40000 + generation), "m", {}, False)
 
@@ -85,6 +102,8 @@ class House:
         self.strangers: set[str] = set()  # not what would be started today
         self.broken: set[str] = set()
         self.ended: dict[str, dict[str, object]] = {}
+        self.news: dict[str, list[KeeperEvent]] = {}  # what a keeper has to tell first
+        self.missed: list[tuple[str, int, Exited]] = []
         self.records: list[Record] = []
         self.resumed: dict[str, FakeBackend] = {}
         self.supervisor = Supervisor(Scheduler({"ram": 10}), Bus(), 1.0)
@@ -128,6 +147,8 @@ class House:
             raise ValueError("what nobody thought of")
         keeper = FakeKeeper(self, name, on_event)
         vars(keeper.hello).update(self.ended.get(name, {}))
+        for event in self.news.get(name, []):
+            on_event(event)
         return keeper
 
     def _reap(self, record: Record) -> Reaped:
@@ -143,7 +164,14 @@ class House:
 
     async def settle(self, mode: Mode = "service") -> None:
         stock = cast("Any", SimpleNamespace(resume=self.resume))
-        work = settle_leftovers(self.folder, mode, stock, self.supervisor, WAITS)
+        work = settle_leftovers(
+            self.folder,
+            mode,
+            stock,
+            self.supervisor,
+            WAITS,
+            lambda model, generation, facts, end: self.missed.append((model, generation, end)),
+        )
         await asyncio.wait_for(work, 5.0)
 
     def states(self) -> dict[str, str]:
@@ -246,3 +274,60 @@ async def test_a_bad_one_does_not_spoil_the_others(
         assert house.states() == {"b": "ready"}
     else:
         assert house.told == ["kill b-1", "close b-1"]
+
+
+CRASHED = Exited(-11, 0.0, ("GGML_ASSERT",), 1000.0)
+
+
+async def test_an_end_while_nobody_was_there_is_told_as_any_other(house: House) -> None:
+    """Taken over dead: the core hears of it, so that it counts."""
+    name = house.leave("a-3")
+    house.news[name] = [LogTrouble(7, 28), CRASHED, Gone()]
+    await house.settle()
+    run = house.resumed[name]
+    assert run.unattended
+    assert run.heard == [LogTrouble(7, 28), CRASHED, Gone()]
+    assert house.supervisor.scheduler.pages["a"].generation == 3
+    assert house.missed == []
+    assert house.told == [], "the backend itself says bye"
+
+
+@pytest.mark.parametrize("mode", ["service", "foreground"])
+async def test_an_end_of_what_would_not_be_started_now_is_only_told(
+    house: House, mode: Mode
+) -> None:
+    name = house.leave("a-3")
+    house.strangers.add(name)
+    house.news[name] = [CRASHED]
+    await house.settle(mode)
+    assert house.missed == [("a", 3, CRASHED)]
+    assert house.told == ["kill a-3", "close a-3"]
+    assert house.states() == {}
+
+
+@pytest.mark.parametrize("mode", ["service", "foreground"])
+async def test_a_word_that_a_keeper_left_is_told(house: House, mode: Mode) -> None:
+    name = house.leave("a-3")
+    house.records[0] = replace(house.records[0], exit=CRASHED)
+    house.without_keeper.add(name)
+    await house.settle(mode)
+    assert house.missed == [("a", 3, CRASHED)]
+    assert house.told == ["reap a-3"]
+
+
+@pytest.mark.parametrize("mode", ["service", "foreground"])
+async def test_what_its_keeper_stopped_is_not_told(house: House, mode: Mode) -> None:
+    name = house.leave("a-3")
+    house.news[name] = [replace(CRASHED, stopped=True), Gone()]
+    house.ended[name] = {"exit": CRASHED, "gone": True}
+    await house.settle(mode)
+    assert house.missed == []
+    assert house.told == ["kill a-3", "close a-3"]
+
+
+async def test_a_lost_log_is_known_after_a_take_over(house: House) -> None:
+    name = house.leave("a-3")
+    house.news[name] = [LogTrouble(7, None)]
+    await house.settle()
+    assert house.states() == {"a": "ready"}
+    assert house.resumed[name].heard == [LogTrouble(7, None)]

@@ -19,7 +19,7 @@ import pytest
 from control_api.app import _WORLD_KEY
 from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, control_limits, guard_of, relay_limits, write_private
+from daemon.assembly import Daemon, control_limits, guard_of, relay_limits
 from daemon.config import presets
 from daemon.config.load import load
 from daemon.config.paths import Paths
@@ -338,26 +338,6 @@ async def test_a_hangup_while_it_ends_changes_nothing(
 # ---------------------------------------------------------------- the parts
 
 
-def test_a_private_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "facts.json"
-    path.write_text("old")
-    path.chmod(0o644)
-    write_private(path, "new\n")
-    assert path.read_text() == "new\n"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_private_file_follows_no_link(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    path = tmp_path / "facts.json"
-    (tmp_path / f".facts.json.{os.getpid()}").symlink_to(victim)
-    with pytest.raises(OSError):
-        write_private(path, "new\n")
-    assert victim.read_text() == "precious"
-
-
 def test_limits_and_guard_are_as_configured() -> None:
     settings = Settings.from_layers(
         {
@@ -368,14 +348,15 @@ def test_limits_and_guard_are_as_configured() -> None:
             | {"event_keepalive": 12},
         }
     )
-    limits = relay_limits(settings)
+    limits = relay_limits(settings, 512)
     assert limits.body_bytes == 1 << 20
     assert (limits.head_timeout, limits.idle_timeout, limits.body_silence) == (1, 2, 3)
     assert (limits.write_stall, limits.connect_timeout, limits.pool_idle) == (4, 5, 6)
     assert (limits.retry_after_drain, limits.retry_after_lost) == (7, 10)
     assert (limits.linger, limits.tick) == (8, 9)
     assert limits.retry_after_max == 11
-    assert relay_limits(Settings.from_layers({})) == Limits()
+    assert limits.connections == 256
+    assert relay_limits(Settings.from_layers({}), 8192) == Limits()
     assert control_limits(settings) == ControlLimits(heartbeat_seconds=12, retry_after_max=11)
     assert control_limits(Settings.from_layers({})) == ControlLimits()
     assert guard_of(settings) != guard_of(Settings.from_layers({}))

@@ -57,7 +57,7 @@ class House:
             self.learned,
             self.news.append,
             folder,
-            Rounds(sample=0.02, machine=0.02, settle=0.01, tidy=3600.0, log_max_age=DAY),
+            Rounds(sample=0.02, machine=0.02, settle=0.01, tidy=3600.0, disk=0.01, log_max_age=DAY),
         )
         self.keeper.start()
 
@@ -255,6 +255,19 @@ def configured(**timing: float) -> Settings:
     return Settings.from_layers({"timing": timing, "logs": {"max_age": "2d"}})
 
 
+async def test_what_a_disk_refused_is_written_once_it_can_be(house: House, tmp_path: Path) -> None:
+    """And nobody looks before there is a reason, nor after it is gone."""
+    (tmp_path / "way").write_text("in the")
+    path = tmp_path / "way" / "state"
+    assert not house.keeper._writing.goes
+    assert not await asyncio.to_thread(house.keeper.disk.write, path, b"news")
+    await until(lambda: house.keeper._writing.goes)
+    (tmp_path / "way").unlink()
+    await until(path.exists)
+    await until(lambda: not house.keeper._writing.goes)
+    assert house.keeper.disk.troubles() == []
+
+
 async def test_other_rounds_count_at_once(house: House) -> None:
     house.keeper.rounds = replace(house.keeper.rounds, sample=3600.0, machine=3600.0)
     run = house.begin(os.getpid())
@@ -270,7 +283,9 @@ async def test_other_rounds_count_at_once(house: House) -> None:
     house.keeper.follow(
         configured(memory_sample=0.02, machine_sample=0.01, settle_poll=0.5, housekeeping=60)
     )
-    expected = Rounds(sample=0.02, machine=0.01, settle=0.5, tidy=60.0, log_max_age=2 * DAY)
+    expected = Rounds(
+        sample=0.02, machine=0.01, settle=0.5, tidy=60.0, disk=15.0, log_max_age=2 * DAY
+    )
     assert house.keeper.rounds == expected
     tidy = house.keeper._calendar.get_job("tidy")
     assert tidy.trigger.interval.total_seconds() == 60

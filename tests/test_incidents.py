@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from daemon.backends.keeping import Exited
 from daemon.core.messages import Ask, ExitClass, OperatorAsked
 from daemon.incidents import Recorder
 from daemon.telemetry.incident_file import IncidentFile
@@ -162,3 +164,29 @@ async def test_a_disk_that_fails_disturbs_nobody(opened: Open) -> None:
     await recorder.close()
     assert len(rooms.control.incidents("a", 10)) == 1
     await asyncio.sleep(0)
+
+
+async def test_an_end_that_nobody_saw(opened: Open) -> None:
+    """With its own time, unless that lies ahead; never with a secret."""
+    rooms, recorder = await opened()
+    facts = {
+        "engine": "llama-server",
+        "version": "b1",
+        "secret": "s3cretS3cret",
+        "started_at": 40.0,
+    }
+    end = Exited(-6, 1.0, ("GGML_ASSERT(x) s3cretS3cret",), 100.0)
+    recorder.missed("a", 7, facts, end)
+    recorder.missed("gone", 1, {}, Exited(-9, 1.0, (), time.time() + 9e9))
+    one, other = recorder.book.kept
+    assert (one.model, one.generation, one.status, one.unattended) == ("a", 7, -6, True)
+    assert (one.at, one.age, one.engine, one.exit_class) == (100.0, 60.0, "llama-server", "crash")
+    assert "s3cret" not in repr(one)
+    assert (other.model, other.age) == ("gone", None)
+    assert abs(other.at - time.time()) < 60
+    (story,) = rooms.control.stories([one])
+    assert story.how == "killed by SIGABRT after 60 s of serving, while modelport was not running"
+    told = [e for e in rooms.bus.history(0) if e.kind == "incident"]
+    assert [e.model for e in told] == ["a"]
+    await recorder.close()
+    assert on_disk(rooms) == recorder.book.kept

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon.backends.backend import Timing as BackendTiming
+from daemon.backends.terms import Timing as BackendTiming
 from daemon.config.settings import Settings
 from daemon.core.policy import Policy
 from daemon.downloads.pull import Patience

@@ -57,6 +57,8 @@ def show_status(args: Namespace, out: Out) -> int:
         out.line(line)
     if status.advice:
         out.line(f"{out.paint('!', 'yellow')} {status.advice}")
+    for trouble in status.troubles:
+        out.line(f"{out.paint('!', 'yellow')} {trouble}")
     if status.config_problem:
         out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
     return 0

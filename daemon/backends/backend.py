@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,13 +28,16 @@ from daemon.backends.keeping import (
     KeeperError,
     KeeperEvent,
     Lines,
+    LogTrouble,
     Lost,
     Order,
     OrderFile,
 )
 from daemon.backends.learned import heard
-from daemon.backends.leftovers import reap, records
-from daemon.backends.progress import Signs, Watch, signs_of_life
+from daemon.backends.leftovers import reap_recorded
+from daemon.backends.progress import Signs, signs_of_life
+from daemon.backends.readiness import until_ready
+from daemon.backends.terms import Places, Timeline, Timing
 from daemon.core.messages import (
     BackendExited,
     BackendReady,
@@ -47,46 +52,11 @@ from daemon.ports import Hold
 
 log = logging.getLogger("modelport.backends")
 
-KEPT_LINES = 200  # matching lines of one life that are kept in memory
-LOOK = 1.0  # seconds between two looks at whether a load goes on; the waits below end within one
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """The waits of a backend's life, in seconds (``[timing]``)."""
-
-    start_stall: float
-    ready_poll: float
-    health_timeout: float
-    probe_timeout: float
-    stop_grace: float
-    kill_grace: float
-    keeper_start: float
-    keeper_grace: float
-    keeper_connect: float
-    keeper_lost: float
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the files of one backend go."""
-
-    socket: Path
-    record: Path
-    log: Path
-    log_max_bytes: int
-    log_keep: int
-    cwd: Path
-
-
-@dataclass(slots=True)
-class Timeline:
-    """When the steps of a start were done (monotonic seconds; 0: not yet)."""
-
-    ordered: float = 0.0
-    spawned: float = 0.0
-    healthy: float = 0.0
-    ready: float = 0.0
+KEPT_LINES, KEPT_BYTES = 200, 16 << 10  # of the matching lines of one life, kept in memory
+# Why an engine could not be run, where trying again may help: a full disk, no descriptors left …
+PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+)
 
 
 @dataclass(slots=True)
@@ -114,13 +84,16 @@ class Backend:
     allotted: Allotted | None = None  # what the engine said of its memory, once it is ready
     lines: list[str] = field(default_factory=list)
     status: int | None = None  # how its process ended, as in subprocess
+    ended_at: float | None = None  # and when, in Unix seconds, if its keeper says so
+    unattended: bool = False  # it ended while no daemon was there
+    log_trouble: LogTrouble | None = None  # if something of its log was lost
     failure: Verdict | None = None  # what was wrong with it, unless we asked it to stop
     near_budget: bool = False  # it was last seen to take about all that there is
     heard: int = 0  # such lines in all
     heard_loading: int = 0  # of them, until it was ready
     timeline: Timeline = field(default_factory=Timeline)
+    news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
     _verdict: Verdict | None = None
-    _news: asyncio.Event = field(default_factory=asyncio.Event)  # it died, or must stop
     _task: asyncio.Task[None] | None = None
     _closing: asyncio.Task[None] | None = None
     _over: bool = False
@@ -168,7 +141,7 @@ class Backend:
         if self.asked:  # told to stop while the keeper came up
             self.kill() if self.hurried else self.stop()
             return
-        verdict = await self._until_ready()
+        verdict = await until_ready(self)
         if self.died or self.asked:
             return
         if verdict is not None:
@@ -177,7 +150,7 @@ class Backend:
         self.timeline.ready = time.monotonic()
         self.ready_at = time.time()
         self.tell(BackendReady(self.model, self.generation))
-        await self._hear_out()
+        await self.hear_out()
         self.heard_loading = self.heard
         said = await asyncio.to_thread(heard, self.places.log)
         self.allotted = said if said.complete() else None
@@ -195,6 +168,7 @@ class Backend:
             log_max_bytes=self.places.log_max_bytes,
             log_keep=self.places.log_keep,
             pattern=self.engine.pattern,
+            needles=self.engine.needles,
             mode=self.mode,
             grace=self.timing.keeper_grace,
             stop_grace=self.timing.stop_grace,
@@ -216,67 +190,6 @@ class Backend:
             },
         )
 
-    async def _until_ready(self) -> Verdict | None:
-        """None once it answered a real request; else why it will not."""
-        probe = asyncio.create_task(self._probe(), name=f"probe {self.model}")
-        news = asyncio.create_task(self._news.wait(), name=f"news of {self.model}")
-        timing = self.timing
-        pause = min(LOOK, timing.start_stall / 4, timing.probe_timeout / 4)
-        pause = max(pause, timing.ready_poll)  # either wait may be set to nothing
-        watch = Watch(await asyncio.to_thread(self._signs_of_life), time.monotonic())
-        try:
-            while not (self.died or self.asked):
-                await asyncio.wait(
-                    {probe, news}, timeout=pause, return_when=asyncio.FIRST_COMPLETED
-                )
-                if probe.done():
-                    return probe.result()
-                watch.look(await asyncio.to_thread(self._signs_of_life), time.monotonic())
-                if (why := self._hanging(watch)) is not None:
-                    return Verdict(ExitClass.HANG, why)
-            return None
-        finally:
-            for task in (probe, news):
-                task.cancel()
-            await asyncio.gather(probe, news, return_exceptions=True)
-
-    def _hanging(self, watch: Watch) -> str | None:
-        """Why nothing more is to be hoped for; None while it is."""
-        stall, patience = self.timing.start_stall, self.timing.probe_timeout
-        if watch.looked - watch.since > stall:
-            return f"no sign of progress for {stall:g} s while loading"
-        healthy = self.timeline.healthy
-        if not healthy or self.engine.probe(self.plan).loads:
-            return None
-        if watch.looked - max(healthy, watch.moved_at) > patience:
-            return f"no answer to its first request for {patience:g} s, though it is loaded"
-        return None
-
-    async def _probe(self) -> Verdict | None:
-        probe = self.engine.probe(self.plan)
-        headers = self.launch.headers
-        port, poll = self.plan.port, self.timing.ready_poll
-        limit = self.timing.health_timeout
-        while not await probing.healthy(  # noqa: ASYNC110 (another process has no event for us)
-            port, probe, headers, deadline=limit
-        ):
-            await asyncio.sleep(poll)
-        self.timeline.healthy = time.monotonic()
-        while True:
-            # No deadline of its own: the rules above end it, and mlx-lm loads only now.
-            answer = await probing.answers(port, probe, headers, deadline=None)
-            if 200 <= answer.status < 300:
-                return None
-            if answer.status not in (0, 503):  # 503: still loading
-                await self._hear_out()
-                said = answer.body[:300].decode("utf-8", "replace")
-                verdict = self.engine.classify(None, [*self.lines, said], ready=False, asked=False)
-                if verdict.exit_class is ExitClass.HANG:  # no line of its log explains it
-                    detail = f"its first answer was {answer.status}: {' '.join(said.split())}"
-                    return Verdict(ExitClass.HANG, detail, verdict.advice)
-                return verdict
-            await asyncio.sleep(poll)
-
     async def answers_now(self, deadline: float) -> bool:
         """One real request to a backend that is being adopted."""
         probe = self.engine.probe(self.plan)
@@ -285,7 +198,7 @@ class Backend:
         )
         return 200 <= answer.status < 300
 
-    async def _hear_out(self) -> None:
+    async def hear_out(self) -> None:
         """What the engine logged before it answered is with us: the first round makes the keeper
         read it, the second comes behind what it told of it."""
         with contextlib.suppress(KeeperError):
@@ -295,11 +208,11 @@ class Backend:
 
     async def said_serving(self) -> list[str]:
         """The matching lines of its log since it was ready, up to this moment."""
-        await self._hear_out()
+        await self.hear_out()
         new = self.heard - self.heard_loading
         return self.lines[-new:] if new else []
 
-    def _signs_of_life(self) -> Signs:
+    def signs_of_life(self) -> Signs:
         """Of all that it runs. For a thread."""
         return signs_of_life(self.places.log, self.pid)
 
@@ -309,13 +222,15 @@ class Backend:
         """The keeper's news."""
         match event:
             case Lines(lines=lines):
-                self.lines = [*self.lines, *lines][-KEPT_LINES:]
+                self.lines = _newest([*self.lines, *lines])
                 self.heard += len(lines)
-            case ExecFailed(text=text):
-                self._verdict = Verdict(ExitClass.PERMANENT, f"could not be run: {text}")
-                self.failure = self._verdict
-            case Exited(status=status):
-                self._judge(status)
+            case LogTrouble():
+                self._log_trouble(event)
+            case ExecFailed(errno=number, text=text):
+                failed = ExitClass.CRASH if number in PASSING else ExitClass.PERMANENT
+                self._verdict = self.failure = Verdict(failed, f"could not be run: {text}")
+            case Exited():
+                self._judge(event)
             case Gone():
                 verdict = self._verdict or Verdict(ExitClass.CRASH, "it ended")
                 detail = dying.words(verdict, self.status, (self.plan.secret,))
@@ -326,7 +241,7 @@ class Backend:
     async def _lost(self) -> None:
         """The keeper is gone without a word: what its record proves to be ours is ended."""
         self.died = True
-        self._news.set()
+        self.news.set()
         try:
             files = [Path(path) for path in self.launch.files]
             verdict = await asyncio.to_thread(reap_recorded, self.places.record, files)
@@ -334,11 +249,21 @@ class Backend:
         finally:
             self._finish(ExitClass.CRASH, "its keeper was lost")
 
-    def _judge(self, status: int) -> None:
-        self.died, self.status = True, status
-        self._news.set()
+    def _log_trouble(self, event: LogTrouble) -> None:
+        """Its log has lost something; said when that begins, and when it is over."""
+        before, self.log_trouble = self.log_trouble, event
+        if event.errno is not None and (before is None or before.errno is None):
+            why = os.strerror(event.errno)
+            log.warning("the log of %s cannot be written, it serves on: %s", self.model, why)
+        elif event.errno is None and before is not None and before.errno is not None:
+            lost = event.dropped
+            log.info("the log of %s is written again; it lacks %d bytes", self.model, lost)
+
+    def _judge(self, end: Exited) -> None:
+        self.died, self.status, self.ended_at = True, end.status, end.time
+        self.news.set()
         verdict = self.engine.classify(
-            status,
+            end.status,
             self.lines,
             ready=self.ready_at is not None,
             asked=self.asked,
@@ -359,7 +284,7 @@ class Backend:
         if self._over:
             return
         self._over = self.died = True
-        self._news.set()
+        self.news.set()
         if self.keeper is not None:
             self._closing = asyncio.create_task(self._close(self.keeper))
         self.tell(BackendExited(self.model, self.generation, exit_class, detail))
@@ -380,14 +305,14 @@ class Backend:
     def stop(self) -> None:
         """The ladder: TERM, a second TERM after the grace, KILL of all that is left."""
         self.asked = True
-        self._news.set()
+        self.news.set()
         if self.keeper is not None:
             self.keeper.stop(self.timing.stop_grace, self.timing.kill_grace)
 
     def kill(self) -> None:
         """At once: what does not answer is not asked."""
         self.asked = self.hurried = True
-        self._news.set()
+        self.news.set()
         if self.keeper is not None:
             self.keeper.kill()
 
@@ -407,22 +332,17 @@ class Backend:
         return self._verdict
 
 
+def _newest(lines: list[str]) -> list[str]:
+    """As many of the last lines as are kept, one in any case."""
+    room, first = KEPT_BYTES, len(lines)
+    while first > max(0, len(lines) - KEPT_LINES):
+        room -= len(lines[first - 1]) + 1
+        if room < 0 and first < len(lines):
+            break
+        first -= 1
+    return lines[first:]
+
+
 def digest(env: Mapping[str, str]) -> str:
     """A mark by which a later daemon sees whether it would set the same; it tells no value."""
     return hashlib.sha256(json.dumps(sorted(env.items())).encode()).hexdigest()[:16]
-
-
-DYING = 1.0  # seconds: the kernel closes a killed keeper's socket a moment before it is dead
-
-
-def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
-    """End the engine that this record describes, by pid, start time and command line, and remove
-    its private ``files`` (a killed keeper does not). Blocks."""
-    found = next((record for record in records(path.parent) if record.path == path), None)
-    deadline = time.monotonic() + DYING
-    while found is not None and found.keeper_alive and time.monotonic() < deadline:
-        time.sleep(0.005)
-    verdict = reap(found).value if found is not None else "no record"
-    for file in files:
-        file.unlink(missing_ok=True)
-    return verdict

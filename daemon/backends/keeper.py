@@ -12,11 +12,13 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
     keeper -> daemon
     hello   first on each connection, and on request: protocol, backend, generation, facts (the
             order's, as given), keeper_pid, pid (null: could not be run), start (kernel start time,
-            a token to compare), argv, log_bytes, log_dropped (bytes), lines (matching lines kept),
-            error {errno, text} (the engine could not be run: trying again will not help),
-            exit (as below, or null), gone (true or false)
-    lines   lines: output lines that match the pattern, as they come
-    exit    status (negative: killed by that signal), at (monotonic seconds), lines (all kept)
+            a token to compare), argv, log_bytes, log_dropped (bytes), log_errno (why the last
+            write failed, or null), lines (matching lines kept), error {errno, text} (the engine
+            could not be run), exit (as below, or null), gone (true or false)
+    lines   lines: output lines that match the pattern; of a flood the newest, a few times a second
+    log     dropped, errno: as in hello, when writing begins to fail or goes again
+    exit    status (negative: killed by that signal), at (monotonic seconds), time (Unix seconds),
+            stopped (true: by us, as we were told), lines (all kept)
     gone    the engine and everything that it started are dead and reaped: the memory is free
     refused text: the line received was no message
     daemon -> keeper
@@ -30,7 +32,11 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
 Being alone
     A connection is the daemon's sign of life. Without one, a foreground keeper stops the engine at
     once; a service keeper after ``grace``, and an exit status is kept for that long too. On TERM or
-    INT the keeper stops the engine and leaves. It removes record, socket and files at the end.
+    INT the keeper stops the engine and leaves. It removes record, socket and files at the end; but
+    the record of an engine that ended by itself, where no daemon has said bye since, stays and gets
+    the field ``exit``, for the next daemon to read and to remove.
+
+It is one file, long as that is: it is run by its path and without a package around it.
 """
 
 # pathlib, typing, subprocess and socket take 3 to 8 ms each to load: the start needs none of them
@@ -55,7 +61,14 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 LINE_CAP = 8192  # bytes of a line that are looked at and kept
-CHUNK = 65536  # bytes per read; a Linux pipe holds as much
+CHUNK = 1 << 18  # bytes per read of output, and what its pipe shall hold
+PIECE = 65536  # bytes per read of messages
+OVERLAP = 512  # bytes that two looks at a line without end share
+BEFORE, AFTER = 128, 896  # bytes that are kept around what was found in such a line
+DULL = 1 << 20  # bytes of lines that are remembered as dull
+WORDS = bytes(48 if 48 <= c < 58 else c + 32 if 65 <= c < 91 else c for c in range(256))
+TELL = 0.1  # seconds between two messages of lines
+TELL_LOG = 1.0  # seconds between two messages on the log itself
 OUT_CAP = 1 << 20  # bytes unread by a peer above which it gets no more lines
 LINUX = sys.platform.startswith("linux")
 SUBREAPER = LINUX  # elsewhere orphans go to init, and must be found while their parent lives
@@ -64,6 +77,7 @@ KILL_AGAIN = 0.05  # seconds between two rounds of KILL
 LOOK = 5.0  # seconds between looks at the family, where orphans do not come to us
 LAST_WORDS = 0.5  # seconds that a slow peer may hold up the end of a keeper
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+F_SETPIPE_SZ = 1031  # fcntl(2)
 
 # field -> type, or (type, default); times in seconds, sizes in bytes
 ORDER: dict[str, Any] = {
@@ -78,7 +92,8 @@ ORDER: dict[str, Any] = {
     "log": str,
     "log_max_bytes": int,
     "log_keep": int,
-    "pattern": (str, None),  # one regular expression; no \A or \Z (lines are searched together)
+    "pattern": (str, None),  # one regular expression, whatever the case
+    "needles": (list, []),  # small letters: each matching line has one of them (empty: not known)
     "pattern_keep": (int, 8192),
     "mode": str,  # foreground | service
     "grace": float,
@@ -288,12 +303,16 @@ def _become_engine(
 
 
 class Log:
-    """A file of raw bytes, rotated at the start and by size. Never raises: losses are counted."""
+    """A file of raw bytes, rotated at the start and by size. Never raises: losses are counted.
+
+    No file grows beyond ``max_bytes``; they are cut at the end of a line where it can be.
+    """
 
     def __init__(self, path: str, max_bytes: int, keep: int) -> None:
         self.path, self.max_bytes, self.keep = path, max_bytes, keep
         self.bytes = 0
         self.dropped = 0
+        self.errno: int | None = None  # why the last write failed
         self._size = 0
         self._fd = -1
         self._ended = True
@@ -301,19 +320,38 @@ class Log:
         self.write(b"")  # the file is there from the start, for those who follow it
 
     def write(self, data: bytes) -> None:
-        done = 0
+        done, self.errno = 0, None
         try:
-            if self._size and self._size + len(data) > self.max_bytes:
-                self._rotate()
             if self._fd < 0:
                 self._open()
-            while done < len(data):
-                done += os.write(self._fd, memoryview(data)[done:])
-        except OSError:
+            while True:
+                end = self._cut(data, done)
+                while done < end:
+                    wrote = os.write(self._fd, memoryview(data)[done:end])
+                    done += wrote
+                    self._size += wrote
+                if done == len(data):
+                    break
+                self._rotate()
+                self._open(fresh=True)
+        except OSError as error:
             self.dropped += len(data) - done
+            self.errno = error.errno
         self.bytes += done
-        self._size += done
         self._ended = data[done - 1 : done] == b"\n" if done else self._ended
+
+    def _cut(self, data: bytes, start: int) -> int:
+        """Up to where ``data`` goes into this file."""
+        last = start + max(0, self.max_bytes - self._size)
+        if len(data) <= last:
+            return len(data)
+        line_end = data.rfind(b"\n", start, last) + 1
+        if line_end > start:
+            return line_end
+        at_line_end = data[start - 1 : start] == b"\n" if start else self._ended
+        if self._size and (at_line_end or len(data) - start <= self.max_bytes):
+            return start  # all of it goes into the next file
+        return max(last, start + (self._size == 0))
 
     def finish(self) -> None:
         """End the last line: the next life must not go on in it."""
@@ -340,60 +378,131 @@ class Log:
         except OSError:
             pass
 
-    def _open(self) -> None:
+    def _open(self, fresh: bool = False) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         self._fd = os.open(self.path, flags, 0o600)
         self._size = os.fstat(self._fd).st_size
-        if self._size >= self.max_bytes:  # it could not be moved away: better lost than endless
-            self.close()
+        if self._size >= (1 if fresh else self.max_bytes):
+            self.close()  # it could not be moved away: better lost than endless
             raise OSError(errno.EFBIG, "the log cannot be rotated")
 
 
 class Matcher:
-    """Finds the lines that matter in a stream of chunks, and keeps the last of them."""
+    """Finds the lines that matter in a stream of chunks, and keeps the last of them.
 
-    def __init__(self, pattern: str | None, keep: int) -> None:
+    A flood must neither be slowed down nor hide them. So needles are looked for first, and only in
+    what is new: a flood says the same again and again, but for its numbers. And a line without end
+    is looked at in pieces.
+    """
+
+    def __init__(self, pattern: str | None, keep: int, needles: list[str] | None = None) -> None:
         source = None if pattern is None else pattern.encode("utf-8", "surrogateescape")
-        self._pattern = None if source is None else re.compile(source, re.MULTILINE)
+        self._pattern = None if source is None else re.compile(source, re.IGNORECASE)
+        self._needles = [text.encode() for text in needles or [""]]
         self._keep = keep
         self._partial = b""
+        self._long = False  # its beginning has been looked at already
+        self._dull: set[bytes] = set()  # lines without a needle, by their words
+        self._dull_bytes = 0
         self.kept: list[str] = []
 
     def feed(self, chunk: bytes) -> list[str]:
         """New matching lines. A carriage return ends a line too: progress bars use it alone."""
         if self._pattern is None:
             return []
-        chunk = chunk.replace(b"\r", b"\n")
-        head, newline, rest = chunk.partition(b"\n")
-        self._partial += head[: LINE_CAP - len(self._partial)]
-        if not newline:
+        data = self._partial + chunk.replace(b"\r", b"\n")
+        text = data.translate(WORDS)
+        *lines, tail = text.split(b"\n")
+        start = 0
+        if len(tail) > LINE_CAP:
+            step = LINE_CAP - OVERLAP
+            start = -(-(len(tail) - LINE_CAP) // step) * step
+            lines += [piece for piece, _ in _pieces(tail)[:-1]]
+        first_long, tail = self._long, data[len(data) - len(tail) :]
+        self._long = start > 0 or (first_long and len(tail) == len(data))
+        self._partial = tail[start:]
+        needles = self._in_new(lines)
+        if not needles:
             return []
-        body, newline, tail = rest.rpartition(b"\n")
-        lines = [self._partial]
-        # one search over all lines first: most chunks hold nothing, and a flood must be cheap
-        if newline and self._pattern.search(body):
-            lines += body.split(b"\n")
-        self._partial = tail[:LINE_CAP]
-        return self._take(lines)
+        whole = data[: len(data) - len(tail)].split(b"\n")[:-1]
+        found = self._search(needles, whole, first_long, _pieces(tail)[:-1] if start else [])
+        self.kept = self.last(self.kept + found) if found else self.kept
+        return found
+
+    def _in_new(self, lines: list[bytes]) -> list[bytes]:
+        """The needles that are in those of these lines that were not found dull before."""
+        new = set(lines) - self._dull
+        text = b"\n".join(new)
+        needles = [needle for needle in self._needles if needle in text]
+        if new and not needles:
+            self._dull_bytes += len(text)
+            if self._dull_bytes > DULL:
+                self._dull, self._dull_bytes = set(), len(text)
+            self._dull |= new
+        return needles
 
     def flush(self) -> list[str]:
         """The last line, which nobody ended."""
-        partial, self._partial = self._partial, b""
-        return self._take([partial]) if self._pattern is not None else []
+        return self.feed(b"\n") if self._partial else []
 
-    def _take(self, lines: list[bytes]) -> list[str]:
+    def _search(
+        self,
+        needles: list[bytes],
+        lines: list[bytes],
+        first_long: bool,
+        pieces: list[tuple[bytes, int]],
+    ) -> list[str]:
+        """The last of what matches in these lines, and then in pieces of an unfinished one."""
+        found = self._in_pieces(needles, pieces)[::-1]
+        room = self._keep - sum(map(len, found))
+        for index in range(len(lines) - 1, -1, -1):
+            if room < 0:
+                break
+            line = lines[index]
+            if len(line) > LINE_CAP or (first_long and index == 0):
+                new = self._in_pieces(needles, _pieces(line))
+            else:
+                new = [line] if self._matches(needles, line) else []
+            found += reversed(new)
+            room -= sum(len(one) + 1 for one in new)
+        return self.last([one.decode("utf-8", "replace") for one in reversed(found)])
+
+    def _matches(self, needles: list[bytes], line: bytes) -> bool:
         assert self._pattern is not None
-        capped = (line[:LINE_CAP] for line in lines if line)
-        found = [c.decode("utf-8", "replace") for c in capped if self._pattern.search(c)]
-        self.kept = self._last(self.kept + found) if found else self.kept
-        return self._last(found)
+        text = line.lower()
+        return any(n in text for n in needles) and self._pattern.search(line) is not None
 
-    def _last(self, lines: list[str]) -> list[str]:
+    def _in_pieces(self, needles: list[bytes], pieces: list[tuple[bytes, int]]) -> list[bytes]:
+        """What is around each match: the line itself has no end that could be kept."""
+        assert self._pattern is not None
+        found = []
+        for piece, limit in pieces:
+            text = piece.lower()
+            at = 0 if any(n in text for n in needles) else limit
+            while at < limit and (match := self._pattern.search(piece, at)):
+                if match.start() >= limit:
+                    break
+                found.append(piece[max(0, match.start() - BEFORE) : match.start() + AFTER])
+                at = match.start() + AFTER
+        return found
+
+    def last(self, lines: list[str]) -> list[str]:
+        """The last of them, as many as are kept."""
         room, first = self._keep, len(lines)
         while first and room >= len(lines[first - 1]):
             first -= 1
             room -= len(lines[first]) + 1
         return lines[first:]
+
+
+def _pieces(line: bytes) -> list[tuple[bytes, int]]:
+    """A long line as pieces, each with the number of bytes in which its matches begin: a match
+    behind them is found in the next piece, with what follows it."""
+    step = LINE_CAP - OVERLAP
+    count = max(0, -(-(len(line) - LINE_CAP) // step))
+    pieces = [(line[i * step : i * step + LINE_CAP], step) for i in range(count)]
+    rest = line[count * step :]
+    return [*pieces, (rest, len(rest))]
 
 
 # --- the keeper ----------------------------------------------------------------------------------
@@ -425,7 +534,7 @@ class Peer:
     def receive(self) -> list[bytes] | None:
         """Whole lines that have come; None if the other side is gone or sends without end."""
         try:
-            data = os.read(self.fd, CHUNK)
+            data = os.read(self.fd, PIECE)
         except BlockingIOError:
             return []
         except OSError:
@@ -446,11 +555,15 @@ class Keeper:
         self.order, self.umask = order, umask
         self.foreground = order["mode"] == "foreground"
         self.log = Log(order["log"], order["log_max_bytes"], order["log_keep"])
-        self.matcher = Matcher(order["pattern"], order["pattern_keep"])
+        self.matcher = Matcher(order["pattern"], order["pattern_keep"], order["needles"])
+        self.untold: list[str] = []  # matching lines that wait for their time
+        self.told_at = self.told_log_at = 0.0
+        self.told_errno: int | None = None
         self.family: Family | None = None
         self.record: dict[str, Any] = {}
         self.error: dict[str, Any] | None = None
         self.exit: dict[str, Any] | None = None
+        self.heard = False  # of all, by a daemon that said bye: what is sent may reach nobody
         self.gone = False
         self.leaving = False  # told to: by bye, or by a signal
         self.detached: float | None = None  # grace that the last daemon asked for
@@ -506,6 +619,8 @@ class Keeper:
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.output, output = os.pipe()
         os.set_blocking(self.output, False)
+        if LINUX:
+            _widen(output)
         self.poll.register(self.output, select.POLLIN)
         try:
             for file in order["files"]:
@@ -555,6 +670,7 @@ class Keeper:
         self.peers[peer.fd] = peer
         self.poll.register(peer.fd, select.POLLIN)
         self.alone_until = self.detached = None
+        self._tell_lines()  # to the others: the hello has them
         peer.send(self._hello())
         self._serve(peer, peer.lines())
 
@@ -564,6 +680,7 @@ class Keeper:
             **self.record,
             "log_bytes": self.log.bytes,
             "log_dropped": self.log.dropped,
+            "log_errno": self.log.errno,
             "lines": self.matcher.kept,
             "error": self.error,
             "exit": self.exit,
@@ -604,6 +721,7 @@ class Keeper:
             peer.send({"type": "refused", "text": f"not a message: {error}"})
             return
         if kind == "hello":
+            self._tell_lines()
             peer.send(self._hello())
         elif kind == "stop":
             self._stop(grace, kill_grace)
@@ -613,7 +731,7 @@ class Keeper:
         elif kind == "detach":
             self.detached = grace
         elif kind == "bye":
-            self.leaving = True
+            self.leaving = self.heard = True
 
     # the engine's output and end
 
@@ -625,7 +743,10 @@ class Keeper:
             return False
         if data:
             self.log.write(data)
-            self._say(self.matcher.feed(data))
+            self._tell_log()
+            self.untold = self.matcher.last(self.untold + self.matcher.feed(data))
+            if time.monotonic() >= self.told_at + TELL:
+                self._tell_lines()
         elif data is not None:
             self.poll.unregister(self.output)
             os.close(self.output)
@@ -637,11 +758,20 @@ class Keeper:
         for _ in range(OUT_CAP // CHUNK):
             if not self._pump():
                 break
-        self._say(self.matcher.flush())
+        self.untold = self.matcher.last(self.untold + self.matcher.flush())
+        self._tell_lines()
 
-    def _say(self, lines: list[str]) -> None:
-        if lines:
+    def _tell_lines(self) -> None:
+        if self.untold:
+            lines, self.untold, self.told_at = self.untold, [], time.monotonic()
             self._tell({"type": "lines", "lines": lines})
+
+    def _tell_log(self) -> None:
+        """That the disk takes nothing more, or does again."""
+        now, log = time.monotonic(), self.log
+        if log.errno != self.told_errno and now >= self.told_log_at + TELL_LOG:
+            self.told_errno, self.told_log_at = log.errno, now
+            self._tell({"type": "log", "dropped": log.dropped, "errno": log.errno})
 
     def _stop(self, grace: float, kill_grace: float | None) -> None:
         """TERM, again after ``grace``, KILL after ``kill_grace`` (None: no second TERM). A later,
@@ -666,8 +796,14 @@ class Keeper:
         everything = family.reap()
         if family.status is not None and self.exit is None:
             self._drain()
-            end = {"status": family.status, "at": family.ended_at, "lines": self.matcher.kept}
-            self.exit = {"type": "exit", **end}
+            self.exit = {
+                "type": "exit",
+                "status": family.status,
+                "at": family.ended_at,
+                "time": time.time(),
+                "stopped": bool(self.plan),
+                "lines": self.matcher.kept,
+            }
             self._tell(self.exit)
             if not everything and self.plan:  # the orphans have had no TERM yet
                 family.signal_all(signal.SIGTERM)
@@ -678,13 +814,25 @@ class Keeper:
             self._drain()
             self._tell({"type": "gone"})
 
+    def _leave_word(self) -> None:
+        """Of an end that no daemon was told of: in the record, which then stays."""
+        if self.exit is None or self.heard or self.exit["stopped"]:
+            return
+        path = self.order["record"]
+        self.record["exit"] = self.exit
+        try:
+            self._own(path, json.dumps(self.record))
+        except OSError:
+            return
+        self.owned = [(owned, inode) for owned, inode in self.owned if owned != path]
+
     # the loop
 
     def _handle(self, fd: int, mask: int) -> None:
         if fd == self.output:
             self._pump()
         elif fd == self.wake:
-            numbers = os.read(self.wake, CHUNK)
+            numbers = os.read(self.wake, PIECE)
             self._reap()
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 self.leaving = True
@@ -709,12 +857,16 @@ class Keeper:
         due = [self.plan_at] if self.plan else []
         if self.alone_until is not None and now < self.alone_until:
             due.append(self.alone_until)
+        if self.untold:
+            due.append(self.told_at + TELL)
         if not SUBREAPER and not self.gone:
             due.append(now + (KILL_AGAIN if self.plan else LOOK))
         return min(max(0.0, min(due) - now), LONGEST) if due else None
 
     def _tick(self, now: float) -> bool:
         """Do what is due; True if nothing remains to be done."""
+        if now >= self.told_at + TELL:
+            self._tell_lines()
         alone = self.alone_until is not None and now >= self.alone_until
         if alone and not self.plan:
             if self.foreground:
@@ -739,12 +891,23 @@ class Keeper:
             if peer.unsent and last.poll(LAST_WORDS * 1000):
                 peer.flush()
         self.log.finish()
+        self._leave_word()
         for path, inode in self.owned:
             try:
                 if os.lstat(path).st_ino == inode:  # not a successor's
                     os.unlink(path)
             except OSError:
                 pass
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold a whole read; the system may refuse, and then it holds less."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, F_SETPIPE_SZ, CHUNK)
+    except OSError:
+        return
 
 
 def _grace(value: Any) -> float:
@@ -759,7 +922,7 @@ def read_order(fd: int) -> tuple[dict[str, Any], bytes]:
     """The order, checked, and whatever came after its line. ValueError says what is wrong."""
     data = b""
     while b"\n" not in data:
-        more = os.read(fd, CHUNK)
+        more = os.read(fd, PIECE)
         if not more:
             raise ValueError("stdin ended before the order did: one line of JSON is expected")
         data += more

@@ -52,6 +52,7 @@ class Order:
     stop_grace: float
     cwd: Path | None = None
     pattern: str | None = None
+    needles: tuple[str, ...] = ()
     pattern_keep: int = 8192
     kill_grace: float = 2.0
     connect_grace: float = 10.0
@@ -76,8 +77,17 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
+class LogTrouble:
+    """Of its output ``dropped`` bytes in all could not be written; ``errno``: why not (None: it can
+    be written again)."""
+
+    dropped: int
+    errno: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExecFailed:
-    """The engine could not be run; trying again will not help."""
+    """The engine could not be run; trying again will not help, unless ``errno`` passes."""
 
     errno: int
     text: str
@@ -87,12 +97,15 @@ class ExecFailed:
 class Exited:
     """The engine ended: ``status`` as in subprocess, ``at`` in monotonic seconds, all kept lines.
 
+    ``time``: Unix seconds (None: an older keeper does not say). ``stopped``: by its keeper.
     What it started may still live and hold memory: :class:`Gone` follows.
     """
 
     status: int
     at: float
     lines: tuple[str, ...]
+    time: float | None = None
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +118,7 @@ class Lost:
     """The connection ended before :class:`Gone`: read the record, adopt again or reap."""
 
 
-KeeperEvent = Lines | ExecFailed | Exited | Gone | Lost
+KeeperEvent = Lines | LogTrouble | ExecFailed | Exited | Gone | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +142,7 @@ class Hello:
     error: ExecFailed | None
     exit: Exited | None
     gone: bool
+    log_errno: int | None = None
 
     @classmethod
     def decode(cls, message: Mapping[str, Any]) -> Hello:
@@ -145,6 +159,7 @@ class Hello:
                 lines=tuple(message["lines"]),
                 error=None if error is None else ExecFailed(error["errno"], error["text"]),
                 exit=None if ended is None else exited(ended),
+                log_errno=message.get("log_errno"),
             )
         except (KeyError, TypeError) as error:
             raise KeeperError(f"the keeper's hello lacks something: {error!r}") from error
@@ -152,6 +167,8 @@ class Hello:
     def events(self) -> list[KeeperEvent]:
         """What was told before this connection, told again."""
         told: list[KeeperEvent] = [Lines(self.lines)] if self.lines else []
+        if self.log_dropped or self.log_errno is not None:
+            told.append(LogTrouble(self.log_dropped, self.log_errno))
         told += [event for event in (self.error, self.exit) if event is not None]
         return [*told, Gone()] if self.gone else told
 
@@ -163,4 +180,12 @@ _HELLO_PLAIN = (
 
 
 def exited(message: Mapping[str, Any]) -> Exited:
-    return Exited(message["status"], message["at"], tuple(message["lines"]))
+    """From the message ``exit``, or what a record keeps of it. KeyError, TypeError."""
+    ended = message.get("time")
+    return Exited(
+        message["status"],
+        message["at"],
+        tuple(message["lines"]),
+        float(ended) if isinstance(ended, int | float) else None,
+        message.get("stopped") is True,
+    )

@@ -97,9 +97,10 @@ def _launch(order: Order, python: str) -> tuple[subprocess.Popen[bytes], IO[byte
     Its process, what it writes to stderr (a file without a name), and our end of the connection.
     """
     for path in (order.socket, order.record, order.log):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a full disk: the log may be lost, the rest is told
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115 (its owner is the child)
+    stderr = _last_words()
     try:
         with theirs, _listener(order.socket) as listener:
             process = subprocess.Popen(
@@ -118,6 +119,14 @@ def _launch(order: Order, python: str) -> tuple[subprocess.Popen[bytes], IO[byte
             raise KeeperError(f"cannot start a keeper for {order.backend}: {error}") from error
         raise
     return process, stderr, ours
+
+
+def _last_words() -> IO[bytes]:
+    """Where a keeper writes why it died: a file without a name, or nowhere on a full disk."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return Path(os.devnull).open("w+b")
 
 
 def _listener(path: Path) -> socket.socket:

@@ -23,6 +23,7 @@ from daemon.backends.keeper_messages import (
     KeeperError,
     KeeperEvent,
     Lines,
+    LogTrouble,
     Lost,
     Order,
     OrderFile,
@@ -40,6 +41,7 @@ __all__ = [
     "KeeperError",
     "KeeperEvent",
     "Lines",
+    "LogTrouble",
     "Lost",
     "Order",
     "OrderFile",
@@ -243,6 +245,8 @@ class Keeper(asyncio.Protocol):
                 return told
             case "lines":
                 return [Lines(tuple(message["lines"]))]
+            case "log":
+                return [LogTrouble(message["dropped"], message["errno"])]
             case "exit":
                 return [exited(message)]
             case "gone":

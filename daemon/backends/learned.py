@@ -1,7 +1,7 @@
 """What models really took: measured once, used for the next start of the same command line.
 
 A small file of ours in the state directory. It is a memory aid, never a truth that a start depends
-on: what cannot be read is forgotten, what cannot be written is lost.
+on: what cannot be read is moved aside, what cannot be written stays in memory.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from daemon.engines.memory_log import Allotted, allotted
+from daemon.files import Kept, move_aside
 
-log = logging.getLogger("modelport.backends")
-
+VERSION: Final = 1
 MAX_ENTRIES: Final = 512  # the ones used last are kept
 MAX_FILE: Final = 4 << 20  # bytes; 512 entries take a fifth of it
 MAX_POOLS: Final = 64
@@ -65,12 +63,16 @@ class Entry:
 
 class Learned:
     """The entries of ``path``; None keeps them in memory. ``now``: seconds since the epoch.
+    ``mend``: a file that cannot be understood is moved aside.
 
     Not for two threads at once.
     """
 
-    def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path | None, now: Callable[[], float] = time.time, *, mend: bool = True
+    ) -> None:
+        self._kept = Kept(path, MAX_FILE) if path is not None else None
+        self._mend = mend
         self._now = now
         self._entries: dict[str, Entry] | None = None
 
@@ -136,35 +138,15 @@ class Learned:
         return len(gone)
 
     def save(self) -> None:
-        """Write all of it, whole or not at all. A disk that refuses is logged once a time."""
-        if self._path is None or self._entries is None:
-            return
-        entries = {key: asdict(entry) for key, entry in self._entries.items()}
-        text = json.dumps({"version": 1, "entries": entries})
-        try:
-            write_whole(self._path, text)
-        except OSError as error:
-            log.warning("what models took could not be kept: %s", error)
+        """Write all of it; later, where the disk refuses."""
+        if self._kept is not None and self._entries is not None:
+            entries = {key: asdict(entry) for key, entry in self._entries.items()}
+            self._kept.write(json.dumps({"version": VERSION, "entries": entries}).encode())
 
     def _load(self) -> dict[str, Entry]:
         if self._entries is None:
-            self._entries = _read(self._path) if self._path is not None else {}
+            self._entries = _read(self._kept, self._mend) if self._kept is not None else {}
         return self._entries
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file of ours, 0600, whole or not at all. Blocks on the disk; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkstemp makes it 0600
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,20 +207,20 @@ def identity_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _read(kept: Kept, mend: bool) -> dict[str, Entry]:
     """The entries of a file; none of it where it is not ours to understand."""
+    data = kept.read(mend=mend)
+    if data is None:
+        return {}
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError("it is too large")
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] != 1:
-            raise ValueError(f"its version is {stored['version']!r:.20}")
+        stored = json.loads(data)
+        if stored["version"] != VERSION:
+            raise ValueError(f"its version is {stored['version']!r:.20}, ours is {VERSION}")
         items = list(stored["entries"].items())[-MAX_ENTRIES:]
         return {key: _entry(value) for key, value in items}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        log.warning("what models took is forgotten: %s: %s", path, error)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if mend:
+            move_aside(kept.path, str(error))
         return {}
 
 

@@ -10,9 +10,8 @@ import contextlib
 import json
 import os
 import signal
-import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,8 +20,11 @@ from typing import Any
 import psutil
 
 from daemon.backends import keeper as program
+from daemon.backends.keeper_messages import Exited, exited
+from daemon.files import move_aside, read_private
 
 RECORD_LIMIT = 1 << 20  # bytes; no record of ours is near
+DYING = 1.0  # seconds: the kernel closes a killed keeper's socket a moment before it is dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Record:
     log: Path
     mode: str
     facts: Mapping[str, Any] = field(repr=False)
+    exit: Exited | None = None  # an end that no daemon was told of
 
     @property
     def keeper_alive(self) -> bool:
@@ -69,9 +72,8 @@ def records(directory: Path) -> list[Record]:
             found.append(_decode(path, _read(path)))
         except FileNotFoundError:
             continue  # its keeper has just removed it
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            with contextlib.suppress(OSError):
-                path.replace(f"{path}.corrupt-{int(time.time())}")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            move_aside(path, f"it is no record of a backend: {error!r:.200}")
     return found
 
 
@@ -96,6 +98,19 @@ def reap(record: Record) -> Reaped:
         for path in (record.path, record.socket):
             with contextlib.suppress(OSError):
                 path.unlink()
+    return verdict
+
+
+def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
+    """End the engine that this record describes, by pid, start time and command line, and remove
+    its private ``files`` (a killed keeper does not). Blocks."""
+    found = next((record for record in records(path.parent) if record.path == path), None)
+    deadline = time.monotonic() + DYING
+    while found is not None and found.keeper_alive and time.monotonic() < deadline:
+        time.sleep(0.005)
+    verdict = reap(found).value if found is not None else "no record"
+    for file in files:
+        file.unlink(missing_ok=True)
     return verdict
 
 
@@ -133,12 +148,7 @@ def _judge(record: Record) -> Reaped:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > RECORD_LIMIT:
-            raise ValueError("not a record")
-        value = json.loads(file.read(RECORD_LIMIT))
+    value = json.loads(read_private(path, RECORD_LIMIT))
     if not isinstance(value, dict):
         raise TypeError("not an object")
     return value
@@ -167,4 +177,16 @@ def _decode(path: Path, value: Mapping[str, Any]) -> Record:
         log=Path(take("log", str)),
         mode=take("mode", str),
         facts=take("facts", dict),
+        exit=_exit(value.get("exit")),
     )
+
+
+def _exit(value: object) -> Exited | None:
+    """What a keeper left of an end; None where it is not to be understood."""
+    try:
+        found = exited(value) if isinstance(value, dict) else None
+    except (KeyError, TypeError):
+        return None
+    if found is None or type(found.status) is not int:
+        return None
+    return found if all(type(line) is str for line in found.lines) else None

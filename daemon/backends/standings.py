@@ -2,24 +2,23 @@
 all: kept so that a restart goes on from there.
 
 A small file of ours in the state directory, a memory aid like ``learned``: what cannot be read is
-forgotten, what cannot be written is lost.
+moved aside and forgotten, what cannot be written is written later.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from daemon.backends.learned import write_whole
 from daemon.core.messages import Standing
+from daemon.files import Kept as File
+from daemon.files import move_aside
 
-log = logging.getLogger("modelport.backends")
-
+VERSION: Final = 1
 MAX_ENTRIES: Final = 256  # those that failed last are kept
 MAX_FILE: Final = 1 << 20  # bytes; 256 entries take a tenth of it
 MAX_REMEDIES: Final = 64
@@ -44,7 +43,7 @@ class Standings:
     """
 
     def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self._file = File(path, MAX_FILE) if path is not None else None
         self._now = now
         self._entries: dict[str, Kept] | None = None
         self._remedies: dict[str, str] = {}
@@ -104,40 +103,35 @@ class Standings:
             }
             for key, kept in self._load().items()
         }
-        return json.dumps({"version": 1, "entries": entries, "remedies": self._remedies})
+        return json.dumps({"version": VERSION, "entries": entries, "remedies": self._remedies})
 
     def write(self, text: str) -> None:
-        """Blocks on the disk. One that refuses is logged once a time."""
-        if self._path is None:
-            return
-        try:
-            write_whole(self._path, text)
-        except OSError as error:
-            log.warning("where models stand on their ladders could not be kept: %s", error)
+        """Blocks on the disk; later, where that refuses."""
+        if self._file is not None:
+            self._file.write(text.encode())
 
     def _load(self) -> dict[str, Kept]:
         if self._entries is None:
-            found = _read(self._path) if self._path is not None else ({}, {})
+            found = _read(self._file) if self._file is not None else ({}, {})
             self._entries, self._remedies = found
         return self._entries
 
 
-def _read(path: Path) -> tuple[dict[str, Kept], dict[str, str]]:
+def _read(file: File) -> tuple[dict[str, Kept], dict[str, str]]:
     """The entries of a file; none of it where it is not ours to understand."""
+    data = file.read()
+    if data is None:
+        return {}, {}
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError("it is too large")
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] != 1:
-            raise ValueError(f"its version is {stored['version']!r:.20}")
+        stored = json.loads(data)
+        if stored["version"] != VERSION:
+            raise ValueError(f"its version is {stored['version']!r:.20}, ours is {VERSION}")
         items = list(stored["entries"].items())[-MAX_ENTRIES:]
         remedies = list(stored.get("remedies", {}).items())[-MAX_REMEDIES:]
         entries = {key: _kept(value) for key, value in items}
         return entries, {key: str(engine)[:MAX_TEXT] for key, engine in remedies}
-    except FileNotFoundError:
-        return {}, {}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        log.warning("where models stand on their ladders is forgotten: %s: %s", path, error)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        move_aside(file.path, str(error))
         return {}, {}
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends.backend import Backend, Places, Timing, digest
+from daemon.backends.backend import Backend, digest
 from daemon.backends.keeping import Keeper
 from daemon.backends.learned import key_of
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
+from daemon.backends.terms import Places, Timing
 from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant

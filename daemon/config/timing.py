@@ -125,3 +125,4 @@ class Timing(Part):
     download_retry: Seconds = _seconds(5.0, "Before a stalled download goes on; then doubled.")
     housekeeping: Interval = _seconds(3600.0, "Between two rounds of pruning and tidying.")
     flush: Interval = _seconds(1.0, "The longest that history and logs stay unwritten.")
+    disk_retry: Interval = _seconds(15.0, "Before state that a full disk refused is tried again.")

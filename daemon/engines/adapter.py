@@ -29,6 +29,11 @@ class Adapter:
         """See ``Engine.pattern``."""
         return signatures.PATTERN
 
+    @property
+    def needles(self) -> tuple[str, ...]:
+        """See ``Engine.needles``."""
+        return signatures.NEEDLES
+
     def classify(
         self,
         status: int | None,

@@ -140,6 +140,11 @@ class Engine(Protocol):
         """One regular expression (of bytes, used without flags) for lines worth keeping."""
         ...
 
+    @property
+    def needles(self) -> tuple[str, ...]:
+        """Small letters: every line that ``pattern`` finds holds one of them, in any case."""
+        ...
+
     def classify(
         self,
         status: int | None,

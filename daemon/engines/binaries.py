@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,11 @@ from typing import Final
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.environment import child_environment
+from daemon.files import read_private, write_private
 
 ASK_SECONDS: Final = 30.0  # a Python engine's first import from a cold disk; the default
 _MAX_OUTPUT: Final = 1 << 20
+_MAX_CACHE: Final = 4 << 20  # bytes of what is known of engines
 
 # Where package managers put programs that a service's short PATH leaves out.
 USUAL: Final = ("/opt/homebrew/bin", "/usr/local/bin", "~/.local/bin")
@@ -144,9 +145,9 @@ class Inspector:
             self._known = {}
             if self._cache is not None:
                 with contextlib.suppress(
-                    OSError, ValueError, TypeError, LookupError, AttributeError
+                    OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError
                 ):
-                    stored = json.loads(self._cache.read_text(encoding="utf-8"))
+                    stored = json.loads(read_private(self._cache, _MAX_CACHE))
                     self._known = {str(key): _facts(value) for key, value in stored.items()}
         return self._known
 
@@ -154,13 +155,8 @@ class Inspector:
         if self._cache is None:
             return
         text = json.dumps({key: asdict(facts) for key, facts in known.items()})
-        with contextlib.suppress(OSError):
-            self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # mkstemp makes it 0600; the rename makes it whole or absent
-            descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(self._cache)
+        with contextlib.suppress(OSError):  # then they are asked again
+            write_private(self._cache, text.encode())
 
 
 def _identity(file: Path) -> str:

@@ -163,6 +163,10 @@ class Command:
     def pattern(self) -> str:
         return signatures.PATTERN
 
+    @property
+    def needles(self) -> tuple[str, ...]:
+        return signatures.NEEDLES
+
     def classify(
         self,
         status: int | None,

@@ -134,6 +134,12 @@ class RotatingHandler(logging.Handler):
         self._fd, self._size = -1, 0
 
 
+def lost_lines() -> int:
+    """How many lines the log of this process has lost so far."""
+    found = [h for h in logging.getLogger().handlers if isinstance(h, RotatingHandler)]
+    return sum(handler.dropped for handler in found)
+
+
 def open_log(
     path: Path | str,
     max_bytes: int,

@@ -7,7 +7,6 @@ Mac: the limit is then the system's own again. What it was before is kept in the
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ from typing import Final
 from daemon.config.paths import ensure_private
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB, format_bytes
+from daemon.files import read_private, write_private
 from daemon.machine.base import USER_LIMIT
 from daemon.machine.wired_limit import most_mb
 
 _SYSCTL: Final = "/usr/sbin/sysctl"
 _SECONDS: Final = 300.0  # a person types a password; sudo itself waits for five minutes
 _RECORD: Final = "gpu-limit.json"
+_MAX_RECORD: Final = 4096  # bytes
 # Less than this leaves the GPU nothing for the screen.
 _LEAST_MB: Final = 1024
 
@@ -148,7 +149,7 @@ def _value(name: str, run: Run) -> int | None:
 def _read(state_dir: Path) -> tuple[int, int] | None:
     """(what was there before, what we have set), or None."""
     try:
-        found = json.loads((state_dir / _RECORD).read_text("utf-8"))
+        found = json.loads(read_private(state_dir / _RECORD, _MAX_RECORD))
         before, ours = found["before"], found["set"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing of ours, or damaged: then nothing is put back by itself
@@ -157,14 +158,9 @@ def _read(state_dir: Path) -> tuple[int, int] | None:
 
 def _write(state_dir: Path, before: int, ours: int) -> None:
     ensure_private(state_dir)
-    path, new = state_dir / _RECORD, state_dir / f".{_RECORD}.new"
+    path = state_dir / _RECORD
     try:
-        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"before": before, "set": ours}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        write_private(path, json.dumps({"before": before, "set": ours}).encode())
     except OSError as error:
         reason = error.strerror or str(error)
         raise _refuse(f"{path} cannot be written: {reason}.", "Nothing was changed.") from None

@@ -359,6 +359,11 @@ class ClientConnection(asyncio.Protocol):
         self._phase = Phase.CLOSING
         self.abort()
 
+    @property
+    def silent(self) -> bool:
+        """Nothing was asked, or what was is answered; a half of a head is nothing."""
+        return self._phase is Phase.HEAD and self._exchange is None
+
     # ------------------------------------------------------------ deadlines
 
     def _arm_stall(self, now: float) -> None:

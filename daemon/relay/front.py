@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from daemon.ports import LeasePort, Target
 from daemon.relay.client import ClientConnection
@@ -14,6 +15,32 @@ from daemon.relay.plane import Plane
 from daemon.relay.records import RequestRecord
 
 _BACKLOG = 1024
+_ROUND = 16  # connections that are accepted before anything else is done
+
+
+class Listener(socket.socket):
+    """Gives asyncio a few connections a round, so that each is looked at before the next ones come.
+
+    Plain asyncio takes a whole backlog in one go: more than there are descriptors for, and it logs
+    a line for each that fails. (uvloop accepts by itself.)
+    """
+
+    _taken = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As ``socket.accept``; BlockingIOError also where it is another's turn."""
+        if self._taken >= _ROUND:
+            self._taken = 0
+            raise BlockingIOError
+        self._taken += 1
+        try:
+            return super().accept()
+        except BlockingIOError:
+            self._taken = 0
+            raise
+        except OSError:  # asyncio logs it and waits for a second: once is enough
+            self._taken = _ROUND
+            raise
 
 
 class Front:
@@ -51,7 +78,9 @@ class Front:
             return ClientConnection(plane)
 
         if sock is not None:
-            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
+            listener = Listener(sock.family, sock.type, sock.proto, fileno=sock.detach())
+            listener.setblocking(False)
+            server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
         else:
             server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
         return cls(plane, server)

@@ -8,6 +8,15 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
+CONNECTIONS = 4096
+RESERVED = 256  # descriptors for backends, logs and what the daemon has open by itself
+
+
+def connections_within(descriptors: int) -> int:
+    """How many clients may be connected where so many files may be open."""
+    return max(8, min(CONNECTIONS, descriptors - min(RESERVED, descriptors // 2)))
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one client, one request and one backend may take. Bytes and seconds.
@@ -34,7 +43,7 @@ class Limits:
     linger: float = 2.0  # how long a closing connection may still be flushed and drained
     linger_bytes: int = 16 * MIB  # what is read and dropped meanwhile
     # all clients
-    connections: int = 4096
+    connections: int = CONNECTIONS
     connections_per_peer: int = 64  # for each address that is not loopback
     # a backend
     connect_timeout: float = 5.0

@@ -47,7 +47,7 @@ class Plane:
         self.pool = Pool(loop, limits)
         self.budget = Budget()
         self.stopping = False
-        self.clients: set[ClientConnection] = set()
+        self.clients: dict[ClientConnection, None] = {}  # the oldest first
         self.empty = asyncio.Event()
         self.empty.set()
         self._strangers: Counter[str] = Counter()
@@ -68,24 +68,38 @@ class Plane:
         return f"req_{self._start}{next(self._numbers):06x}"
 
     def admit(self, client: ClientConnection, peer: Peer) -> bool:
-        """Count a new connection in; False: there are too many, and it is not counted."""
-        if len(self.clients) >= self.limits.connections:
+        """Count a new connection in; False: there are too many, and it is not counted.
+
+        Where all places are taken, the oldest one that asks nothing gives its own up: a flood of
+        silent connections keeps nobody out. Those of this machine make room for each other alone.
+        """
+        if not peer.loopback and (
+            self._strangers[peer.address] >= self.limits.connections_per_peer
+        ):
+            return False
+        if len(self.clients) >= self.limits.connections and not self._make_room(peer):
             return False
         if not peer.loopback:
-            if self._strangers[peer.address] >= self.limits.connections_per_peer:
-                return False
             self._strangers[peer.address] += 1
-        self.clients.add(client)
+        self.clients[client] = None
         self.empty.clear()
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.tick, self._sweep)
         return True
 
+    def _make_room(self, peer: Peer) -> bool:
+        for client in self.clients:
+            if client.silent and (peer.loopback or not client.peer.loopback):
+                self.dismiss(client, client.peer)
+                client.abort()
+                return True
+        return False
+
     def dismiss(self, client: ClientConnection, peer: Peer) -> None:
         """A connection is gone."""
         if client not in self.clients:
             return
-        self.clients.discard(client)
+        del self.clients[client]
         if not self.clients:
             self.empty.set()
         if not peer.loopback:

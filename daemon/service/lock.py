@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from daemon.core.problems import Code, Problem, ProblemError
+
+NAMING = 1.0  # seconds in which whoever has just taken the lock writes its name into it
+
+
+def _holder(descriptor: int) -> str:
+    """The pid of who holds it; "" if that is not to be learnt.
+
+    What is read first may be the name of a daemon that died, before its successor has written.
+    """
+    deadline = time.monotonic() + NAMING
+    while True:
+        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        if text.isdecimal() and psutil.pid_exists(int(text)):
+            return text
+        if time.monotonic() > deadline:
+            return ""
+        time.sleep(0.01)
 
 
 class Lock:
@@ -23,7 +44,7 @@ class Lock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise ProblemError(
                 Problem(
@@ -33,8 +54,9 @@ class Lock:
                     facts={"pid": holder},
                 )
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk: the lock holds without a name in it
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import pwd
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.logs.lines import escape
+from daemon.logs.redact import redact
 
 BACKLOG = 1024
 FIRST_HANDED_OVER = 3  # SD_LISTEN_FDS_START
+COMMAND = 160  # characters of a command line that are shown
+TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 TRIES = 100  # ports after the fixed one that are looked at for an offer
 
 
@@ -75,14 +81,39 @@ def _why(error: OSError, host: str, port: int) -> Problem:
 
 
 def holder(port: int) -> str:
-    """Who listens on ``port``, as far as this user may see."""
+    """Who listens on ``port``, as far as this user may see: program, pid and command line, else
+    whose it is."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             at = getattr(connection.laddr, "port", None)
             if connection.status == psutil.CONN_LISTEN and at == port and connection.pid:
                 process = psutil.Process(connection.pid)
-                return f"{process.name()} (pid {process.pid})"
-    return "another program (not one of this user's)"
+                return f"{process.name()} (pid {process.pid}){_command(process)}"
+    owner = _owner(port)
+    return f"a program of {owner}" if owner else "another program (not one of this user's)"
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line, without secrets and on one line."""
+    with suppress(psutil.Error, OSError):
+        words = escape(redact(" ".join(process.cmdline())))
+        return f", started as: {words[:COMMAND]}" if words else ""
+    return ""
+
+
+def _owner(port: int, tables: Iterable[Path] = TABLES) -> str:
+    """Which user listens on ``port``: on Linux everybody may see that (proc_net_tcp)."""
+    for table in tables:
+        with suppress(OSError, ValueError, IndexError):
+            for line in table.read_text().splitlines()[1:]:
+                # sl, local_address, rem_address, st (0A: LISTEN), queues, timer, retransmits, uid
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    uid = int(fields[7])
+                    with suppress(KeyError):
+                        return f"user {pwd.getpwuid(uid).pw_name}"
+                    return f"user {uid}"
+    return ""
 
 
 def offered(host: str, port: int) -> int | None:

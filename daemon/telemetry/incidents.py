@@ -42,6 +42,8 @@ class Scene:
     memory: Sequence[HeldView] = ()
     beside: Sequence[BesideView] = ()
     near_budget: bool = False
+    at: float | None = None  # when it ended, where that is known better than from the event
+    unattended: bool = False
     secrets: Sequence[str] = field(default=(), repr=False)
 
 
@@ -74,6 +76,7 @@ def incident(number: int, at: float, scene: Scene, facts: Mapping[str, Any]) -> 
         beside=list(scene.beside)[:MAX_LIST],
         near_budget=scene.near_budget,
         kernel_kills=None,
+        unattended=scene.unattended,
     )
 
 

@@ -82,6 +82,8 @@ def how(one: IncidentView) -> str:
     phase = "of serving" if one.serving else "of loading"
     if one.age is not None:
         start += f" after {span(one.age)} {phase}"
+    if one.unattended:
+        start += ", while modelport was not running"
     if one.leases:
         start += f", with {one.leases} request{'s' if one.leases > 1 else ''} running"
     return start

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from daemon.backends.backend import Backend, Places, Timing
+from daemon.backends.backend import Backend
+from daemon.backends.terms import Places, Timing
 from daemon.core.messages import BackendExited, Event, Variant
 from daemon.engines.base import Installed, LaunchPlan, Running
 from daemon.engines.command import Command, Template

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from daemon.backends.backend import Timing
 from daemon.backends.learned import Learned
 from daemon.backends.prepare import Located, Prepared, Preparer
 from daemon.backends.stock import Stock
+from daemon.backends.terms import Timing
 from daemon.config.catalog import Catalog
 from daemon.config.model import Model
 from daemon.config.paths import Paths

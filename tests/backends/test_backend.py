@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from daemon.backends import backend as backends
-from daemon.backends import probing
+from daemon.backends import probing, readiness
 from daemon.backends.backend import digest
 from daemon.backends.keeping import Gone, Keeper
 from daemon.backends.progress import Signs, Watch
@@ -194,7 +194,7 @@ async def test_computing_alone_does_not_prolong_the_first_answer_for_ever(
     backend.timeline.healthy = healthy
     watch = Watch(Signs(), moved_at)
     watch.look(Signs(cpu=99.0), 110.0)
-    assert (backend._hanging(watch) is not None) is hangs
+    assert (readiness._hanging(backend, watch) is not None) is hangs
 
 
 async def test_its_keeper_has_its_time_to_start(stage: Stage) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.backends import keeper as program
@@ -235,9 +236,45 @@ def test_lines_do_not_depend_on_how_they_were_cut(parts: list[bytes], at: list[i
     data = b"".join(parts)
     matcher = Matcher("^x?oom|x$", keep=1 << 30)
     found = [line for chunk in cut(data, at) for line in matcher.feed(chunk)] + matcher.flush()
-    lines = [line[:8192] for line in re.split(b"[\r\n]", data) if line]
+    lines = [line for line in re.split(b"[\r\n]", data) if line]
     expected = [li.decode("utf-8", "replace") for li in lines if re.search(b"^x?oom|x$", li)]
-    assert found == expected == matcher.kept
+    if all(len(line) <= 8192 for line in lines):
+        assert found == expected == matcher.kept
+    whole = Matcher("^x?oom|x$", keep=1 << 30)
+    assert found == whole.feed(data) + whole.flush()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40_000), st.sampled_from([b"oom", b"Oom"])), max_size=4),
+    st.lists(st.integers(0, 200_000), max_size=8),
+    st.booleans(),
+)
+def test_nothing_hides_in_a_line_without_end(
+    marks: list[tuple[int, bytes]], at: list[int], ended: bool
+) -> None:
+    """Whatever comes before it, and wherever the chunks end; shown with what is around it."""
+    data = b"".join(b"y" * (gap + 1200) + mark for gap, mark in marks) + b"\n" * ended
+    matcher = Matcher("o{2}m", keep=1 << 30, needles=["oom"])
+    found = [line for chunk in cut(data, at) for line in matcher.feed(chunk)] + matcher.flush()
+    assert "".join(found).lower().count("oom") == len(marks)
+    assert all(len(line) <= 1024 for line in found) or len(data) <= 8200
+    assert len(matcher._partial) <= 8192
+
+
+def test_what_was_dull_is_looked_at_once() -> None:
+    """And new words, or another number in them, do not hide behind that."""
+    matcher = Matcher(r"lost \d device", keep=8192, needles=["device"])
+    for turn in range(3):
+        assert matcher.feed(b"step %d of 9\nall is well\n" % turn) == []
+    assert len(matcher._dull) == 2
+    assert matcher.feed(b"step 3 of 9\nlost 7 DEVICE\n") == ["lost 7 DEVICE"]
+    assert matcher.feed(b"lost no device\n") == []
+    assert matcher.feed(b"lost 8 device\n") == ["lost 8 device"]
+    flood = b"".join(b"%s\n" % word.encode() for word in map("{:x}".format, range(200_000)))
+    assert matcher.feed(flood.translate(bytes.maketrans(b"0123456789", b"ghijklmnop"))) == []
+    assert matcher._dull_bytes <= len(flood), "and it is bounded"
+    matcher.feed(b"another\n")
+    assert len(matcher._dull) == 1
 
 
 def test_only_the_last_matching_lines_are_kept() -> None:
@@ -279,6 +316,33 @@ def test_the_log_rotates_at_the_start_and_by_size(tmp_path: Path) -> None:
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in tmp_path.iterdir())
     assert (log.bytes, log.dropped) == (23, 0)
     log.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(0, 90), max_size=60),
+    st.lists(st.integers(0, 4000), max_size=30),
+    st.integers(20, 200),
+)
+def test_rotation_loses_no_byte_and_cuts_no_line_that_fits(
+    tmp_path: Path, lengths: list[int], at: list[int], most: int
+) -> None:
+    data = b"".join(b"%d " % n + b"-" * length + b"\n" for n, length in enumerate(lengths))
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path = Path(folder) / "model.log"
+        log = Log(os.fspath(path), most, 400)
+        for line_or_chunk in cut(data, at):
+            log.write(line_or_chunk)
+        log.close()
+        files = sorted(path.parent.iterdir(), key=lambda f: -int(f.suffix[1:].replace("log", "0")))
+        texts = [file.read_bytes() for file in files]
+    assert b"".join(texts) == data
+    assert (log.bytes, log.dropped, log.errno) == (len(data), 0, None)
+    assert all(len(text) <= most for text in texts)
+    if not at:  # all at once: nothing is cut that need not be
+        for seam in itertools.accumulate(map(len, texts[:-1])):
+            line = data[data.rfind(b"\n", 0, seam) + 1 : data.find(b"\n", seam) + 1]
+            assert data[seam - 1 : seam] == b"\n" or len(line) > most
 
 
 def test_a_life_ends_with_its_line(tmp_path: Path) -> None:

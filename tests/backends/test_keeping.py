@@ -23,6 +23,8 @@ from daemon.backends.keeping import (
     Gone,
     Keeper,
     KeeperError,
+    Lines,
+    LogTrouble,
     OrderFile,
     records,
 )
@@ -274,9 +276,39 @@ async def test_a_full_disk_stops_nothing_and_is_counted(house: House) -> None:
     await until(lambda: events.lines == ["out of memory"])
     hello = await keeper.refresh()
     assert hello.log_bytes == 4096
+    assert hello.log_errno == errno.EFBIG
+    assert [told.errno for told in events.of(LogTrouble)] == [errno.EFBIG]
     assert hello.log_dropped == 50_000 + 15 + len("up\nready\n") - 4096
     keeper.stop(DEADLINE, DEADLINE)
     await gone(keeper, events)
+
+
+async def test_every_byte_of_a_flood_is_in_the_files(house: House) -> None:
+    """Numbered lines over many rotations, within what is kept."""
+    code = "import os\nfor n in range(60000): os.write(1, b'%d %s\\n' % (n, b'x' * (n % 97)))"
+    order = house.order(house.engine(code), log_max_bytes=100_000, log_keep=60)
+    keeper, events = await begin(order)
+    await gone(keeper, events)
+    files = [order.log.with_name(f"model.log.{n}") for n in range(60, 0, -1)] + [order.log]
+    texts = [file.read_bytes() for file in files if file.exists()]
+    assert len(texts) > 30
+    assert all(len(text) <= 100_000 for text in texts)
+    lines = b"".join(texts).splitlines()
+    assert lines == [b"%d %s" % (n, b"x" * (n % 97)) for n in range(60000)]
+
+
+async def test_a_flood_of_matching_lines_is_told_a_few_times_a_second(house: House) -> None:
+    """The daemon hears of the newest, and of the last ones before the end in any case."""
+    code = "import os\nfor n in range(2000): os.write(1, b'failed %d\\n' % n * 200)"
+    order = house.order(house.engine(code), pattern="FAILED", needles=("failed",))
+    keeper, events = await begin(order)
+    await gone(keeper, events)
+    told = events.of(Lines)
+    assert all(sum(len(line) + 1 for line in one.lines) <= 8193 for one in told)
+    assert len(told) < 200
+    assert events.lines[-1] == "failed 1999"
+    [exited] = events.of(Exited)
+    assert exited.lines[-1] == "failed 1999"
 
 
 async def test_a_record_that_cannot_be_written_does_not_stop_the_engine(house: House) -> None:

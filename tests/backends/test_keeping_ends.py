@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -213,6 +214,31 @@ async def test_service_an_exit_while_nobody_is_there_is_kept_and_told(house: Hou
     events = Events()
     await gone(await Keeper.adopt(order.socket, on_event=events, patience=DEADLINE), events)
     await house.empty()
+    assert list((house.root / "run").iterdir()) == []
+
+
+async def test_an_end_that_nobody_was_told_of_stays_in_the_record(house: House) -> None:
+    """The keeper has to leave: whoever comes later finds how and when it was."""
+    order = house.order(
+        house.engine("import os\nopen('go').read()\nprint('failed: x', flush=True)\nos.abort()"),
+        mode="service", grace=0.1, pattern="failed", cwd=house.root,
+    )  # fmt: skip
+    os.mkfifo(house.root / "go")
+    began = time.time()
+    keeper, _ = await begin(order)
+    await keeper.detach(0.4)
+    (house.root / "go").write_text("x")
+    await house.empty()
+    (record,) = records(order.record.parent)
+    assert list((house.root / "run").iterdir()) == [order.record]
+    assert stat.S_IMODE(order.record.stat().st_mode) == 0o600
+    assert not record.keeper_alive
+    assert record.exit is not None
+    assert (record.exit.status, record.exit.stopped) == (-signal.SIGABRT, False)
+    assert record.exit.lines == ("failed: x",)
+    assert record.exit.time is not None
+    assert began <= record.exit.time <= time.time()
+    assert reap(record) is Reaped.ABSENT
     assert list((house.root / "run").iterdir()) == []
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.core.messages import ExitClass
 from daemon.engines import signatures
@@ -325,3 +328,24 @@ def test_ordinary_lines_are_not_kept() -> None:
     ]
     pattern = re.compile(signatures.PATTERN.encode())
     assert [line for line in ordinary if pattern.search(line.encode())] == []
+
+
+@given(st.from_regex(re.compile(signatures.PATTERN, re.IGNORECASE | re.ASCII)))
+def test_whatever_is_found_has_a_needle(line: str) -> None:
+    """Also in a keeper, which knows ASCII's small letters alone."""
+    low = line.encode("utf-8", "replace").lower()
+    assert any(needle.encode() in low for needle in signatures.NEEDLES)
+
+
+def test_needles_are_small_letters() -> None:
+    assert all(needle == needle.lower() != "" for needle in signatures.NEEDLES)
+    assert not any(char.isdigit() for needle in signatures.NEEDLES for char in needle)
+
+
+def test_a_long_line_is_looked_at_quickly() -> None:
+    """No alternative may try again from each character of a word without end."""
+    pattern = re.compile(signatures.PATTERN.encode(), re.IGNORECASE)
+    for line in (b"y" * 8192, b"Model architectures " * 400, b" " * 8192, b"_" * 8192):
+        began = time.process_time()
+        assert pattern.search(line) is None
+        assert time.process_time() - began < 0.05

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import sys
@@ -169,7 +170,7 @@ def test_a_damaged_record_puts_nothing_back(tmp_path: Path, text: str) -> None:
 
 def test_a_state_directory_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     mac = FakeMac()
-    (tmp_path / ".gpu-limit.json.new").mkdir()
+    (tmp_path / f".gpu-limit.json.{os.getpid()}").mkdir()
     with pytest.raises(ProblemError, match=r"gpu-limit\.json cannot be written"):
         raise_to(mac, tmp_path, 20480)
     assert mac.as_root == []

@@ -201,6 +201,10 @@ async def test_an_answer_nobody_reads_does_not_outlive_its_connection() -> None:
 async def test_too_many_connections_are_told_so() -> None:
     async with world(limits=Limits(tick=0.01, connections=3, linger=0.2)) as here:
         kept = [await here.client() for _ in range(3)]
+        head = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 9"
+        for client in kept:  # each in the middle of a request
+            await client.send(b"POST /v1/chat/completions HTTP/1.1\r\n" + head + b"\r\n\r\n{")
+        await until(lambda: all(not c.silent for c in here.front._plane.clients))
         await until(lambda: here.front.connections == 3)
         extra = await here.client()
         reply = await extra.reply()
@@ -209,6 +213,24 @@ async def test_too_many_connections_are_told_so() -> None:
         kept[0].close()
         await until(lambda: here.front.connections == 2)
         assert (await here.once(get("/health"))).status == 200
+
+
+@both_loops
+async def test_the_oldest_silent_connection_makes_room() -> None:
+    async with world(limits=Limits(tick=0.01, connections=3)) as here:
+        busy = await here.client()
+        await busy.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
+        head = b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        await busy.send(head)
+        await until(lambda: not next(iter(here.front._plane.clients)).silent)
+        silent = [await here.client() for _ in range(2)]
+        await silent[0].send(b"GET /hea")
+        await until(lambda: here.front.connections == 3)
+        for _ in range(4):
+            assert (await here.once(get("/health"))).status == 200
+        assert await silent[0].rest() == b""
+        busy.close()
+        await until(lambda: here.front.connections <= 1)
 
 
 @both_loops

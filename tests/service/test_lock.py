@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from daemon.core.problems import Code, ProblemError
+from daemon.service import lock
 from daemon.service.lock import Lock
 
 HOLD = """
@@ -131,3 +134,48 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises((ProblemError, OSError)):
         Lock(tmp_path / "lock").take()
     assert (tmp_path / "target").read_text() == "mine"
+
+
+def test_a_name_of_the_past_is_not_told(tmp_path: Path) -> None:
+    """Between taking the lock and writing its name a daemon leaves the old one there."""
+    path = tmp_path / "lock"
+    path.write_text("4194999\n")
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def write() -> None:
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+
+        timer = threading.Timer(0.2, write)
+        timer.start()
+        with pytest.raises(ProblemError, match=rf"pid {os.getpid()}\)"):
+            Lock(path).take()
+        timer.join()
+
+
+def test_a_holder_that_never_writes_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "NAMING", 0.05)
+    path = tmp_path / "lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ProblemError, match="pid unknown"):
+            Lock(path).take()
+
+
+def test_a_full_disk_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lock.os, "write", full)
+    one = Lock(tmp_path / "lock")
+    one.take()
+    monkeypatch.undo()
+    monkeypatch.setattr(lock, "NAMING", 0.0)
+    with pytest.raises(ProblemError, match="already running"):
+        Lock(tmp_path / "lock").take()
+    one.release()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.service import ports
-from daemon.service.ports import bind, handed_over, holder, offered
+from daemon.service.ports import _owner, bind, handed_over, holder, offered
 
 
 def refused(host: str, port: int) -> Problem:
@@ -88,16 +90,41 @@ def test_another_process_is_named() -> None:
         assert child.stdout is not None
         port = int(child.stdout.readline())
         said = holder(port)
-        assert said.endswith(f"(pid {child.pid})")
+        assert f"(pid {child.pid}), started as: {sys.executable} -I -S -c import socket" in said
+        assert "\n" not in said
         assert "python" in said
         child.kill()
 
 
-def test_one_that_nobody_may_see(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+def test_a_secret_in_a_command_line_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    words = ["server", "--api-key", "sk-0123456789abcdef", "x" * 1000]
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: words)
+    said = holder(taken)
+    assert "server --api-key ***" in said
+    assert len(said) < 300
+
+
+def test_one_that_nobody_may_see(
+    monkeypatch: pytest.MonkeyPatch, taken: int, tmp_path: Path
+) -> None:
+    """The kernel tells everybody at least whose it is."""
+
     def denied(kind: str) -> list[object]:
         raise psutil.AccessDenied
 
     monkeypatch.setattr(psutil, "net_connections", denied)
+    told = refused("127.0.0.1", taken).message
+    if sys.platform == "linux":
+        assert f"a program of user {pwd.getpwuid(os.getuid()).pw_name}" in told
+    table = tmp_path / "tcp"
+    line = f"0: 0100007F:{taken:04X} 00000000:0000 0A 0:0 00:0 0  4123456 0 1 1 0 100 0 0 10 0"
+    table.write_text(f"sl local\n{line.replace(' 0A ', ' 01 ')}\nodd\n{line}\n")
+    assert _owner(taken, [table]) == ""
+    table.write_text(f"sl local\n{line.replace(' 0A ', ' 01 ')}\n{line}\n")
+    assert _owner(taken, [tmp_path / "none", table]) == "user 4123456"
+    monkeypatch.setattr(ports, "_owner", lambda port: "")
     assert "another program" in refused("127.0.0.1", taken).message
 
 

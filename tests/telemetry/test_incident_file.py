@@ -134,7 +134,7 @@ def test_a_disk_that_refuses_is_said_once(
     assert not file.save([ONE, TWO])
     assert file.path.read_bytes() == before, "the old one stays whole"
     assert [path.name for path in tmp_path.iterdir()] == ["incidents.jsonl"]
-    assert len([r for r in caplog.records if "cannot be kept" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "kept in memory" in r.getMessage()]) == 1
     monkeypatch.undo()
     assert file.save([ONE, TWO])
 

@@ -84,6 +84,12 @@ def check_daemon(client: Client) -> tuple[Check, dict[str, Any] | None]:
     return Check("daemon", "ok", text), status
 
 
+def check_troubles(status: Mapping[str, Any] | None) -> Iterator[Check]:
+    """What the daemon cannot write, though it serves."""
+    for text in (status or {}).get("troubles", ()):
+        yield Check("disk", "warn", str(text), "Make room on that disk: it goes on by itself.")
+
+
 def check_port(host: str, port: int, status: Mapping[str, Any] | None) -> Check:
     """The fixed port is ours or free; else who holds it."""
     from daemon.core.problems import ProblemError
@@ -225,7 +231,7 @@ def check_learned(state_dir: Path) -> Iterator[Check]:
     """Estimates that turned out to be far off. The measured figures are used from then on."""
     from daemon.backends.learned import Learned
 
-    for entry in Learned(state_dir / "learned.json").wrong():
+    for entry in Learned(state_dir / "learned.json", mend=False).wrong():
         charged, taken = sum(entry.estimated.values()), sum(entry.measured.values())
         text = (
             f"{entry.model} ({entry.way}) was estimated at {size(charged)} and took {size(taken)}"

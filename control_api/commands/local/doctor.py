@@ -45,6 +45,7 @@ def examine(config: str | None) -> Iterator[Check]:
     yield checks.check_descriptors()
     daemon, status = checks.check_daemon(Client())
     yield daemon
+    yield from checks.check_troubles(status)
     yield from _configured(config, status)
 
 
