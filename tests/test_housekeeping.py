@@ -218,7 +218,7 @@ def test_near_the_budget(seen: list[Bytes], full: set[str]) -> None:
 async def test_memory_that_comes_back_late_is_looked_for_until_it_is_there(house: House) -> None:
     ledger = house.supervisor.scheduler.ledger
     house.begin(None)
-    await until(lambda: house.looks)
+    await until(lambda: ledger.free)
     house.exited()
     assert ledger.settling() == {"gpu0": 6}
     looks = house.looks
