@@ -59,6 +59,7 @@ class House:
     process: subprocess.Popen[bytes] | None = None
     started_in: float = 0.0
     extra: dict[str, str] = field(default_factory=dict)  # of the daemon's own environment
+    before: tuple[str, ...] = ()  # words before the command line: a program that runs it
 
     def __post_init__(self) -> None:
         for name in ("state", "logs", "cache", "run"):
@@ -96,7 +97,7 @@ class House:
         command = [sys.executable, "-P", "-m", "daemon"]
         with (self.folder / "stderr").open("ab") as said:
             self.process = subprocess.Popen(
-                [*command, *(["--service"] if self.service else [])],
+                [*self.before, *command, *(["--service"] if self.service else [])],
                 cwd=ROOT,
                 env={**self.environ, **self.extra},
                 stdin=subprocess.DEVNULL,

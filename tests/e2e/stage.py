@@ -108,7 +108,7 @@ class Stage:
         program = self.folder / f"engine-{name}"
         words = shlex.join(start.argv("engine"))
         flags = f'"{self.folder}/flags-{name}"'
-        program.write_text(f'#!/bin/sh\neval "set -- \"\\$@\" $(cat {flags})"\nexec {words} "$@"\n')
+        program.write_text(f'#!/bin/sh\neval "set -- "\\$@" $(cat {flags})"\nexec {words} "$@"\n')
         program.chmod(0o755)
         self.flags(name)
         self.control(name)
@@ -175,6 +175,19 @@ class Stage:
             time.sleep(0.02)
             counts.append(self.counts())
         self.before = counts[-1]
+
+    def fresh(self) -> Stage:
+        """As it was at first, whatever the test before did, or failed to do."""
+        self.house.client.post("/unload", force=True)
+        for name in self.names:
+            self.install(name)
+            self.forget(name)
+        return self
+
+    def forget(self, name: str) -> None:
+        """Its crashes and its refused requests: the next fault is not judged by them."""
+        with contextlib.suppress(RefusedError):
+            self.house.client.post(f"/models/{name}/reset")
 
     def counts(self) -> Counts:
         folder = Path(f"/proc/{self.pid}")
@@ -271,11 +284,8 @@ class Stage:
         wrong = [line for line in self.told(self.before.log) if not errors or not re.search(errors, line)]  # fmt: skip  # noqa: E501
         assert not wrong, f"the daemon's log has: {wrong}"
         assert "Traceback" not in house.stderr()
-        for name in self.names:  # the next fault is not judged by this one's crashes
-            with contextlib.suppress(RefusedError):
-                house.client.post(f"/models/{name}/reset")
-            self.flags(name)
-            self.control(name)
+        for name in self.names:
+            self.forget(name)
         self.before = Counts(self.before.descriptors, self.before.threads, self.counts().log)
 
     def told(self, since: int) -> list[str]:

@@ -25,10 +25,15 @@ seeds = pytest.mark.parametrize("seed", FAULTS)
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def staged() -> Iterator[Stage]:
     with folder() as place, Stage(place) as stage:
         yield stage
         print("worst return:", {name: f"{took:.2f} s" for name, took in stage.returns.items()})
+
+
+@pytest.fixture
+def stage(staged: Stage) -> Stage:
+    return staged.fresh()
 
 
 @seeds
@@ -37,7 +42,9 @@ def test_a_program_that_cannot_be_run_is_not_tried_again(stage: Stage, seed: int
     once to all who wait, with what it said, and no client is asked to try again."""
     rng = dice("permanent", seed)
     program = stage.folder / "engine-a"
-    what = ("missing", "not executable", "another loader", "bad flag")[(rng.randrange(4) + seed) % 4]
+    what = ("missing", "not executable", "another loader", "bad flag")[
+        (rng.randrange(4) + seed) % 4
+    ]
     if what == "missing":
         program.unlink()
     elif what == "not executable":
@@ -65,14 +72,14 @@ def test_a_start_that_hangs_is_ended_and_its_clients_are_served(stage: Stage, se
     """No sign of life for the patience that it has: ended with all that it started, then anew."""
     rng = dice("hang", seed)
     how = rng.choice((["--hang-load"], ["--hang-accept"], ["--hang-load", "--ignore-term"], []))
-    stage.flags("a", *how, "--load-s", 0 if how else 60)
+    stage.flags("a", *how, "--load-s", 0 if how else 3, times=1)
     seen = stage.now()
     crowd = stage.crowd(*some(rng, "a"))
     pid = stage.backend("a")["pid"]
     if not how:
-        time.sleep(rng.random() / 5)
+        time.sleep(rng.random() / 5)  # somewhere in its start
         os.kill(pid, signal.SIGSTOP)
-    stage.flags("a")
+        stage.flags("a")  # for the next one
     assert stage.told_of("exited", "a", seen)["exit_class"] == "hang"
     outcomes = crowd.outcomes()
     assert kinds(outcomes) == {"answer": len(outcomes)}, "those who waited for it"
@@ -265,4 +272,3 @@ def test_out_of_memory_with_nothing_smaller_is_said(stage: Stage, seed: int) -> 
     assert all("memory" in o.message for o in outcomes)
     stage.heal("out of memory, nothing smaller", "a", given_up=True)
     stage.end_check(outcomes)
-
