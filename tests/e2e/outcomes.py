@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 PATIENCE = 60.0  # seconds in which every request must have come to its end
 ROUTES: dict[str, tuple[str, str]] = {  # path, and the field that limits the answer
     "chat": ("/v1/chat/completions", "max_tokens"),
@@ -211,7 +211,7 @@ def _error(what: Ask, incoming: Incoming) -> Outcome:
         error = body["error"]
         message = error["message"]
         anthropic = what.route == "messages"
-        sound = isinstance(error["type"], str) and isinstance(message, str) and message
+        sound = isinstance(error["type"], str) and isinstance(message, str) and message != ""
         sound = sound and (body.get("type") == "error" if anthropic else "code" in error)
     except (ValueError, KeyError, TypeError) as wrong:
         raise MistakeError(f"{incoming.status} {incoming.body[:300]!r}: {wrong!r}") from wrong

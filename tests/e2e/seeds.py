@@ -1,7 +1,7 @@
 """How many seeds the seeded tests on whole daemons play: few by default, all in ``make test-long``.
 
-``MODELPORT_SEEDS`` is the number for the cheapest of the seeded tests (the scheduler's world); those
-that start processes take a share of it.
+``MODELPORT_SEEDS`` is the number for the cheapest of the seeded tests (the scheduler's world);
+those that start processes take a share of it.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ def folder() -> Iterator[Path]:
 
 @dataclass
 class Stage:
-    """``names``: models; each takes 100 MiB by word. ``more``: TOML to add, per model."""
+    """``names``: models; each takes 100 MiB by word. ``more``: TOML to add, per model;
+    ``tables``: of its own, with those models in ``others``."""
 
     folder: Path
     names: tuple[str, ...] = ("a", "b")
@@ -87,6 +88,7 @@ class Stage:
     times: dict[str, object] = field(default_factory=dict)
     more: dict[str, str] = field(default_factory=dict)
     tables: str = ""
+    others: tuple[str, ...] = ()
     service: bool = False
     slots: int = 3
     extra: dict[str, str] = field(default_factory=dict)
@@ -129,7 +131,8 @@ class Stage:
         return (
             f'[engines.command.{name}]\nargv = [{argv}]\nfootprint = "100 MiB"\n'
             'dialects = ["chat", "messages", "responses"]\n'
-            f'[models.{name}]\nengine = "command.{name}"\nslots = {self.slots}\nctx = 4096\n{more}\n'
+            f'[models.{name}]\nengine = "command.{name}"\n'
+            f"slots = {self.slots}\nctx = 4096\n{more}\n"
         )
 
     def flags(self, name: str, *words: object, times: int | None = None) -> None:
@@ -181,6 +184,8 @@ class Stage:
         self.house.client.post("/unload", force=True)
         for name in self.names:
             self.install(name)
+        for name in self.names + self.others:
+            self.flags(name)
             self.forget(name)
         return self
 
@@ -203,12 +208,15 @@ class Stage:
 
     def backend(self, name: str, seconds: float = 20.0) -> dict[str, Any]:
         """The view of a running backend, once its process is known."""
-        return until(lambda: _running(self.house.backends().get(name)), seconds, f"{name} runs")
+        found: dict[str, Any] = until(
+            lambda: _running(self.house.backends().get(name)), seconds, f"{name} runs"
+        )
+        return found
 
     def ready(self, name: str) -> dict[str, Any]:
         """Load it, and wait until it is."""
         self.answers(name)
-        return self.house.backends()[name]
+        return self.backend(name)
 
     def now(self) -> int:
         """The number of the last event: what comes after it belongs to the next fault."""
@@ -284,7 +292,7 @@ class Stage:
         wrong = [line for line in self.told(self.before.log) if not errors or not re.search(errors, line)]  # fmt: skip  # noqa: E501
         assert not wrong, f"the daemon's log has: {wrong}"
         assert "Traceback" not in house.stderr()
-        for name in self.names:
+        for name in self.names + self.others:
             self.forget(name)
         self.before = Counts(self.before.descriptors, self.before.threads, self.counts().log)
 

@@ -233,9 +233,10 @@ def shrinking(tiny_gguf: Path) -> Iterator[Stage]:
     with folder() as place:
         entry = (
             f'[engines.llama-server]\npath = "{place}/llama-server"\n'
-            f'[models.m]\npath = "{tiny_gguf}"\nengine = "llama-server"\nctx = 2048\nmin_ctx = 512\n'
+            f'[models.m]\npath = "{tiny_gguf}"\nengine = "llama-server"\n'
+            "ctx = 2048\nmin_ctx = 512\n"
         )
-        stage = Stage(place, tables=entry)
+        stage = Stage(place, tables=entry, others=("m",))
         program = stage.install("m")
         program.rename(place / "llama-server")
         with stage:
@@ -245,7 +246,7 @@ def shrinking(tiny_gguf: Path) -> Iterator[Stage]:
 @seeds
 def test_out_of_memory_takes_a_smaller_start(shrinking: Stage, seed: int) -> None:
     """By its own words, or killed by somebody else's hand; while it loads, or in mid-answer."""
-    stage, rng = shrinking, dice("oom", seed)
+    stage, rng = shrinking.fresh(), dice("oom", seed)
     end = rng.choice((["--oom", "--signal", "ABRT"], ["--oom"], ["--signal", "KILL"]))
     where = rng.choice(("load", "first-byte", f"token:{rng.randint(1, 6)}"))
     times = rng.randint(1, 2)
@@ -257,7 +258,9 @@ def test_out_of_memory_takes_a_smaller_start(shrinking: Stage, seed: int) -> Non
     classes = {f["exit_class"] for f in facts if "exit_class" in f and not f.get("asked")}
     assert classes == {"out_of_memory"}
     if where == "load":
-        assert kinds(outcomes) == {"answer": len(outcomes)}, "they waited for the smaller one"
+        assert kinds(outcomes) == {"answer": len(outcomes)}, (
+            f"they wait for the smaller: {outcomes}"
+        )
         assert stage.house.backends()["m"]["context"] < 2048
     stage.heal("out of memory", "m", given_up=True)
     stage.end_check(outcomes)

@@ -241,7 +241,7 @@ def test_a_kept_connection_that_dies_is_nobodys_failure(stage: Stage, seed: int)
 
 @seeds
 def test_a_slow_drip_passes(stage: Stage, seed: int) -> None:
-    """Byte by byte, for longer than any patience; and one that never ends is its client's to end."""
+    """Byte by byte, longer than any patience; and one that never ends is its client's to end."""
     rng = dice("drip", seed)
     stage.flags("a", "--drip", 0.0005)
     seen = stage.now()
@@ -265,8 +265,8 @@ def tight() -> Iterator[Stage]:
 
 @seeds
 def test_a_leak_is_charged_and_the_idle_neighbour_leaves(tight: Stage, seed: int) -> None:
-    """The ledger never lies low: what it takes is charged as it grows, and its stream is not cut."""
-    rng, stage = dice("leak", seed), tight
+    """The ledger never lies low: what it takes is charged as it grows, and no stream is cut."""
+    rng, stage = dice("leak", seed), tight.fresh()
     stage.flags("a", "--leak", rng.choice((60, 120)), "--token-s", 0.02)
     stage.ready("b")
     seen = stage.now()
