@@ -322,7 +322,10 @@ class Daemon:
             "mode": self.mode,
             "started_at": time.time(),
         }
-        write_private(self.paths.daemon_json, json.dumps(facts) + "\n")
+        try:
+            write_private(self.paths.daemon_json, json.dumps(facts) + "\n")
+        except OSError as error:  # it serves all the same
+            log.warning("a ctl without our environment will not find us: %s", error)
 
 
 def tidy_memory() -> None:

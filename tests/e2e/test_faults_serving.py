@@ -104,7 +104,11 @@ def test_a_crash_before_the_first_byte_is_tried_once_more(stage: Stage, seed: in
     stage.flags("a", *flags, *end, times=1)
     seen = stage.now()
     outcomes = stage.crowd(*some(rng, "a")).outcomes()
-    assert kinds(outcomes) == {"answer": len(outcomes)}, "no client knows of it"
+    lost = [o for o in outcomes if o.kind != "answer"]
+    if len(outcomes) <= stage.slots:
+        assert not lost, "no client knows of it"
+    for each in lost:  # of those behind them, some may find the second attempts spent
+        assert (each.kind, each.retry) == ("error", "true"), each
     assert stage.kinds("a", seen).count("start") == 2
     stage.heal("crash before the first byte", "a")
     stage.end_check(outcomes)
@@ -124,7 +128,7 @@ def test_an_exit_with_success_that_nobody_asked_for_is_a_crash(stage: Stage, see
     told = stage.told_of("exited", "a", seen)
     assert told["exit_class"] == "crash"
     outcomes = crowd.outcomes()
-    assert "answer" not in kinds(o for o in outcomes if o.text)
+    assert bool(crowd.asked) == bool(kinds(outcomes)["aborted"]), "those under way are cut"
     stage.heal("exits 0", "a")
     stage.end_check(outcomes)
 
