@@ -59,6 +59,7 @@ class House:
     process: subprocess.Popen[bytes] | None = None
     started_in: float = 0.0
     extra: dict[str, str] = field(default_factory=dict)  # of the daemon's own environment
+    server: str = ""  # more lines of [server]
     before: tuple[str, ...] = ()  # words before the command line: a program that runs it
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class House:
         return self.folder / "logs" / "modelportd.log"
 
     def write(self, config: str) -> None:
-        self.config_file.write_text(f"[server]\nport = {self.port}\n\n{config}")
+        self.config_file.write_text(f"[server]\nport = {self.port}\n{self.server}\n{config}")
 
     @property
     def environ(self) -> dict[str, str]:
