@@ -18,6 +18,8 @@ MODELS = ("a", "b", "c")
 WAIT = 30.0  # seconds that a request may wait for its turn, by the daemon's own settings
 LONGEST = WAIT + 60.0  # until a client says that it hangs
 
+Say = Callable[[str], None]
+
 
 @dataclass
 class Report:
@@ -52,6 +54,7 @@ class Client(threading.Thread):
     over: threading.Event
     report: Report
     lock: threading.Lock
+    say: Say
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
@@ -71,6 +74,7 @@ class Client(threading.Thread):
                 self.report.asked += 1
                 if found is None:
                     self.report.wrong.append(wrong)
+                    self.say(f"WRONG: {wrong}")
                 else:
                     self._count(found)
             self.over.wait(self.rng.expovariate(5.0))
@@ -97,9 +101,6 @@ class Client(threading.Thread):
         self.report.worst = max(self.report.worst, found.seconds)
 
 
-Say = Callable[[str], None]
-
-
 def play(place: Path, *, seed: int, seconds: float, clients: int = 20, say: Say = print) -> Report:
     """Run it in ``place`` (a short path) and judge. ``say`` is told of each action."""
     rng = random.Random(seed)
@@ -109,10 +110,6 @@ def play(place: Path, *, seed: int, seconds: float, clients: int = 20, say: Say 
     stage.house.write(stage.config())
     with stage:
         over, lock = threading.Event(), threading.Lock()
-        crowd = [
-            Client(stage.house.port, random.Random(rng.random()), over, report, lock)
-            for _ in range(clients)
-        ]
         began = time.monotonic()
 
         def note(text: str) -> None:
@@ -120,6 +117,10 @@ def play(place: Path, *, seed: int, seconds: float, clients: int = 20, say: Say 
             report.actions.append(line)
             say(line)
 
+        crowd = [
+            Client(stage.house.port, random.Random(rng.random()), over, report, lock, note)
+            for _ in range(clients)
+        ]
         troubles = Troubles(stage, rng, note)
         for client in crowd:
             client.start()

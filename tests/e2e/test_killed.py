@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.crowd = self.stage.crowd()
 
-    def post(self, path: str, **body: object) -> None:
+    def post(self, path: str, **body: Any) -> None:
         """Ask the daemon for something, and do not wait for what it says."""
 
         def ask() -> None:
@@ -335,7 +336,7 @@ def restart(scene: Scene) -> None:
     stage = scene.stage
     for name in ("a", "b"):
         stage.flags(name)
-        stage.control(name)
+        stage.control(name, first_s=0.0, token_s=0.0)  # of those that go on, too
     stage.house.write(stage.config())
     stage.house.start()
     stage.before = Counts(stage.before.descriptors, stage.before.threads, 0)  # a log of its own
@@ -403,8 +404,6 @@ def test_a_killed_service_is_taken_over_and_leaves_no_orphan(
             os.kill(pid, signal.SIGCONT)
     began = time.monotonic()
     restart(scene)
-    for name in kept:
-        scene.stage.control(name, first_s=0.0, token_s=0.0)
     for name, pid in kept.items():
         assert scene.stage.house.backends()[name]["pid"] == pid, "taken over when it is up"
         scene.stage.answers(name)
