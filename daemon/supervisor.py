@@ -59,6 +59,7 @@ STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again
 # sits on the same machine and speaks a moment later; this only bounds its silence.
 FRESH = 1.0  # seconds for which a look at the machine's memory is good enough for a start
 RETRY_HOLD = 0.5
+TRUST = 10.0  # seconds in which one that lived on after a broken connection is not doubted again
 
 
 class Runs(Protocol):
@@ -116,6 +117,8 @@ class Supervisor:
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
     _held_back: dict[str, list[Queued]] = field(default_factory=dict)
+    _doubted: dict[tuple[str, int], list[Event]] = field(default_factory=dict)
+    _trusted: dict[tuple[str, int], float] = field(default_factory=dict)
     _inbox: deque[Event] = field(default_factory=deque)
     _busy: bool = False
     _looked: float = -math.inf
@@ -217,6 +220,7 @@ class Supervisor:
             case CancelRequest(ticket_id, problem):
                 lease = self._leases.get(ticket_id)
                 if lease is not None and lease.on_cancel is not None:
+                    lease.taken_back = True
                     lease.on_cancel(problem)
             case Publish(kind, model, facts):
                 if kind == "evict":
@@ -249,6 +253,8 @@ class Supervisor:
 
     def _gone(self, event: BackendExited) -> None:
         run = self._current(event.model, event.generation)
+        for kept in (self._doubted, self._trusted):
+            kept.pop((event.model, event.generation), None)
         if run is not None:
             self.close_connections(run.holding.target)
             del self.backends[event.model]
@@ -323,7 +329,8 @@ class Supervisor:
             stand_in=found.stand_in,
         )
         queued = Queued(ticket, done, self, wish.mark)
-        if wish.attempt > 1 and name in self.backends:
+        run = self.backends.get(name)
+        if run is not None and (wish.attempt > 1 or (name, run.generation) in self._doubted):
             self._hold_back(queued)
         else:
             self._enqueue(queued)
@@ -414,7 +421,35 @@ class Supervisor:
             if outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
                 self.accidents.lost(lease.model, lease.generation, lease.mark(), self.clock())
             self.on_end(lease)
-            self.tell(RequestEnded(lease.ticket.id, outcome))
+            fact = RequestEnded(lease.ticket.id, outcome)
+            if run is None or lease.taken_back or not self._doubt(lease, outcome, fact):
+                self.tell(fact)
+
+    def _doubt(self, lease: Held, outcome: Outcome, fact: Event) -> bool:
+        """A connection breaks a moment before the exit is known. Until the keeper's word the slot
+        of a request that was lost stays taken, and who comes is held back: else the next ones in
+        the queue would be given to the dead. True if the fact is told later."""
+        key, now = (lease.model, lease.generation), self.clock()
+        calm = now - self._trusted.get(key, -math.inf) < TRUST
+        if calm or outcome not in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
+            return False
+        if key not in self._doubted:
+            self._doubted[key] = []
+            asyncio.get_running_loop().call_later(RETRY_HOLD, self._trust, key)
+        self._doubted[key].append(fact)
+        return True
+
+    def _trust(self, key: tuple[str, int]) -> None:
+        """No word of its end: it was the connection, and it serves on."""
+        facts = self._doubted.pop(key, None)
+        if facts is None:
+            return
+        self._trusted[key] = self.clock()
+        for fact in facts:
+            self.tell(fact)
+        for queued in list(self._held_back.get(key[0], [])):
+            if queued.ticket.attempt == 1:
+                self._release(queued)
 
     def in_flight(self, model: str, generation: int) -> list[Held]:
         """The leases on one backend."""
