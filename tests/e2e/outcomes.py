@@ -204,13 +204,15 @@ def judged(what: Ask, incoming: Incoming) -> Outcome:
 
 
 def _error(what: Ask, incoming: Incoming) -> Outcome:
-    """A refusal must be one of the client's dialect, and say whether to try again."""
+    """A refusal of ours must be of the client's dialect, and say whether to try again; one of the
+    engine is passed on as it is."""
     headers = incoming.headers
+    ours = "x-should-retry" in headers
     try:
         body = json.loads(incoming.body)
         error = body["error"]
         message = error["message"]
-        anthropic = what.route == "messages"
+        anthropic = what.route == "messages" and ours
         sound = isinstance(error["type"], str) and isinstance(message, str) and message != ""
         sound = sound and (body.get("type") == "error" if anthropic else "code" in error)
     except (ValueError, KeyError, TypeError) as wrong:

@@ -27,7 +27,7 @@ from tests.e2e.seeds import share
 from tests.e2e.stage import Counts, Stage, dice, folder, house_processes, process_exists, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
-seeds = pytest.mark.parametrize("seed", share(1, 10))
+seeds = pytest.mark.parametrize("seed", share(1, 5))
 GONE = 2.0  # seconds after the daemon's end in which its backends are gone, as promised
 BUSY = 4.0  # on top of it: a deadline on a busy machine
 ENDLESS = 10**6

@@ -68,6 +68,7 @@ def test_an_error_must_be_of_the_dialect(route: str, right: str) -> None:
     for name, content in bodies.items():
         body = json.dumps(content).encode()
         head = "HTTP/1.1 503 X\r\nContent-Type: application/json\r\nX-Request-Id: r\r\n"
+        head += "X-Should-Retry: true\r\n"
         incoming = fed(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         if name == right:
             assert judged(Ask("m", route), incoming).kind == "error"
