@@ -76,7 +76,9 @@ class House:
         return self.folder / "logs" / "modelportd.log"
 
     def write(self, config: str) -> None:
-        self.config_file.write_text(f"[server]\nport = {self.port}\n{self.server}\n{config}")
+        fresh = self.config_file.with_suffix(".new")  # in one step: a reload may be under way
+        fresh.write_text(f"[server]\nport = {self.port}\n{self.server}\n{config}")
+        fresh.replace(self.config_file)
 
     @property
     def environ(self) -> dict[str, str]:

@@ -198,8 +198,9 @@ def test_a_spoilt_state_is_put_aside(seed: int) -> None:
         stage = Stage(place, names=("a",))
         with stage:
             stage.flags("a", "--crash-at", "token:2", "--skip", 1, "--oom", times=1)
-            crowd = stage.crowd(*some(rng, "a", count=1))
-            outcomes = crowd.outcomes()
+            seen = stage.now()
+            outcomes = stage.crowd(*some(rng, "a", count=1)).outcomes()
+            stage.told_of("exited", "a", seen)
             stage.heal("for the files", "a", given_up=True)
             stage.end_check(outcomes)
         state = place / "state"
