@@ -83,7 +83,7 @@ async def _adopt(record: Record, stock: Stock, supervisor: Supervisor, waits: Wa
         return False
     hello = keeper.hello
     resumed = stock.resume(keeper, supervisor.tell)
-    ended = hello.error or hello.exit or hello.gone
+    ended = hello.error or hello.exit or hello.gone or hello.stopping
     alive = resumed is not None and not ended and await resumed.answers_now(waits.adopt)
     # Asked only now: it may have died since, and of two for one model the first is taken over.
     if resumed is None or not alive or resumed.died or resumed.model in supervisor.backends:

@@ -29,7 +29,10 @@ class FakeKeeper:
 
     def __init__(self, house: House, name: str, on_event: Callable[[KeeperEvent], None]) -> None:
         self.house, self.name, self.on_event = house, name, on_event
-        self.hello = SimpleNamespace(error=None, exit=None, gone=False, backend=name.split("-")[0])
+        backend = name.split("-")[0]
+        self.hello = SimpleNamespace(
+            error=None, exit=None, gone=False, stopping=False, backend=backend
+        )
 
     def kill(self) -> None:
         self.house.told.append(f"kill {self.name}")
@@ -183,6 +186,7 @@ async def test_a_service_takes_over_what_still_answers(house: House) -> None:
         ("", {"exit": -11}),
         ("", {"error": "no such program"}),
         ("", {"gone": True}),
+        ("", {"stopping": True}),  # an order of the daemon before: its KILL is still to come
     ],
 )
 async def test_what_is_not_taken_over_is_ended(

@@ -14,7 +14,7 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
             order's, as given), keeper_pid, pid (null: could not be run), start (kernel start time,
             a token to compare), argv, log_bytes, log_dropped (bytes), lines (matching lines kept),
             error {errno, text} (the engine could not be run: trying again will not help),
-            exit (as below, or null), gone (true or false)
+            exit (as below, or null), gone, stopping (true or false)
     lines   lines: output lines that match the pattern, as they come
     exit    status (negative: killed by that signal), at (monotonic seconds), lines (all kept)
     gone    the engine and everything that it started are dead and reaped: the memory is free
@@ -568,6 +568,7 @@ class Keeper:
             "error": self.error,
             "exit": self.exit,
             "gone": self.gone,
+            "stopping": bool(self.plan),
         }
 
     def _tell(self, message: dict[str, Any]) -> None:

@@ -129,6 +129,7 @@ class Hello:
     error: ExecFailed | None
     exit: Exited | None
     gone: bool
+    stopping: bool = False  # it is being ended, by an order that was given before
 
     @classmethod
     def decode(cls, message: Mapping[str, Any]) -> Hello:
@@ -145,6 +146,7 @@ class Hello:
                 lines=tuple(message["lines"]),
                 error=None if error is None else ExecFailed(error["errno"], error["text"]),
                 exit=None if ended is None else exited(ended),
+                stopping=bool(message.get("stopping")),  # not told by an older keeper
             )
         except (KeyError, TypeError) as error:
             raise KeeperError(f"the keeper's hello lacks something: {error!r}") from error

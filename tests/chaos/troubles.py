@@ -17,8 +17,8 @@ from tests.e2e.outcomes import Ask, Outcome, ask
 from tests.e2e.stage import Stage
 
 SLOW = 3  # slow readers at once
-# No --grandchild: of a keeper killed by -9 only the engine itself dies with it (PDEATHSIG reaches no
-# grandchild); a child of it in a session of its own is then nobody's.
+# No --grandchild: of a keeper killed by -9 only the engine itself dies with it (PDEATHSIG reaches
+# no grandchild); a child of it in a session of its own is then nobody's.
 SOME_FLAGS: tuple[tuple[str, ...], ...] = (
     (),
     (),
