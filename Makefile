@@ -2,7 +2,7 @@
 # make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test test-long mutants simulate check bench llama-server lock clean
+.PHONY: help run env test test-long mutants simulate chaos check bench llama-server lock clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -30,6 +30,10 @@ mutants: ## break the core on purpose, one way at a time: the tests must notice
 simulate: ## 100,000 seeds of the scheduler's world, over all processors (ARGS=2000 for fewer)
 	@sh scripts/env.sh run test
 	@PYTHONPATH=. .venv/bin/python -P -m tests.core.simulate $(ARGS)
+
+chaos: ## ten minutes of faults on a whole daemon (ARGS="--minutes 60 --seed 7")
+	@sh scripts/env.sh run test
+	@PYTHONPATH=. .venv/bin/python -P -m tests.chaos $(ARGS)
 
 check: ## format, lint, types, import directions, fast tests
 	@sh scripts/check.sh

@@ -108,7 +108,8 @@ class _Settling:
                 resumed.on_event(event)
             return True
         hello = keeper.hello
-        ended = end is not None or hello.error or hello.exit or hello.gone
+        stopping = hello.error or hello.exit or hello.gone or hello.stopping
+        ended = end is not None or stopping
         alive = resumed is not None and not ended and await resumed.answers_now(self.waits.adopt)
         # Asked only now: it may have died since, and of two for one model the first is taken over.
         if (

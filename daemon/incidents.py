@@ -86,7 +86,8 @@ class Recorder:
             generation=event.generation,
             variant=variant,
             # their connections break a moment before the exit is known
-            leases=len(page.leases) + self.supervisor.broken.get(page.name, 0),
+            leases=len(self.supervisor.in_flight(page.name, event.generation))
+            + self.supervisor.broken.get(page.name, 0),
             queue=len(page.queue),
             memory=[
                 HeldView(

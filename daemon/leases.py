@@ -30,6 +30,7 @@ class Held:
     status: int = 0
     sent: Callable[[], int] | None = None
     on_cancel: Callable[[Problem], None] | None = None
+    taken_back: bool = False  # by the core, which knows why
     _over: bool = False
 
     @property

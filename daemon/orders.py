@@ -105,6 +105,8 @@ class Orders:
     _waiting: dict[int, Queued] = field(default_factory=dict)
     _leases: dict[int, Held] = field(default_factory=dict)
     _held_back: dict[str, list[Queued]] = field(default_factory=dict)
+    _doubted: dict[tuple[str, int], list[Event]] = field(default_factory=dict)
+    _trusted: dict[tuple[str, int], float] = field(default_factory=dict)
     _inbox: deque[Event] = field(default_factory=deque)
     _busy: bool = False
     _looked: float = -math.inf
@@ -202,6 +204,7 @@ class Orders:
             case CancelRequest(ticket_id, problem):
                 lease = self._leases.get(ticket_id)
                 if lease is not None and lease.on_cancel is not None:
+                    lease.taken_back = True
                     lease.on_cancel(problem)
             case Publish(kind, model, facts):
                 if kind == "evict":
@@ -242,6 +245,8 @@ class Orders:
 
     def _gone(self, event: BackendExited) -> None:
         run = self._current(event.model, event.generation)
+        for kept in (self._doubted, self._trusted):
+            kept.pop((event.model, event.generation), None)
         if run is not None:
             self.close_connections(run.holding.target)
             del self.backends[event.model]

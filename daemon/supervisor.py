@@ -7,6 +7,7 @@ carried out. Everything runs in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -14,6 +15,7 @@ from itertools import count
 from daemon.backends.accidents import poisoned
 from daemon.core.messages import (
     CatalogChanged,
+    Event,
     Grant,
     ModelSpec,
     Outcome,
@@ -32,6 +34,7 @@ STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again
 # Longest wait, seconds, for the keeper's word on a backend that was lost. No setting: the keeper
 # sits on the same machine and speaks a moment later; this only bounds its silence.
 RETRY_HOLD = 0.5
+TRUST = 10.0  # seconds in which one that lived on after a broken connection is not doubted again
 
 
 @dataclass(slots=True)
@@ -99,7 +102,8 @@ class Supervisor(Orders):
             stand_in=found.stand_in,
         )
         queued = Queued(ticket, done, self, wish.mark)
-        if wish.attempt > 1 and name in self.backends:
+        run = self.backends.get(name)
+        if run is not None and (wish.attempt > 1 or (name, run.generation) in self._doubted):
             self._hold_back(queued)
         else:
             self._enqueue(queued)
@@ -190,7 +194,35 @@ class Supervisor(Orders):
             if outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
                 self.accidents.lost(lease.model, lease.generation, lease.mark(), self.clock())
             self.on_end(lease)
-            self.tell(RequestEnded(lease.ticket.id, outcome))
+            fact = RequestEnded(lease.ticket.id, outcome)
+            if run is None or lease.taken_back or not self._doubt(lease, outcome, fact):
+                self.tell(fact)
+
+    def _doubt(self, lease: Held, outcome: Outcome, fact: Event) -> bool:
+        """A connection breaks a moment before the exit is known. Until the keeper's word the slot
+        of a request that was lost stays taken, and who comes is held back: else the next ones in
+        the queue would be given to the dead. True if the fact is told later."""
+        key, now = (lease.model, lease.generation), self.clock()
+        calm = now - self._trusted.get(key, -math.inf) < TRUST
+        if calm or outcome not in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
+            return False
+        if key not in self._doubted:
+            self._doubted[key] = []
+            asyncio.get_running_loop().call_later(RETRY_HOLD, self._trust, key)
+        self._doubted[key].append(fact)
+        return True
+
+    def _trust(self, key: tuple[str, int]) -> None:
+        """No word of its end: it was the connection, and it serves on."""
+        facts = self._doubted.pop(key, None)
+        if facts is None:
+            return
+        self._trusted[key] = self.clock()
+        for fact in facts:
+            self.tell(fact)
+        for queued in list(self._held_back.get(key[0], [])):
+            if queued.ticket.attempt == 1:
+                self._release(queued)
 
     # ------------------------------------------------------------ what it shows
 

@@ -43,6 +43,7 @@ class FakeKeeper:
             error=None,
             exit=None,
             gone=False,
+            stopping=False,
             backend=name.split("-")[0],
             generation=int(name.split("-")[1]),
             facts={},
@@ -211,6 +212,7 @@ async def test_a_service_takes_over_what_still_answers(house: House) -> None:
         ("", {"exit": -11}),
         ("", {"error": "no such program"}),
         ("", {"gone": True}),
+        ("", {"stopping": True}),  # an order of the daemon before: its KILL is still to come
     ],
 )
 async def test_what_is_not_taken_over_is_ended(

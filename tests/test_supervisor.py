@@ -492,7 +492,6 @@ async def test_each_second_attempt_is_held_for_its_own_time(
 ) -> None:
     shop = Shop(spec("a", slots=2))
     shop.serving().lease.end(Outcome.LOST)
-    shop.ask().lease.end(Outcome.LOST)
     first = shop.ask(attempt=2)
     monkeypatch.setattr(module, "RETRY_HOLD", 60.0)
     second = shop.ask(attempt=2)
@@ -540,6 +539,40 @@ async def test_a_second_attempt_of_a_model_that_was_removed_meanwhile() -> None:
     shop.exited()
     await until(lambda: again.got)
     assert again.problem.code is Code.MODEL_NOT_FOUND
+
+
+async def test_who_waits_is_not_given_to_a_backend_whose_connections_break() -> None:
+    """The slot of the lost one stays taken until the keeper's word; who comes is held back."""
+    shop = Shop(spec("a", slots=2))
+    lost = [shop.serving().lease, shop.ask().lease]
+    waits = shop.ask()
+    for lease in lost:
+        lease.end(Outcome.LOST)
+    comes = shop.ask()
+    assert waits.got == comes.got == []
+    shop.exited(kind=ExitClass.CRASH)
+    await until(lambda: len(shop.supervisor.scheduler.pages["a"].queue) == 2)
+    shop.clock.now += 60.0  # the backoff is over
+    shop.supervisor.tell(TimeAdvanced())
+    shop.ready()
+    assert waits.lease.target.port == comes.lease.target.port == 40001
+    assert len(shop.supervisor.scheduler.pages["a"].leases) == 2
+
+
+async def test_a_backend_that_lives_on_is_doubted_once() -> None:
+    """One client whose requests break its connections must not slow down all others."""
+    shop = Shop(spec("a", slots=2))
+    shop.serving().lease.end(Outcome.LOST)
+    held = shop.ask()
+    assert held.got == []
+    await until(lambda: held.got)
+    held.lease.end(Outcome.LOST)
+    assert shop.ask().lease.target.port == 40000, "not doubted again so soon"
+    shop.clock.now += module.TRUST
+    shop.ask().lease.end(Outcome.UPSTREAM_ERROR)
+    later = shop.ask()
+    assert later.got == []
+    await until(lambda: later.got)
 
 
 # ---------------------------------------------------------------- starts and ends

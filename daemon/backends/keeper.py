@@ -14,7 +14,7 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
             order's, as given), keeper_pid, pid (null: could not be run), start (kernel start time,
             a token to compare), argv, log_bytes, log_dropped (bytes), log_errno (why the last
             write failed, or null), lines (matching lines kept), error {errno, text} (the engine
-            could not be run), exit (as below, or null), gone (true or false)
+            could not be run), exit (as below, or null), gone, stopping (true or false)
     lines   lines: output lines that match the pattern; of a flood the newest, a few times a second
     log     dropped, errno: as in hello, when writing begins to fail or goes again
     exit    status (negative: killed by that signal), at (monotonic seconds), time (Unix seconds),
@@ -685,6 +685,7 @@ class Keeper:
             "error": self.error,
             "exit": self.exit,
             "gone": self.gone,
+            "stopping": bool(self.plan),
         }
 
     def _tell(self, message: dict[str, Any]) -> None:

@@ -143,6 +143,7 @@ class Hello:
     exit: Exited | None
     gone: bool
     log_errno: int | None = None
+    stopping: bool = False  # it is being ended, by an order that was given before
 
     @classmethod
     def decode(cls, message: Mapping[str, Any]) -> Hello:
@@ -160,6 +161,7 @@ class Hello:
                 error=None if error is None else ExecFailed(error["errno"], error["text"]),
                 exit=None if ended is None else exited(ended),
                 log_errno=message.get("log_errno"),
+                stopping=bool(message.get("stopping")),  # not told by an older keeper
             )
         except (KeyError, TypeError) as error:
             raise KeeperError(f"the keeper's hello lacks something: {error!r}") from error

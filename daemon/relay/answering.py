@@ -177,14 +177,14 @@ class Answering:
     def _break(self, problem: Problem) -> None:
         """Bytes were sent on: cut the connection, so that no client takes this for the end.
 
-        A chat client is told why first; on messages and responses an error event would cost the
-        client's own streaming retries, which a reset gives it.
+        A chat client is told why first, unless it has half an event: ended by ours that would be a
+        whole one, which no client can read. On messages and responses an error event would cost
+        the client's own streaming retries, which a reset gives it.
         """
-        told = self._last_event(problem) if self._events else b""
+        whole = (self._before[-3:] + self._last[-4:]).endswith((b"\n\n", b"\r\n\r\n"))
+        told = self._last_event(problem) if self._events and whole else b""
         if told:
-            border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
-            event = border + told
-            self._send(wire.chunk(event) if self._chunked else event)
+            self._send(wire.chunk(told) if self._chunked else told)
         self._over(Outcome.UPSTREAM_ERROR)
         self._client.break_off(reset=not told)
 

@@ -59,7 +59,8 @@ class House:
     process: subprocess.Popen[bytes] | None = None
     started_in: float = 0.0
     extra: dict[str, str] = field(default_factory=dict)  # of the daemon's own environment
-    wrapper: tuple[str, ...] = ()  # a program that becomes the daemon
+    wrapper: tuple[str, ...] = ()  # words before the command line: a program that becomes it
+    server: str = ""  # more lines of [server]
 
     def __post_init__(self) -> None:
         for name in ("state", "logs", "cache", "run"):
@@ -75,7 +76,9 @@ class House:
         return self.folder / "logs" / "modelportd.log"
 
     def write(self, config: str) -> None:
-        self.config_file.write_text(f"[server]\nport = {self.port}\n\n{config}")
+        fresh = self.config_file.with_suffix(".new")  # in one step: a reload may be under way
+        fresh.write_text(f"[server]\nport = {self.port}\n{self.server}\n{config}")
+        fresh.replace(self.config_file)
 
     @property
     def environ(self) -> dict[str, str]:

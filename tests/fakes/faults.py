@@ -52,7 +52,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--stderr", action="append", default=[], metavar="TEXT", help="print before a crash")
     add("--oom", action="store_true", help="short for --stderr with Metal's out-of-memory lines")
     add("--skip", type=int, default=0, metavar="N", help="the first N generations go well")
-    add("--times", type=int, metavar="N", help="faults above only at the first N starts ...")
+    add("--times", type=int, metavar="N", help="crashes and hangs only at the first N starts ...")
     add("--state", metavar="FILE", help="... which are counted in this file")
     add("--load-s", type=float, default=0.0, metavar="S", help="time from port open to ready")
     add("--hang-load", action="store_true", help="never ready")

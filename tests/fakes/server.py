@@ -46,6 +46,9 @@ class Server:
         if options.oom:
             options.stderr.append(OOM)
         self.lucky = not self.unlucky_start()
+        if self.lucky:
+            options.hang_load = options.hang_accept = False
+            options.health_lies = options.hang_answer = False
         self.control_time = 0.0
 
     def unlucky_start(self) -> bool:

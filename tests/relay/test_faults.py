@@ -265,7 +265,7 @@ def dies(sent: bytes) -> Script:
 
 @both_loops
 async def test_a_chat_stream_that_breaks_says_so_and_has_no_clean_end() -> None:
-    for last in (b"data: 1\n\n", b"data: hal"):
+    for last in (b"data: 1\n\n", b"data: 1\r\n\r\n"):
         async with world(dies(CHUNKED + chunk(b"data: 0\n\n") + chunk(last))) as here:
             client = await here.client()
             await client.send(post())
@@ -275,10 +275,20 @@ async def test_a_chat_stream_that_breaks_says_so_and_has_no_clean_end() -> None:
             assert last in body
             event = body[body.index(b'data: {"error"') :]
             assert json.loads(event[6:].split(b"\n")[0])["error"]["code"] == "upstream_error"
-            # On a line of its own, whatever came before.
-            assert body[: body.index(event)].endswith(b"\n")
             assert here.leases.outcomes == [Outcome.UPSTREAM_ERROR]
             assert len(here.leases.wishes) == 1
+
+
+@both_loops
+async def test_half_an_event_is_not_made_a_whole_one() -> None:
+    """What came of it would be read as JSON: the connection breaks, and nothing is added."""
+    for last in (b"data: hal", b"data: 1\n", b"\n"):
+        async with world(dies(CHUNKED + chunk(b"data: {}") + chunk(last))) as here:
+            client = await here.client()
+            await client.send(post())
+            status, _, _ = await client.head()
+            assert status == 200
+            assert await client.ended_by_reset()
 
 
 @pytest.mark.parametrize(
