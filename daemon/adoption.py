@@ -21,7 +21,7 @@ from daemon.backends.keeping import (
     KeeperEvent,
     LogTrouble,
 )
-from daemon.backends.leftovers import Record, reap, records
+from daemon.backends.leftovers import Record, reap, records, sweep
 from daemon.backends.stock import Stock
 from daemon.config.settings import Settings
 from daemon.core.messages import BackendAdopted
@@ -57,6 +57,7 @@ async def settle_leftovers(
     missed: Missed = lambda model, generation, facts, end: None,
 ) -> None:
     """Deal with every keeper and engine that is still there, all at the same time."""
+    await asyncio.to_thread(sweep, directory)  # before anything of ours is begun there
     found = await asyncio.to_thread(records, directory)
     settling = _Settling(mode, stock, supervisor, waits, missed)
     results = await asyncio.gather(

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,29 @@ def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
     for file in files:
         file.unlink(missing_ok=True)
     return verdict
+
+
+def sweep(directory: Path) -> None:
+    """Remove the socket and the key of keepers that never got an order: their daemon was killed
+    between making them and giving it. They have no record, and nobody listens. Blocks."""
+    for path in directory.glob("*.sock"):
+        if not path.with_suffix(".json").exists() and not _listens(path):
+            for file in (path, path.with_suffix(".key")):
+                with contextlib.suppress(OSError):
+                    file.unlink()
+
+
+def _listens(path: Path) -> bool:
+    """Whether anybody does; also where that cannot be known."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(0)  # a queue that is full means that somebody does
+        try:
+            asking.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def same_command(recorded: Sequence[str], current: Sequence[str]) -> bool:

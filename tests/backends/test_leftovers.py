@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.backends import keeper as program
-from daemon.backends.leftovers import Reaped, Record, reap, records, same_command
+from daemon.backends.leftovers import Reaped, Record, reap, records, same_command, sweep
 from tests.backends.keeper_house import DEADLINE, House
 from tests.backends.keeper_house import house as _house
 
@@ -107,6 +109,24 @@ def test_the_record_of_a_living_keeper_stays(
     assert reap(replace(record, keeper_pid=os.getpid(), keeper_start=mine)) is Reaped.KILLED
     assert process.wait(DEADLINE) == -signal.SIGKILL
     assert record.path.exists(), "the keeper removes it when it has seen the end"
+
+
+def test_files_of_keepers_that_never_got_an_order_are_swept_away(house: House) -> None:
+    names = ("orphan", "recorded", "starting")
+    with contextlib.ExitStack() as open_sockets:
+        for name in names:
+            listener = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.fspath(house.root / f"{name}.sock"))
+            (house.root / f"{name}.key").touch()
+            if name == "starting":
+                listener.listen()
+        (house.root / "recorded.json").touch()
+        sweep(house.root)
+    left = sorted(path.name for path in house.root.glob("*.*") if path.stem in names)
+    assert left == [
+        *("recorded.json", "recorded.key", "recorded.sock"),
+        *("starting.key", "starting.sock"),
+    ]
 
 
 def test_a_script_is_recognised_behind_its_interpreter(house: House) -> None:
