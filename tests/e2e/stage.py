@@ -69,6 +69,13 @@ class Counts:
     log: int  # bytes of its log so far
 
 
+def put(path: Path, text: str) -> None:
+    """In one step: an engine may be reading it."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
     """A folder with a short path, for more than one test."""
@@ -142,14 +149,11 @@ class Stage:
             self._states += 1
             state = self.folder / f"state-{self._states}"
             given += ["--times", str(times), "--state", str(state)]
-        (self.folder / f"flags-{name}").write_text(shlex.join(given))
+        put(self.folder / f"flags-{name}", shlex.join(given))
 
     def control(self, name: str, **options: object) -> None:
         """Options for the process that runs now, from its next request on."""
-        path = self.folder / f"control-{name}"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(options))
-        fresh.replace(path)
+        put(self.folder / f"control-{name}", json.dumps(options))
 
     # ------------------------------------------------------------ life
 

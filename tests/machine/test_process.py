@@ -110,6 +110,18 @@ def test_a_process_counts_with_its_children(tree: int) -> None:
     assert next(iter(pools)) == ("unified" if sys.platform == "darwin" else "ram")
 
 
+def test_a_process_that_ends_while_it_is_looked_at_has_no_descendants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """/proc answers ESRCH then, in place of ENOENT."""
+
+    def gone(path: object, **_: object) -> os.stat_result:
+        raise ProcessLookupError(3, "No such process", str(path))
+
+    monkeypatch.setattr(os, "stat", gone)
+    assert process._linux_descendants(1) == []
+
+
 def test_descendants_are_found_without_the_kernels_lists(
     tree: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
