@@ -11,7 +11,7 @@ from daemon.dialects.errors import Dialect
 from daemon.ports import LeasePort, ModelCard, Route
 from daemon.relay import body as bodies
 from daemon.relay import forms, routes, wire
-from daemon.relay.body import Body
+from daemon.relay.body import Body, Parts
 from daemon.relay.guard import Guard, Peer, check_content_type
 from daemon.relay.heads import Head
 from daemon.relay.limits import Limits
@@ -108,11 +108,11 @@ def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
     return model
 
 
-def rewritten(admitted: Admitted, head: Head, body: Body, model: str) -> Body:
+def rewritten(admitted: Admitted, head: Head, body: Body, model: str) -> Parts:
     """``body`` with the name that the backend knows."""
     place = admitted.place
     if place.route is Route.UPSTREAM:
-        return body
+        return (body,)
     content_type = head.first.get(b"content-type", b"")
     if place.body is BodyKind.FORM and forms.is_form(content_type):
         return forms.with_model(body, forms.find_model(body, content_type), model)

@@ -22,11 +22,12 @@ from daemon.dialects.errors import (
 from daemon.ports import Lease, Route, Waits
 from daemon.relay import wire
 from daemon.relay.admission import Admitted
+from daemon.relay.answers import Answer
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
 from daemon.relay.records import TAIL, Trace
 from daemon.relay.retries import LOADING, LOADING_BYTES, WHOLE, Loading, digest, ends
-from daemon.relay.upstream import Answer, Upstream
+from daemon.relay.upstream import Upstream
 
 if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
@@ -49,6 +50,28 @@ class Step(Enum):
 
 class Answering:
     """What an exchange knows, and what it does with an answer."""
+
+    __slots__ = (
+        "_admitted",
+        "_before",
+        "_body",
+        "_chunked",
+        "_client",
+        "_cors",
+        "_counted",
+        "_events",
+        "_last",
+        "_lease",
+        "_loading",
+        "_model",
+        "_plane",
+        "_trace",
+        "_upstream",
+        "dialect",
+        "head",
+        "request_id",
+        "step",
+    )
 
     def __init__(
         self, plane: Plane, client: ClientConnection, head: Head, admitted: Admitted | None
@@ -97,7 +120,7 @@ class Answering:
         )
         if answer.tunnel:
             self.step = Step.TUNNEL
-            self._send(wire.switching_head(answer.fields, own) + data)
+            self._send(wire.switching_head(answer.written(), self.head.upgrade, own) + data)
             self._client.tunnel()
             return
         self.step = Step.ANSWERING
@@ -113,7 +136,7 @@ class Answering:
         if not keep:
             self._client.closing = True
             own += wire.CLOSE
-        head = wire.answer_head(answer.status, answer.fields, answer.named, framing, own)
+        head = b"%b%b%b\r\n" % (answer.written(), framing, own)
         self._forward(head, data, ended)
 
     def continued(self, data: bytes, ended: bool) -> None:
@@ -122,6 +145,12 @@ class Answering:
             self._still_loading(data, ended)
         else:
             self._forward(b"", data, ended)
+
+    def passed(self, data: bytes) -> None:
+        """One more chunk, with its frame: nothing is to be done to it."""
+        self._before, self._last = self._last, data
+        self._trace.bytes_out += len(data)
+        self._client.write(data)
 
     def _may_be_loading(self, answer: Answer) -> bool:
         if answer.length is None or not 0 < answer.length <= LOADING_BYTES:
@@ -182,7 +211,7 @@ class Answering:
         """
         told = self._last_event(problem) if self._events else b""
         if told:
-            border = b"" if self._last.endswith(b"\n\n") else b"\n\n"
+            border = b"" if self._last.endswith((b"\n\n", b"\n\n\r\n")) else b"\n\n"
             event = border + told
             self._send(wire.chunk(event) if self._chunked else event)
         self._over(Outcome.UPSTREAM_ERROR)

@@ -46,6 +46,27 @@ class Phase(Enum):
 class ClientConnection(asyncio.Protocol):
     """Frames requests, hands each to an :class:`Exchange`, keeps the deadlines of the client."""
 
+    __slots__ = (
+        "_advancing",
+        "_body_at",
+        "_deadline",
+        "_dropped",
+        "_exchange",
+        "_full",
+        "_known",
+        "_pending",
+        "_phase",
+        "_plane",
+        "_reader",
+        "_reading",
+        "_stall_at",
+        "_stall_left",
+        "_transport",
+        "closing",
+        "peer",
+        "unread",
+    )
+
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._transport: asyncio.Transport | None = None

@@ -20,7 +20,7 @@ from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Answering, Step
-from daemon.relay.body import Body
+from daemon.relay.body import Body, Parts
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
 from daemon.relay.upstream import Fault, Upstream
@@ -52,6 +52,8 @@ def _entry(
 
 class Exchange(Answering):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
+
+    __slots__ = ("_arrived", "_fresh", "_opening", "_refused", "_waiting")
 
     def __init__(
         self,
@@ -206,26 +208,34 @@ class Exchange(Answering):
             self._open(fresh=True)
 
     def _ask(self, lease: Lease, upstream: Upstream) -> None:
-        admitted, head, body = self._admitted, self.head, self._body
+        admitted, head = self._admitted, self.head
         assert admitted is not None
+        body: Parts = (self._body,)
         if self._model and lease.upstream_model != self._model:
-            body = rewritten(admitted, head, body, lease.upstream_model)
+            body = rewritten(admitted, head, self._body, lease.upstream_model)
         path = admitted.upstream_path
         if lease.keep_query and head.query:
             path = f"{path}?{head.query}"
-        upgrade = admitted.place.route is Route.UPSTREAM and head.upgrade
+        upgrade = head.upgrade if admitted.place.route is Route.UPSTREAM else b""
         sent = wire.request_head(
             head,
             path,
             lease.target,
-            length=len(body),
+            length=sum(map(len, body)),
             headers=lease.headers,
             request_id=self.request_id,
             upgrade=upgrade,
         )
         self.step = Step.SENT
         self._upstream = upstream
-        upstream.ask(self, sent, body, head_only=head.method == "HEAD", upgrade=upgrade)
+        upstream.ask(
+            self,
+            sent,
+            body,
+            head_only=head.method == "HEAD",
+            upgrade=upgrade,
+            raw=head.http11,
+        )
 
     def failed(self, fault: Fault, text: str) -> None:
         """The backend failed us. Before the first byte: tried again where that can help."""

@@ -10,12 +10,13 @@ import httptools
 import pytest
 
 from daemon.ports import Target
-from daemon.relay.body import Body
+from daemon.relay.answers import Answer
+from daemon.relay.body import Parts
 from daemon.relay.client import ClientConnection
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.relay.plane import Plane
-from daemon.relay.upstream import Answer, Fault, Owner, Upstream
+from daemon.relay.upstream import Fault, Owner, Upstream
 from tests.relay.corpus import PASSED, REFUSED
 from tests.relay.peers import CHUNKED, FakeLeases, chunk, ok
 
@@ -85,8 +86,8 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
 
-    def ask(self, owner: Owner, head: bytes, body: Body, **_: bool) -> None:
-        self.asked.append((head, bytes(body)))
+    def ask(self, owner: Owner, head: bytes, body: Parts, **_: object) -> None:
+        self.asked.append((head, b"".join(body)))
         answer = Answer(200, [])
         answer.length = 2
         owner.answered(answer, b"ok", True)
@@ -165,6 +166,9 @@ class Asker:
         self.data += data
         self.ends += ended
 
+    def passed(self, data: bytes) -> None:
+        self.data += data.partition(b"\r\n")[2][:-2]
+
     def failed(self, fault: Fault, text: str) -> None:
         assert text
         self.ends += 1
@@ -194,8 +198,9 @@ def test_answers(caplog: pytest.LogCaptureFixture) -> None:
         upstream = Upstream(Target("", 0), Limits(), lambda *_: None)
         wire, owner = Wire(), Asker()
         upstream.connection_made(wire)  # type: ignore[arg-type]
-        upgrade = number % 3 == 0
-        upstream.ask(owner, b"", b"", head_only=number % 7 == 0, upgrade=upgrade)
+        upgrade = b"" if number % 3 else b"websocket"
+        raw = luck.random() < 0.5
+        upstream.ask(owner, b"", (b"",), head_only=number % 7 == 0, upgrade=upgrade, raw=raw)
         for piece in pieces(sent, luck):
             if not wire.closed:
                 upstream.data_received(piece)

@@ -27,9 +27,7 @@ def serve(port: int, plain: int, stream: int) -> None:
         async with session.request(request.method, url, data=body, headers=headers) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in drop}
             if answer.content_length is not None:
-                return web.Response(
-                    status=answer.status, headers=kept, body=await answer.read()
-                )
+                return web.Response(status=answer.status, headers=kept, body=await answer.read())
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)
             async for piece in answer.content.iter_any():

@@ -20,6 +20,9 @@ from daemon.relay.guard import Guard
 from tests.relay.peers import FakeLease, FakeLeases
 
 
+_KEY = {"authorization": "Bearer per-start-key"}
+
+
 class _Grants(FakeLeases):
     def __init__(self, plain: Target, stream: Target) -> None:
         super().__init__(plain)
@@ -27,7 +30,9 @@ class _Grants(FakeLeases):
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> None:
         target = self.stream if wish.model.startswith("stream") else self.target
-        done(FakeLease(wish, target, wish.model))
+        lease = FakeLease(wish, target, wish.model)
+        lease.headers = _KEY
+        done(lease)
 
 
 async def serve(port: int, plain: int, stream: int) -> None:

@@ -158,7 +158,10 @@ class Streams:
 
     async def open(self, count: int, pace: int, chunks: int) -> None:
         """Ask for all of them, and wait for each one's first event."""
-        loop, more = asyncio.get_running_loop(), f'"stream": true, "pace": {pace}, "chunks": {chunks}, '
+        loop, more = (
+            asyncio.get_running_loop(),
+            f'"stream": true, "pace": {pace}, "chunks": {chunks}, ',
+        )
         for number in range(count):
             model = f"stream{number // SLOTS % STREAM_MODELS}"
             _, listener = await loop.create_connection(_Listener, "127.0.0.1", self.way.stream)

@@ -152,9 +152,7 @@ def python(name: str, module: str, *words: object, stream_path: str = "") -> Ite
     leaves a stream is an error to some."""
     port = free_port()
     command = [sys.executable, "-P", "-m", f"tests.bench.hops.{module}", str(port)]
-    process = subprocess.Popen(
-        [*command, *map(str, words)], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([*command, *map(str, words)], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         listening(port, process)
         pin(process.pid, PROXY_CPU)
