@@ -97,11 +97,8 @@ class ClientConnection(asyncio.Protocol):
             transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         )
         self._deadline = plane.loop.time() + limits.head_timeout
-        if not plane.admit(self, self.peer):
-            text = "There are too many open connections."
-            self._refuse(Problem(Code.QUEUE_FULL, text, retry_after=limits.retry_after_drain))
-            # It is not counted, so no sweep will look after it.
-            plane.loop.call_later(limits.linger, transport.abort)
+        if not plane.admit(self, self.peer):  # filled up since it was accepted
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -220,6 +217,7 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _begin(self, head: Head, rest: bytes) -> None:
+        self._plane.idle.pop(self, None)
         self._phase = Phase.BUSY
         self._pending = rest
         self.unread = head.has_body
@@ -274,6 +272,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
             return
         self._phase = Phase.HEAD
+        self._plane.idle[self] = None
         self._deadline = self._plane.loop.time() + self._plane.limits.idle_timeout
         if self._pending:
             self.pause(False)
@@ -333,6 +332,15 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_way(self) -> None:
+        """It is idle, and another connection needs its place."""
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # it does not even take its last answer
+        else:
+            self._close()
+        self._plane.dismiss(self, self.peer)
+
     def drain(self) -> None:
         """The daemon is stopping: go if idle, else after the answer in progress."""
         if self._phase is Phase.HEAD:
@@ -352,6 +360,7 @@ class ClientConnection(asyncio.Protocol):
         say that we are done, and drop what comes until it has read and closed.
         """
         self._phase = Phase.CLOSING
+        self._plane.idle.pop(self, None)
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
         self._pending = b""
         self._reader = None

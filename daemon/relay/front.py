@@ -7,13 +7,11 @@ import socket
 from collections.abc import Callable
 
 from daemon.ports import LeasePort, Target
-from daemon.relay.client import ClientConnection
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
+from daemon.relay.listener import Listener, bound
 from daemon.relay.plane import Plane
 from daemon.relay.records import RequestRecord
-
-_BACKLOG = 1024
 
 
 class Front:
@@ -22,10 +20,10 @@ class Front:
     ``addresses`` are the pairs of address and port that it was bound to.
     """
 
-    def __init__(self, plane: Plane, server: asyncio.Server) -> None:
+    def __init__(self, plane: Plane, listeners: list[Listener]) -> None:
         self._plane = plane
-        self._server = server
-        names = [sock.getsockname() for sock in server.sockets]
+        self._listeners = listeners
+        names = [listener.sock.getsockname() for listener in listeners]
         self.addresses: list[tuple[str, int]] = [(name[0], name[1]) for name in names]
 
     @classmethod
@@ -46,15 +44,11 @@ class Front:
         """
         loop = asyncio.get_running_loop()
         plane = Plane(loop, leases=leases, guard=guard, limits=limits or Limits(), on_done=on_done)
-
-        def factory() -> ClientConnection:
-            return ClientConnection(plane)
-
-        if sock is not None:
-            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
-        else:
-            server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
-        return cls(plane, server)
+        socks = [sock] if sock is not None else await bound(host, port)
+        listeners = [Listener(plane, one) for one in socks]
+        for listener in listeners:
+            listener.open()
+        return cls(plane, listeners)
 
     @property
     def port(self) -> int:
@@ -75,11 +69,12 @@ class Front:
 
     def set_limits(self, limits: Limits) -> None:
         """New limits from the next request on; connections to backends keep theirs."""
-        self._plane.limits = self._plane.pool.limits = limits
+        self._plane.set_limits(limits)
 
     def close_listeners(self) -> None:
         """Take no new connections; those that are there go on."""
-        self._server.close()
+        for listener in self._listeners:
+            listener.close()
 
     async def drain(self, grace: float) -> bool:
         """Stop in good order: idle connections go at once, answers in progress get ``grace``

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 
 KIB = 1024
@@ -50,3 +51,13 @@ class Limits:
     retry_after_drain: float = 5.0
     retry_after_lost: float = 1.0
     retry_after_max: float = 30.0
+
+
+_OWN = 64  # descriptors that are neither a client's nor a client's backend's
+
+
+def room(limits: Limits, descriptors: int) -> int:
+    """Clients that there is room for: each may need a connection to a backend, too."""
+    if descriptors == resource.RLIM_INFINITY:
+        return limits.connections
+    return min(limits.connections, max(8, (descriptors - _OWN) // 2))

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import re
+import resource
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from daemon.ports import LeasePort
 from daemon.relay.guard import Guard, Peer
 from daemon.relay.heads import Head
-from daemon.relay.limits import Limits
+from daemon.relay.limits import Limits, room
 from daemon.relay.pool import Pool
 from daemon.relay.records import RequestRecord
 from daemon.relay.retries import Budget
@@ -42,12 +43,14 @@ class Plane:
         self.loop = loop
         self.leases = leases
         self.guard = guard
-        self.limits = limits
-        self.on_done = on_done
         self.pool = Pool(loop, limits)
+        self.set_limits(limits)
+        self.on_done = on_done
         self.budget = Budget()
         self.stopping = False
         self.clients: set[ClientConnection] = set()
+        self.coming: set[ClientConnection] = set()  # accepted, and not made yet
+        self.idle: dict[ClientConnection, None] = {}  # without a whole head; longest idle first
         self.empty = asyncio.Event()
         self.empty.set()
         self._strangers: Counter[str] = Counter()
@@ -67,15 +70,32 @@ class Plane:
             return given.decode("ascii")
         return f"req_{self._start}{next(self._numbers):06x}"
 
+    def set_limits(self, limits: Limits) -> None:
+        """New limits from now on; connections to backends keep theirs."""
+        self.limits = self.pool.limits = limits
+        self.most = room(limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+    def has_room(self, peer: Peer) -> bool:
+        """May one more connection come in? If need be, the one that is idle longest goes."""
+        limits = self.limits
+        if not peer.loopback and self._strangers[peer.address] >= limits.connections_per_peer:
+            return False
+        if len(self.clients) + len(self.coming) < self.most:
+            return True
+        if not self.idle:
+            return False
+        next(iter(self.idle)).give_way()
+        return True
+
     def admit(self, client: ClientConnection, peer: Peer) -> bool:
         """Count a new connection in; False: there are too many, and it is not counted."""
-        if len(self.clients) >= self.limits.connections:
+        self.coming.discard(client)
+        if not self.has_room(peer):
             return False
         if not peer.loopback:
-            if self._strangers[peer.address] >= self.limits.connections_per_peer:
-                return False
             self._strangers[peer.address] += 1
         self.clients.add(client)
+        self.idle[client] = None
         self.empty.clear()
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.tick, self._sweep)
@@ -86,6 +106,7 @@ class Plane:
         if client not in self.clients:
             return
         self.clients.discard(client)
+        self.idle.pop(client, None)
         if not self.clients:
             self.empty.set()
         if not peer.loopback:

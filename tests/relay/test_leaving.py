@@ -200,15 +200,53 @@ async def test_an_answer_nobody_reads_does_not_outlive_its_connection() -> None:
 @both_loops
 async def test_too_many_connections_are_told_so() -> None:
     async with world(limits=Limits(tick=0.01, connections=3, linger=0.2)) as here:
-        kept = [await here.client() for _ in range(3)]
-        await until(lambda: here.front.connections == 3)
-        extra = await here.client()
-        reply = await extra.reply()
-        assert (reply.status, reply.get("retry-after")) == (503, "5")
-        assert await extra.rest() == b""
-        kept[0].close()
+        here.leases.hold = True
+        busy = [await here.client() for _ in range(3)]
+        for client in busy:
+            await client.send(post())
+        await until(lambda: len(here.leases.waiting) == 3)
+        for _ in range(40):
+            extra = await here.client()
+            reply = await extra.reply()
+            assert (reply.status, reply.get("retry-after")) == (503, "5")
+            assert await extra.rest() == b""
+        busy[0].close()
         await until(lambda: here.front.connections == 2)
         assert (await here.once(get("/health"))).status == 200
+
+
+@both_loops
+async def test_the_longest_idle_gives_way_to_who_comes() -> None:
+    async with world(limits=Limits(tick=0.01, connections=3, linger=0.2)) as here:
+        slow, second, third = [await here.client() for _ in range(3)]
+        await slow.send(b"POST /v1/chat/comp")  # and never more
+        await second.send(get("/health"))
+        await second.reply()
+        await third.send(get("/health"))
+        await third.reply()
+        fresh = [await here.client() for _ in range(2)]
+        for client in fresh:
+            await client.send(get("/health"))
+            assert (await client.reply()).status == 200
+        for client in (slow, second):
+            assert await client.rest() == b""
+        await third.send(get("/health"))
+        assert (await third.reply()).status == 200
+        assert here.front.connections == 3
+
+
+@both_loops
+async def test_one_that_reads_nothing_gives_way_too() -> None:
+    body = b'{"model":"m","x":"' + b"a" * 20_000_000 + b'"}'
+    limits = Limits(tick=0.01, connections=1, write_high=2**30)
+    async with world(limits=limits) as here:
+        client = await here.client()
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(post(body=body))
+        await until(lambda: here.leases.outcomes == [Outcome.OK])
+        assert (await here.once(get("/health"))).status == 200
+        await until(lambda: here.front.connections == 0)
 
 
 @both_loops
