@@ -297,13 +297,20 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if reset:
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
+            self._reset()
             return
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
         self._abort_flushed()
+
+    def _reset(self) -> None:
+        """Drop the connection and all that is on its way to the client."""
+        transport = self._transport
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
 
     def _abort_flushed(self) -> None:
         transport = self._transport
@@ -401,10 +408,12 @@ class ClientConnection(asyncio.Protocol):
         if now >= self._deadline or (self._phase is Phase.BODY and self._too_slow(now)):
             self._expire()
         if now >= self._stall_at and self._transport is not None:
-            if self._transport.get_write_buffer_size() < self._stall_left:
+            limits = self._plane.limits
+            taken = self._stall_left - self._transport.get_write_buffer_size()
+            if taken >= min(limits.write_stall * limits.write_rate, self._stall_left):
                 self._arm_stall(now)
             else:
-                self.abort()
+                self._reset()  # or the kernel would go on trying
 
     def _too_slow(self, now: float) -> bool:
         assert self._reader is not None

@@ -31,7 +31,8 @@ class Limits:
     # a client's reading
     write_high: int = 256 * KIB  # above this the backend is no longer read
     write_low: int = 64 * KIB
-    write_stall: float = 60.0  # without a byte taken by the client
+    write_stall: float = 60.0  # with next to nothing taken by the client
+    write_rate: float = 1024.0  # bytes per second, on average, over write_stall
     linger: float = 2.0  # how long a closing connection may still be flushed and drained
     linger_bytes: int = 16 * MIB  # what is read and dropped meanwhile
     # all clients

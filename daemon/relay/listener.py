@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
+import sys
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-_AT_ONCE = 64  # accepted in one turn of the loop: others want theirs
+_AT_ONCE = 32  # accepted and not made yet
 _REFUSED = 32  # closing connections that were told that there is no room
 _REST = 0.25  # seconds of not accepting when the system has nothing left
 _SAID = 60.0  # seconds between two lines in the log on that
+_NOTSENT_LOWAT: int = getattr(
+    socket, "TCP_NOTSENT_LOWAT", 0x201 if sys.platform == "darwin" else 25
+)
+_NOT_SENT = 128 * 1024
+"""Bytes in the kernel beyond what is under way to the client: without a bound, a client that does
+not read has the kernel hold megabytes, and its backend goes on generating for nobody."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -65,7 +72,8 @@ class Listener:
             self._refused.popleft().close()
 
     def _readable(self) -> None:
-        for _ in range(_AT_ONCE):
+        # No more than these: who is not made yet cannot give way to the next.
+        while len(self._plane.coming) < min(_AT_ONCE, self._plane.most // 2 + 1):
             try:
                 conn, name = self.sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -94,6 +102,7 @@ class Listener:
         conn.setblocking(False)
         with suppress(OSError):  # not TCP; asyncio sets it only where it knows the protocol
             conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOT_SENT)
         try:
             peer = Peer.of(name, conn.getsockname())
         except OSError:  # gone again

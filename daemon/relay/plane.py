@@ -48,6 +48,7 @@ class Plane:
         self.on_done = on_done
         self.budget = Budget()
         self.stopping = False
+        self._closed = False
         self.clients: set[ClientConnection] = set()
         self.coming: set[ClientConnection] = set()  # accepted, and not made yet
         self.idle: dict[ClientConnection, None] = {}  # without a whole head; longest idle first
@@ -90,7 +91,7 @@ class Plane:
     def admit(self, client: ClientConnection, peer: Peer) -> bool:
         """Count a new connection in; False: there are too many, and it is not counted."""
         self.coming.discard(client)
-        if not self.has_room(peer):
+        if self._closed or not self.has_room(peer):
             return False
         if not peer.loopback:
             self._strangers[peer.address] += 1
@@ -125,7 +126,8 @@ class Plane:
         self.pool.sweep(now)
 
     def close(self) -> None:
-        """Stop the sweep and let go of the pool."""
+        """Stop the sweep and let go of the pool; nobody comes in any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -273,6 +273,9 @@ class Pipe:
     def get_write_buffer_size(self) -> int:
         return self.left
 
+    def get_extra_info(self, name: str) -> None:
+        assert name == "socket"
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -290,14 +293,15 @@ async def connection(**limits: Any) -> tuple[ClientConnection, Pipe, Plane]:
     return client, pipe, plane
 
 
-async def test_a_reader_that_takes_a_little_is_not_stalled() -> None:
-    client, pipe, plane = await connection(write_stall=60.0)
+async def test_a_slow_reader_is_not_a_stalled_one() -> None:
+    client, pipe, plane = await connection(write_stall=60.0, write_rate=1000.0)
     now = plane.loop.time()
-    pipe.left = 1000
+    pipe.left = 200_000
     client.pause_writing()
     client.sweep(now + 59)
-    pipe.left = 999
+    pipe.left = 140_000
     client.sweep(now + 61)
+    pipe.left = 80_001  # one byte short
     client.sweep(now + 120)
     assert not pipe.aborted
     client.sweep(now + 122)
@@ -305,6 +309,15 @@ async def test_a_reader_that_takes_a_little_is_not_stalled() -> None:
     pipe.aborted = False
     client.resume_writing()
     client.sweep(now + 1000)
+    assert not pipe.aborted
+
+
+async def test_one_that_took_all_of_a_little_is_not_stalled() -> None:
+    client, pipe, plane = await connection(write_stall=60.0)
+    pipe.left = 10
+    client.pause_writing()
+    pipe.left = 0
+    client.sweep(plane.loop.time() + 61)
     assert not pipe.aborted
 
 
