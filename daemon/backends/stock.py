@@ -7,6 +7,7 @@ what is known.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Launch, LaunchPlan
-from daemon.ports import Hold, ModelCard, Resolved, Route, Target
+from daemon.ports import Edits, Hold, ModelCard, Resolved, Route, Target
 
 ROUTE_WORDS = {
     Route.MESSAGES.value: "the Anthropic messages API",
@@ -103,6 +104,16 @@ class Stock:
         )
         stand_in = self._stand_in(item, route) if small else None
         return Resolved(item.model.name, small, stand_in)
+
+    def edits(self, model: str) -> Edits | None:
+        """See ``supervisor.Stock``."""
+        item = self.prepared.get(model)
+        if item is None:
+            return None
+        params = item.model.params
+        if not (params.default or params.force or params.with_tools):
+            return None
+        return Edits(_texts(params.default), _texts(params.force), _texts(params.with_tools))
 
     def _stand_in(self, item: Prepared, route: str) -> str | None:
         """Who else may serve a small call: the small model for another, the default one for it."""
@@ -268,6 +279,10 @@ class Stock:
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""
         return replace(self, prepared={**self.prepared, item.model.name: item})
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in values.items()}
 
 
 def _hold(plan: LaunchPlan, launch: Launch) -> Hold:

@@ -23,7 +23,7 @@ from daemon.ports import Lease, Route, Waits
 from daemon.relay import wire
 from daemon.relay.admission import Admitted
 from daemon.relay.answers import Answer
-from daemon.relay.body import Body
+from daemon.relay.body import Body, Parts
 from daemon.relay.heads import Head
 from daemon.relay.records import TAIL, Trace
 from daemon.relay.retries import LOADING, LOADING_BYTES, WHOLE, Loading, digest, ends
@@ -64,6 +64,7 @@ class Answering:
         "_lease",
         "_loading",
         "_model",
+        "_parts",
         "_plane",
         "_trace",
         "_upstream",
@@ -87,6 +88,7 @@ class Answering:
         self._cors = admitted.cors if admitted is not None else b""
         self._model = ""
         self._body: Body = b""
+        self._parts: Parts = ()  # the same as it goes to the backend
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None
         self._counted = False  # among those that want a backend
@@ -113,6 +115,7 @@ class Answering:
             self._lease.status = answer.status
         if len(self._body) > WHOLE:  # no second try from here on; it is kept as far as its mark
             self._body = ends(self._body)
+            self._parts = ()
         own = b"x-request-id: %b\r\n%b%b" % (
             self.request_id.encode(),
             wire.server_timing(trace.waited()),

@@ -20,7 +20,7 @@ from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Answering, Step
-from daemon.relay.body import Body, Parts
+from daemon.relay.body import Body
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
 from daemon.relay.upstream import Fault, Upstream
@@ -165,6 +165,14 @@ class Exchange(Answering):
         self._lease = result
         self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
+        assert self._admitted is not None
+        renamed = bool(self._model) and result.upstream_model != self._model
+        name = result.upstream_model if renamed else None
+        try:
+            self._parts = rewritten(self._admitted, self.head, self._body, name, result.edits)
+        except ProblemError as error:
+            self.refuse(error.problem)
+            return
         self._open(fresh=False)
 
     @_entry
@@ -210,9 +218,7 @@ class Exchange(Answering):
     def _ask(self, lease: Lease, upstream: Upstream) -> None:
         admitted, head = self._admitted, self.head
         assert admitted is not None
-        body: Parts = (self._body,)
-        if self._model and lease.upstream_model != self._model:
-            body = rewritten(admitted, head, self._body, lease.upstream_model)
+        body = self._parts
         path = admitted.upstream_path
         if lease.keep_query and head.query:
             path = f"{path}?{head.query}"
