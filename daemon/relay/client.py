@@ -20,7 +20,7 @@ from daemon.relay import wire
 from daemon.relay.body import BodyReader
 from daemon.relay.exchange import Exchange
 from daemon.relay.guard import Peer
-from daemon.relay.heads import END, Head, check_start, parse_head
+from daemon.relay.heads import END, Head, bad, check_start, parse_head
 from daemon.relay.memo import Known, again, learn
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_blank",
         "_body_at",
         "_deadline",
         "_dropped",
@@ -79,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._exchange: Exchange | None = None
         self._advancing = False
+        self._blank = False  # an empty line came before this head
         self._reading = True
         self._full = False  # of what the client does not take
         self._deadline = math.inf
@@ -186,6 +188,9 @@ class ClientConnection(asyncio.Protocol):
         """Take one head from what is pending; False: it is not complete. Raises ProblemError."""
         limits = self._plane.limits
         if self._pending[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line before a request
+            if self._blank:
+                raise bad("Two empty lines are before the request.")
+            self._blank = True
             self._pending = self._pending[2:]
             if not self._pending:
                 return False
@@ -219,6 +224,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, head: Head, rest: bytes) -> None:
         self._plane.idle.pop(self, None)
         self._phase = Phase.BUSY
+        self._blank = False
         self._pending = rest
         self.unread = head.has_body
 
