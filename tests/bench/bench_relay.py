@@ -31,9 +31,8 @@ missed: list[str] = []
 def target(what: str, value: float, limit: float, *, least: bool = False) -> None:
     """Print a target, and remember if it is missed."""
     good = value >= limit if least else value <= limit
-    print(
-        f"    {'ok    ' if good else 'MISSED'} {what}: {value:.3g}, target {'>' if least else '<'}= {limit:.3g}"
-    )
+    sign = ">=" if least else "<="
+    print(f"    {'ok    ' if good else 'MISSED'} {what}: {value:.3g}, target {sign} {limit:.3g}")
     if not good:
         missed.append(what)
 

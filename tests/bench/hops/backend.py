@@ -16,6 +16,7 @@ import os
 import random
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -101,12 +102,12 @@ class Backend(asyncio.Protocol):
         self.loop.call_later(self.pace, self.more)
 
 
-async def serve(port: int, note: Path) -> None:
+async def serve(port: int, note: Callable[[int], object]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     server = await loop.create_server(Backend, "127.0.0.1", port, backlog=1024)
-    note.write_text(str(server.sockets[0].getsockname()[1]))
+    note(server.sockets[0].getsockname()[1])
     await stop.wait()
     server.close()
 
@@ -120,7 +121,7 @@ def main() -> None:
     given = options.parse_args()
     os.sched_setaffinity(0, {given.cpu})
     if given.nginx is None:
-        uvloop.run(serve(given.port, given.note))
+        uvloop.run(serve(given.port, lambda port: given.note.write_text(str(port))))
         return
     folder = given.nginx
     folder.mkdir(exist_ok=True)

@@ -19,7 +19,6 @@ from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from tests.relay.peers import FakeLease, FakeLeases
 
-
 _KEY = {"authorization": "Bearer per-start-key"}
 
 
