@@ -34,6 +34,9 @@ ROUTE_WORDS = {
 }
 
 
+_REMEMBERED = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Stock:
     """See the module. ``prepared`` holds every model of the file, and presets that are present."""
@@ -49,6 +52,10 @@ class Stock:
     created: int  # Unix seconds, for GET /v1/models
     totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
+    # Asked for each request, and the same for as long as this stock is.
+    _resolved: dict[tuple[str, str], Resolved] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def specs(self) -> dict[str, ModelSpec]:
         """What the scheduler must know of each model."""
@@ -92,6 +99,17 @@ class Stock:
 
     def resolve(self, name: str, route: str) -> Resolved | Problem:
         """See ``supervisor.Stock``."""
+        known = self._resolved.get((name, route))
+        if known is not None:
+            return known
+        found = self._resolve(name, route)
+        if isinstance(found, Resolved):
+            if len(self._resolved) >= _REMEMBERED:  # patterns match any number of names
+                self._resolved.clear()
+            self._resolved[name, route] = found
+        return found
+
+    def _resolve(self, name: str, route: str) -> Resolved | Problem:
         item = self.find(name)
         if isinstance(item, Problem):
             return item
