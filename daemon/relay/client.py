@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
-import struct
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
@@ -22,6 +20,7 @@ from daemon.relay.exchange import Exchange
 from daemon.relay.guard import Peer
 from daemon.relay.heads import END, Head, bad, check_start, parse_head
 from daemon.relay.memo import Known, again, learn
+from daemon.relay.outlet import Outlet
 
 if TYPE_CHECKING:
     from daemon.relay.plane import Plane
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: closing sends RST
-_FLUSH_POLL = 0.005  # seconds between two looks at a buffer; `close_linger` bounds the wait itself
 
 
 class Phase(Enum):
@@ -43,34 +40,26 @@ class Phase(Enum):
     CLOSING = auto()  # dropped
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Outlet):
     """Frames requests, hands each to an :class:`Exchange`, keeps the deadlines of the client."""
 
     __slots__ = (
         "_advancing",
         "_blank",
         "_body_at",
-        "_deadline",
         "_dropped",
         "_exchange",
-        "_full",
         "_known",
         "_pending",
         "_phase",
-        "_plane",
         "_reader",
-        "_reading",
-        "_stall_at",
-        "_stall_left",
-        "_transport",
         "closing",
         "peer",
         "unread",
     )
 
     def __init__(self, plane: Plane) -> None:
-        self._plane = plane
-        self._transport: asyncio.Transport | None = None
+        super().__init__(plane)
         self.peer = Peer("", "", False)
         self.closing = False  # this answer is the last
         self.unread = False  # a body was announced that is not read yet
@@ -81,11 +70,6 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._advancing = False
         self._blank = False  # an empty line came before this head
-        self._reading = True
-        self._full = False  # of what the client does not take
-        self._deadline = math.inf
-        self._stall_at = math.inf
-        self._stall_left = 0
         self._body_at = 0.0
         self._dropped = 0
 
@@ -266,11 +250,6 @@ class ClientConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------ for the exchange
 
-    def write(self, data: bytes) -> None:
-        """On to the client. What cannot be sent is buffered; see ``pause_writing``."""
-        if self._transport is not None:
-            self._transport.write(data)
-
     def done(self, keep: bool) -> None:
         """The request is answered: on to the next, or close."""
         self._exchange = None
@@ -308,42 +287,7 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
         self._abort_flushed()
 
-    def _reset(self) -> None:
-        """Drop the connection and all that is on its way to the client."""
-        transport = self._transport
-        if transport is None:
-            return
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
-
-    def _abort_flushed(self) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        if transport.get_write_buffer_size() == 0:
-            transport.abort()
-        else:
-            self._plane.loop.call_later(_FLUSH_POLL, self._abort_flushed)
-
-    def pause(self, paused: bool) -> None:
-        """Stop or go on reading."""
-        transport = self._transport
-        if transport is None or self._reading is not paused or transport.is_closing():
-            return
-        self._reading = not paused
-        if paused:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
-
     # ------------------------------------------------------------ ends
-
-    def abort(self) -> None:
-        """Drop the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def give_way(self) -> None:
         """It is idle, and another connection needs its place."""
@@ -404,22 +348,12 @@ class ClientConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------ deadlines
 
-    def _arm_stall(self, now: float) -> None:
-        if self._transport is not None:
-            self._stall_left = self._transport.get_write_buffer_size()
-            self._stall_at = now + self._plane.limits.write_stall
-
     def sweep(self, now: float) -> None:
         """Look at this connection's deadlines."""
         if now >= self._deadline or (self._phase is Phase.BODY and self._too_slow(now)):
             self._expire()
-        if now >= self._stall_at and self._transport is not None:
-            limits = self._plane.limits
-            taken = self._stall_left - self._transport.get_write_buffer_size()
-            if taken >= min(limits.write_stall * limits.write_rate, self._stall_left):
-                self._arm_stall(now)
-            else:
-                self._reset()  # or the kernel would go on trying
+        if now >= self._stall_at:
+            self._check_stall(now)
 
     def _too_slow(self, now: float) -> bool:
         assert self._reader is not None
