@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import random
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -64,15 +64,19 @@ class Agent:
         return seconds
 
 
-def conversation(direct: int, key: dict[str, str], port: int, run: int) -> tuple[float, float]:
-    """Seconds of ten turns straight, and through modelport."""
+def conversation(
+    direct: int, key: dict[str, str], port: int, run: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each of ten turns straight, and through modelport."""
     names = random.sample(("amber", "cedar", "fjord", "grove", "heath", "maple", "north"), 2)
-    straight, through = Agent(direct, key, names[0]), Agent(port, {}, names[1])
-    spent = [0.0, 0.0]
+    both: list[tuple[Agent, list[float]]] = [
+        (Agent(direct, key, names[0]), []),
+        (Agent(port, {}, names[1]), []),
+    ]
+    spent: list[list[float]] = [seconds for _, seconds in both]
     for number in range(TURNS):
-        both = [(0, straight), (1, through)]
-        for way, agent in both if run % 2 else reversed(both):
-            spent[way] += agent.turn(number)
+        for agent, seconds in both if run % 2 else reversed(both):
+            seconds.append(agent.turn(number))
     return spent[0], spent[1]
 
 
@@ -85,7 +89,7 @@ def _engine(house: House) -> tuple[int, dict[str, str]]:
 
 
 def agent_turns(runs: int, target: Callable[..., None]) -> None:
-    """Print how long both ways took, and hold the middle ratio against the target."""
+    """Print how long both ways took, and hold their ratio against the target."""
     weights = _weights()
     server = ROOT / ".llama-server" / "llama-server"
     if weights is None:
@@ -101,11 +105,15 @@ def agent_turns(runs: int, target: Callable[..., None]) -> None:
         with House(folder, config) as house:
             assert house.chat("m", max_tokens=1).status == 200
             direct, key = _engine(house)
-            ratios = []
+            best = [[math.inf] * TURNS, [math.inf] * TURNS]
             for run in range(max(4, runs)):
-                straight, through = conversation(direct, key, house.port, run)
-                ratios.append(through / straight)
-                print(f"    straight {straight:.2f} s, through {through:.2f} s: {ratios[-1]:.4f}")
-        target("ten turns, times straight", statistics.median(ratios), 1.01)
+                both = conversation(direct, key, house.port, run)
+                straight, through = map(sum, both)
+                print(f"    straight {straight:.2f} s, through {through:.2f} s")
+                best = [list(map(min, *pair)) for pair in zip(best, both, strict=True)]
+        # Others on the machine only ever make a turn longer: so each one's shortest is compared.
+        straight, through = map(sum, best)
+        print(f"    shortest of each turn: straight {straight:.3f} s, through {through:.3f} s")
+        target("ten turns, times straight", through / straight, 1.01)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
