@@ -2,7 +2,7 @@
 # make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test test-long mutants simulate chaos check bench llama-server lock clean
+.PHONY: help run env test test-long mutants simulate chaos check bench bench-relay llama-server lock clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -42,6 +42,10 @@ bench: ## measure the data path (after make env)
 	@sh scripts/env.sh run test
 	@for file in tests/bench/bench_*.py; do name=$$(basename "$$file" .py); \
 	    echo "== $$name"; .venv/bin/python -P -m "tests.bench.$$name" $(ARGS) || exit 1; done
+
+bench-relay: ## the data path beside nginx and others (ARGS="--only latency,rate --runs 5")
+	@sh scripts/env.sh run test
+	@PYTHONPATH=. .venv/bin/python -P -m tests.bench.bench_relay $(ARGS)
 
 llama-server: ## compile a true llama-server for the tests (needs cmake and ninja)
 	@sh scripts/llama_server.sh

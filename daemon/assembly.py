@@ -11,7 +11,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import time
@@ -37,7 +36,7 @@ from daemon.machine.awake import Awake
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
-from daemon.relay.limits import Limits, connections_within
+from daemon.relay.limits import Limits
 from daemon.requests import Requests
 from daemon.service.notify import Notifier, watchdog_interval
 from daemon.supervisor import Supervisor
@@ -150,7 +149,7 @@ class Daemon:
             settings.server.port,
             leases=self.supervisor,
             guard=guard_of(settings),
-            limits=relay_limits(settings, open_files()),
+            limits=relay_limits(settings),
             sock=self.sock,
             on_done=self.requests.add,
         )
@@ -176,7 +175,7 @@ class Daemon:
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
         front.set_guard(guard_of(changed))
-        front.set_limits(relay_limits(changed, open_files()))
+        front.set_limits(relay_limits(changed))
         self.supervisor.shutdown_retry = changed.timing.shutdown_retry
         self.supervisor.accidents.poison.window = changed.timing.poison_window
         self.watcher.patience = Patience.of(changed)
@@ -370,16 +369,10 @@ def control_limits(settings: Settings) -> ControlLimits:
     )
 
 
-def open_files() -> int:
-    """How many files this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def relay_limits(settings: Settings, descriptors: int) -> Limits:
-    """The data plane's limits as configured, and as many connections as there are descriptors."""
+def relay_limits(settings: Settings) -> Limits:
+    """The data plane's limits as configured."""
     timing = settings.timing
     return Limits(
-        connections=connections_within(descriptors),
         body_bytes=settings.server.body_limit,
         head_timeout=timing.header_timeout,
         idle_timeout=timing.client_idle,

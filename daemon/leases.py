@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from daemon.core.messages import Outcome, Ticket
 from daemon.core.problems import Problem
-from daemon.ports import Hold, Lease, Target, Waiting, Waits, Wish
+from daemon.ports import Edits, Hold, Lease, Target, Waiting, Waits, Wish
 
 if TYPE_CHECKING:
     from daemon.supervisor import Supervisor
@@ -48,6 +48,12 @@ class Held:
     @property
     def keep_query(self) -> bool:
         return self.hold.keep_query
+
+    @property
+    def edits(self) -> Edits | None:
+        """See ``Lease``: as configured now, not when its backend was started."""
+        stock = self._supervisor.stock
+        return None if stock is None else stock.edits(self.model)
 
     @property
     def arrived(self) -> float:

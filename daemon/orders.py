@@ -44,7 +44,7 @@ from daemon.core.messages import (
 from daemon.core.problems import Problem, ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.leases import Held, Queued
-from daemon.ports import Hold, ModelCard, Resolved, Target
+from daemon.ports import Edits, Hold, ModelCard, Resolved, Target
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.phrases import phrase
 
@@ -69,6 +69,10 @@ class Stock(Protocol):
 
     def resolve(self, name: str, route: str) -> Resolved | Problem:
         """The model that is meant, or why this route of it cannot be served."""
+        ...
+
+    def edits(self, model: str) -> Edits | None:
+        """What its configuration does to bodies of requests."""
         ...
 
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...

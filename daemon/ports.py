@@ -78,6 +78,20 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Edits:
+    """What is done to the fields at the top of a request's body. Values are JSON texts.
+
+    ``default`` where a request says nothing; ``with_tools`` over these where it offers tools;
+    ``force`` whatever it says; ``strip`` is taken out first. ``model`` is nobody's but the lease's.
+    """
+
+    default: Mapping[str, bytes] = field(default_factory=dict)
+    force: Mapping[str, bytes] = field(default_factory=dict)
+    with_tools: Mapping[str, bytes] = field(default_factory=dict)
+    strip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """How to reach a backend: what every lease on it carries."""
 
@@ -117,6 +131,8 @@ class Lease(Protocol):
     def headers(self) -> Mapping[str, str]: ...  # to add, such as the key of this start
     @property
     def keep_query(self) -> bool: ...  # mlx-lm answers 404 to any query string
+    @property
+    def edits(self) -> Edits | None: ...  # to the body, as configured; None: none
     @property
     def arrived(self) -> float: ...
     @property

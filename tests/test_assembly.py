@@ -348,15 +348,14 @@ def test_limits_and_guard_are_as_configured() -> None:
             | {"event_keepalive": 12},
         }
     )
-    limits = relay_limits(settings, 512)
+    limits = relay_limits(settings)
     assert limits.body_bytes == 1 << 20
     assert (limits.head_timeout, limits.idle_timeout, limits.body_silence) == (1, 2, 3)
     assert (limits.write_stall, limits.connect_timeout, limits.pool_idle) == (4, 5, 6)
     assert (limits.retry_after_drain, limits.retry_after_lost) == (7, 10)
     assert (limits.linger, limits.tick) == (8, 9)
     assert limits.retry_after_max == 11
-    assert limits.connections == 256
-    assert relay_limits(Settings.from_layers({}), 8192) == Limits()
+    assert relay_limits(Settings.from_layers({})) == Limits()
     assert control_limits(settings) == ControlLimits(heartbeat_seconds=12, retry_after_max=11)
     assert control_limits(Settings.from_layers({})) == ControlLimits()
     assert guard_of(settings) != guard_of(Settings.from_layers({}))

@@ -80,6 +80,8 @@ class FakeStock:
             return Resolved(name)
         return Problem(Code.MODEL_NOT_FOUND, f"no {name} for {route}")
 
+    def edits(self, model: str) -> None: ...
+
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
         return [ModelCard(name, state=states.get(name, "stopped")) for name in self.names]
 

@@ -7,6 +7,7 @@ what is known.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from daemon.core.messages import Event, ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed, Launch, LaunchPlan
 from daemon.engines.signatures import METAL_RETRY
-from daemon.ports import Hold, ModelCard, Resolved, Route, Target
+from daemon.ports import Edits, Hold, ModelCard, Resolved, Route, Target
 
 ROUTE_WORDS = {
     Route.MESSAGES.value: "the Anthropic messages API",
@@ -37,6 +38,7 @@ ROUTE_WORDS = {
 }
 
 
+_REMEMBERED = 256
 REMEDY = (
     "Metal did not start with its tensor units; it is run without them "
     f"({' '.join(f'{name}={value}' for name, value in METAL_RETRY.items())})."
@@ -64,6 +66,10 @@ class Stock:
     totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
     standings: Standings | None = None
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
+    # Asked for each request, and the same for as long as this stock is.
+    _resolved: dict[tuple[str, str], Resolved] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def specs(self) -> dict[str, ModelSpec]:
         """What the scheduler must know of each model, with what is remembered of it now."""
@@ -111,6 +117,17 @@ class Stock:
 
     def resolve(self, name: str, route: str) -> Resolved | Problem:
         """See ``supervisor.Stock``."""
+        known = self._resolved.get((name, route))
+        if known is not None:
+            return known
+        found = self._resolve(name, route)
+        if isinstance(found, Resolved):
+            if len(self._resolved) >= _REMEMBERED:  # patterns match any number of names
+                self._resolved.clear()
+            self._resolved[name, route] = found
+        return found
+
+    def _resolve(self, name: str, route: str) -> Resolved | Problem:
         item = self.find(name)
         if isinstance(item, Problem):
             return item
@@ -123,6 +140,16 @@ class Stock:
         )
         stand_in = self._stand_in(item, route) if small else None
         return Resolved(item.model.name, small, stand_in)
+
+    def edits(self, model: str) -> Edits | None:
+        """See ``supervisor.Stock``."""
+        item = self.prepared.get(model)
+        if item is None:
+            return None
+        params = item.model.params
+        if not (params.default or params.force or params.with_tools):
+            return None
+        return Edits(_texts(params.default), _texts(params.force), _texts(params.with_tools))
 
     def _stand_in(self, item: Prepared, route: str) -> str | None:
         """Who else may serve a small call: the small model for another, the default one for it."""
@@ -298,6 +325,10 @@ class Stock:
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""
         return replace(self, prepared={**self.prepared, item.model.name: item})
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in values.items()}
 
 
 def _hold(plan: LaunchPlan, launch: Launch) -> Hold:

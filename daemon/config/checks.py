@@ -207,7 +207,7 @@ NOT_YET: Final = (
 )
 """Settings that are read and checked, and have no effect in this version."""
 
-MODEL_NOT_YET: Final = ("params", "thinking", "rescue_tools", "loading_text", "allow_tools")
+MODEL_NOT_YET: Final = ("thinking", "rescue_tools", "loading_text", "allow_tools")
 """The same, in a model's entry."""
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from daemon.access.principals import Principal
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
-from daemon.ports import LeasePort, ModelCard, Route
+from daemon.ports import Edits, LeasePort, ModelCard, Route
 from daemon.relay import body as bodies
 from daemon.relay import forms, routes, wire
-from daemon.relay.body import Body
+from daemon.relay.body import Body, Parts
+from daemon.relay.edits import EDITED, edited
 from daemon.relay.guard import Guard, Peer, check_content_type
 from daemon.relay.heads import Head
 from daemon.relay.limits import Limits
@@ -108,11 +109,18 @@ def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
     return model
 
 
-def rewritten(admitted: Admitted, head: Head, body: Body, model: str) -> Body:
-    """``body`` with the name that the backend knows."""
+def rewritten(
+    admitted: Admitted, head: Head, body: Body, model: str | None, edits: Edits | None
+) -> Parts:
+    """``body`` with the name that the backend knows (None: it is that already), and edited.
+
+    Raises ProblemError where there is something to edit and it is no JSON object.
+    """
     place = admitted.place
-    if place.route is Route.UPSTREAM:
-        return body
+    if edits is not None and place.body is BodyKind.JSON and place.route in EDITED:
+        return edited(body, edits, model)
+    if place.route is Route.UPSTREAM or model is None:
+        return (body,)
     content_type = head.first.get(b"content-type", b"")
     if place.body is BodyKind.FORM and forms.is_form(content_type):
         return forms.with_model(body, forms.find_model(body, content_type), model)

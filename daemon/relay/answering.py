@@ -22,11 +22,12 @@ from daemon.dialects.errors import (
 from daemon.ports import Lease, Route, Waits
 from daemon.relay import wire
 from daemon.relay.admission import Admitted
-from daemon.relay.body import Body
+from daemon.relay.answers import Answer
+from daemon.relay.body import Body, Parts
 from daemon.relay.heads import Head
 from daemon.relay.records import TAIL, Trace
 from daemon.relay.retries import LOADING, LOADING_BYTES, WHOLE, Loading, digest, ends
-from daemon.relay.upstream import Answer, Upstream
+from daemon.relay.upstream import Upstream
 
 if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
@@ -50,6 +51,30 @@ class Step(Enum):
 class Answering:
     """What an exchange knows, and what it does with an answer."""
 
+    __slots__ = (
+        "_admitted",
+        "_before",
+        "_body",
+        "_chunked",
+        "_client",
+        "_cors",
+        "_counted",
+        "_events",
+        "_framed",
+        "_last",
+        "_lease",
+        "_loading",
+        "_model",
+        "_parts",
+        "_plane",
+        "_trace",
+        "_upstream",
+        "dialect",
+        "head",
+        "request_id",
+        "step",
+    )
+
     def __init__(
         self, plane: Plane, client: ClientConnection, head: Head, admitted: Admitted | None
     ) -> None:
@@ -64,11 +89,13 @@ class Answering:
         self._cors = admitted.cors if admitted is not None else b""
         self._model = ""
         self._body: Body = b""
+        self._parts: Parts = ()  # the same as it goes to the backend
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None
         self._counted = False  # among those that want a backend
         self._loading: Loading | None = None  # it says that it is still loading
         self._chunked = self._events = False  # the answer
+        self._framed = False  # the piece sent last is a chunk with its frame
         self._last = self._before = b""  # the pieces of the answer sent last
 
     # ------------------------------------------------------------ the answer
@@ -90,6 +117,7 @@ class Answering:
             self._lease.status = answer.status
         if len(self._body) > WHOLE:  # no second try from here on; it is kept as far as its mark
             self._body = ends(self._body)
+            self._parts = ()
         own = b"x-request-id: %b\r\n%b%b" % (
             self.request_id.encode(),
             wire.server_timing(trace.waited()),
@@ -97,7 +125,7 @@ class Answering:
         )
         if answer.tunnel:
             self.step = Step.TUNNEL
-            self._send(wire.switching_head(answer.fields, own) + data)
+            self._send(wire.switching_head(answer.written(), self.head.upgrade, own) + data)
             self._client.tunnel()
             return
         self.step = Step.ANSWERING
@@ -113,7 +141,7 @@ class Answering:
         if not keep:
             self._client.closing = True
             own += wire.CLOSE
-        head = wire.answer_head(answer.status, answer.fields, answer.named, framing, own)
+        head = b"%b%b%b\r\n" % (answer.written(), framing, own)
         self._forward(head, data, ended)
 
     def continued(self, data: bytes, ended: bool) -> None:
@@ -122,6 +150,13 @@ class Answering:
             self._still_loading(data, ended)
         else:
             self._forward(b"", data, ended)
+
+    def passed(self, data: bytes) -> None:
+        """One more chunk, with its frame: nothing is to be done to it."""
+        self._before, self._last = self._last, data
+        self._framed = True
+        self._trace.bytes_out += len(data)
+        self._client.write(data)
 
     def _may_be_loading(self, answer: Answer) -> bool:
         if answer.length is None or not 0 < answer.length <= LOADING_BYTES:
@@ -151,6 +186,7 @@ class Answering:
     def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
         if data:
             self._before, self._last = self._last, data
+            self._framed = False
         if self._chunked:
             if data:
                 data = wire.chunk(data)
@@ -181,7 +217,8 @@ class Answering:
         whole one, which no client can read. On messages and responses an error event would cost
         the client's own streaming retries, which a reset gives it.
         """
-        whole = (self._before[-3:] + self._last[-4:]).endswith((b"\n\n", b"\r\n\r\n"))
+        last = self._last[:-2] if self._framed else self._last
+        whole = last.endswith((b"\n\n", b"\r\n\r\n"))
         told = self._last_event(problem) if self._events and whole else b""
         if told:
             self._send(wire.chunk(told) if self._chunked else told)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
-import struct
 from enum import Enum, auto
 from typing import TYPE_CHECKING, cast
 
@@ -20,8 +18,9 @@ from daemon.relay import wire
 from daemon.relay.body import BodyReader
 from daemon.relay.exchange import Exchange
 from daemon.relay.guard import Peer
-from daemon.relay.heads import END, Head, check_start, parse_head
+from daemon.relay.heads import END, Head, bad, check_start, parse_head
 from daemon.relay.memo import Known, again, learn
+from daemon.relay.outlet import Outlet
 
 if TYPE_CHECKING:
     from daemon.relay.plane import Plane
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: closing sends RST
-_FLUSH_POLL = 0.005  # seconds between two looks at a buffer; `close_linger` bounds the wait itself
 
 
 class Phase(Enum):
@@ -43,12 +40,26 @@ class Phase(Enum):
     CLOSING = auto()  # dropped
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Outlet):
     """Frames requests, hands each to an :class:`Exchange`, keeps the deadlines of the client."""
 
+    __slots__ = (
+        "_advancing",
+        "_blank",
+        "_body_at",
+        "_dropped",
+        "_exchange",
+        "_known",
+        "_pending",
+        "_phase",
+        "_reader",
+        "closing",
+        "peer",
+        "unread",
+    )
+
     def __init__(self, plane: Plane) -> None:
-        self._plane = plane
-        self._transport: asyncio.Transport | None = None
+        super().__init__(plane)
         self.peer = Peer("", "", False)
         self.closing = False  # this answer is the last
         self.unread = False  # a body was announced that is not read yet
@@ -58,11 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._exchange: Exchange | None = None
         self._advancing = False
-        self._reading = True
-        self._full = False  # of what the client does not take
-        self._deadline = math.inf
-        self._stall_at = math.inf
-        self._stall_left = 0
+        self._blank = False  # an empty line came before this head
         self._body_at = 0.0
         self._dropped = 0
 
@@ -76,11 +83,8 @@ class ClientConnection(asyncio.Protocol):
             transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         )
         self._deadline = plane.loop.time() + limits.head_timeout
-        if not plane.admit(self, self.peer):
-            text = "There are too many open connections."
-            self._refuse(Problem(Code.QUEUE_FULL, text, retry_after=limits.retry_after_drain))
-            # It is not counted, so no sweep will look after it.
-            plane.loop.call_later(limits.linger, transport.abort)
+        if not plane.admit(self, self.peer):  # filled up since it was accepted
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -168,6 +172,9 @@ class ClientConnection(asyncio.Protocol):
         """Take one head from what is pending; False: it is not complete. Raises ProblemError."""
         limits = self._plane.limits
         if self._pending[:2] == b"\r\n":  # RFC 9112, 2.2: one empty line before a request
+            if self._blank:
+                raise bad("Two empty lines are before the request.")
+            self._blank = True
             self._pending = self._pending[2:]
             if not self._pending:
                 return False
@@ -199,7 +206,9 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _begin(self, head: Head, rest: bytes) -> None:
+        self._plane.idle.pop(self, None)
         self._phase = Phase.BUSY
+        self._blank = False
         self._pending = rest
         self.unread = head.has_body
 
@@ -241,11 +250,6 @@ class ClientConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------ for the exchange
 
-    def write(self, data: bytes) -> None:
-        """On to the client. What cannot be sent is buffered; see ``pause_writing``."""
-        if self._transport is not None:
-            self._transport.write(data)
-
     def done(self, keep: bool) -> None:
         """The request is answered: on to the next, or close."""
         self._exchange = None
@@ -253,6 +257,7 @@ class ClientConnection(asyncio.Protocol):
             self._close()
             return
         self._phase = Phase.HEAD
+        self._plane.idle[self] = None
         self._deadline = self._plane.loop.time() + self._plane.limits.idle_timeout
         if self._pending:
             self.pause(False)
@@ -277,40 +282,21 @@ class ClientConnection(asyncio.Protocol):
         if transport is None:
             return
         if reset:
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
+            self._reset()
             return
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
         self._abort_flushed()
 
-    def _abort_flushed(self) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        if transport.get_write_buffer_size() == 0:
-            transport.abort()
-        else:
-            self._plane.loop.call_later(_FLUSH_POLL, self._abort_flushed)
-
-    def pause(self, paused: bool) -> None:
-        """Stop or go on reading."""
-        transport = self._transport
-        if transport is None or self._reading is not paused or transport.is_closing():
-            return
-        self._reading = not paused
-        if paused:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
-
     # ------------------------------------------------------------ ends
 
-    def abort(self) -> None:
-        """Drop the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
+    def give_way(self) -> None:
+        """It is idle, and another connection needs its place."""
+        transport = self._transport
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()  # it does not even take its last answer
+        else:
+            self._close()
+        self._plane.dismiss(self, self.peer)
 
     def drain(self) -> None:
         """The daemon is stopping: go if idle, else after the answer in progress."""
@@ -331,6 +317,7 @@ class ClientConnection(asyncio.Protocol):
         say that we are done, and drop what comes until it has read and closed.
         """
         self._phase = Phase.CLOSING
+        self._plane.idle.pop(self, None)
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
         self._pending = b""
         self._reader = None
@@ -359,27 +346,14 @@ class ClientConnection(asyncio.Protocol):
         self._phase = Phase.CLOSING
         self.abort()
 
-    @property
-    def silent(self) -> bool:
-        """Nothing was asked, or what was is answered; a half of a head is nothing."""
-        return self._phase is Phase.HEAD and self._exchange is None
-
     # ------------------------------------------------------------ deadlines
-
-    def _arm_stall(self, now: float) -> None:
-        if self._transport is not None:
-            self._stall_left = self._transport.get_write_buffer_size()
-            self._stall_at = now + self._plane.limits.write_stall
 
     def sweep(self, now: float) -> None:
         """Look at this connection's deadlines."""
         if now >= self._deadline or (self._phase is Phase.BODY and self._too_slow(now)):
             self._expire()
-        if now >= self._stall_at and self._transport is not None:
-            if self._transport.get_write_buffer_size() < self._stall_left:
-                self._arm_stall(now)
-            else:
-                self.abort()
+        if now >= self._stall_at:
+            self._check_stall(now)
 
     def _too_slow(self, now: float) -> bool:
         assert self._reader is not None

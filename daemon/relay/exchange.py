@@ -53,6 +53,8 @@ def _entry(
 class Exchange(Answering):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
+    __slots__ = ("_arrived", "_fresh", "_opening", "_refused", "_waiting")
+
     def __init__(
         self,
         plane: Plane,
@@ -163,6 +165,14 @@ class Exchange(Answering):
         self._lease = result
         self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
+        assert self._admitted is not None
+        renamed = bool(self._model) and result.upstream_model != self._model
+        name = result.upstream_model if renamed else None
+        try:
+            self._parts = rewritten(self._admitted, self.head, self._body, name, result.edits)
+        except ProblemError as error:
+            self.refuse(error.problem)
+            return
         self._open(fresh=False)
 
     @_entry
@@ -206,26 +216,32 @@ class Exchange(Answering):
             self._open(fresh=True)
 
     def _ask(self, lease: Lease, upstream: Upstream) -> None:
-        admitted, head, body = self._admitted, self.head, self._body
+        admitted, head = self._admitted, self.head
         assert admitted is not None
-        if self._model and lease.upstream_model != self._model:
-            body = rewritten(admitted, head, body, lease.upstream_model)
+        body = self._parts
         path = admitted.upstream_path
         if lease.keep_query and head.query:
             path = f"{path}?{head.query}"
-        upgrade = admitted.place.route is Route.UPSTREAM and head.upgrade
+        upgrade = head.upgrade if admitted.place.route is Route.UPSTREAM else b""
         sent = wire.request_head(
             head,
             path,
             lease.target,
-            length=len(body),
+            length=sum(map(len, body)),
             headers=lease.headers,
             request_id=self.request_id,
             upgrade=upgrade,
         )
         self.step = Step.SENT
         self._upstream = upstream
-        upstream.ask(self, sent, body, head_only=head.method == "HEAD", upgrade=upgrade)
+        upstream.ask(
+            self,
+            sent,
+            body,
+            head_only=head.method == "HEAD",
+            upgrade=upgrade,
+            raw=head.http11,
+        )
 
     def failed(self, fault: Fault, text: str) -> None:
         """The backend failed us. Before the first byte: tried again where that can help."""

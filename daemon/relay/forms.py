@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.relay.body import NAME_LIMIT, Body
+from daemon.relay.body import NAME_LIMIT, Body, Parts
 from daemon.relay.heads import END, bad
 
 _BOUNDARY = re.compile(
@@ -61,10 +61,10 @@ def find_model(body: Body, content_type: bytes) -> Field:
     return Field(_text(bytes(body[start : min(end, start + 4 * NAME_LIMIT + 1)])), start, end)
 
 
-def with_model(body: Body, field: Field, model: str) -> Body:
+def with_model(body: Body, field: Field, model: str) -> Parts:
     """The form with another value in its ``model`` field."""
     view = memoryview(body)
-    return b"".join((view[: field.start], model.encode(), view[field.end :]))
+    return view[: field.start], model.encode(), view[field.end :]
 
 
 def _parts(body: Body, delimiter: bytes) -> list[tuple[int, int]]:

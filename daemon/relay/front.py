@@ -5,42 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from daemon.ports import LeasePort, Target
-from daemon.relay.client import ClientConnection
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
+from daemon.relay.listener import Listener, bound
 from daemon.relay.plane import Plane
 from daemon.relay.records import RequestRecord
-
-_BACKLOG = 1024
-_ROUND = 16  # connections that are accepted before anything else is done
-
-
-class Listener(socket.socket):
-    """Gives asyncio a few connections a round, so that each is looked at before the next ones come.
-
-    Plain asyncio takes a whole backlog in one go: more than there are descriptors for, and it logs
-    a line for each that fails. (uvloop accepts by itself.)
-    """
-
-    _taken = 0
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """As ``socket.accept``; BlockingIOError also where it is another's turn."""
-        if self._taken >= _ROUND:
-            self._taken = 0
-            raise BlockingIOError
-        self._taken += 1
-        try:
-            return super().accept()
-        except BlockingIOError:
-            self._taken = 0
-            raise
-        except OSError:  # asyncio logs it and waits for a second: once is enough
-            self._taken = _ROUND
-            raise
 
 
 class Front:
@@ -49,10 +20,10 @@ class Front:
     ``addresses`` are the pairs of address and port that it was bound to.
     """
 
-    def __init__(self, plane: Plane, server: asyncio.Server) -> None:
+    def __init__(self, plane: Plane, listeners: list[Listener]) -> None:
         self._plane = plane
-        self._server = server
-        names = [sock.getsockname() for sock in server.sockets]
+        self._listeners = listeners
+        names = [listener.sock.getsockname() for listener in listeners]
         self.addresses: list[tuple[str, int]] = [(name[0], name[1]) for name in names]
 
     @classmethod
@@ -73,17 +44,11 @@ class Front:
         """
         loop = asyncio.get_running_loop()
         plane = Plane(loop, leases=leases, guard=guard, limits=limits or Limits(), on_done=on_done)
-
-        def factory() -> ClientConnection:
-            return ClientConnection(plane)
-
-        if sock is not None:
-            listener = Listener(sock.family, sock.type, sock.proto, fileno=sock.detach())
-            listener.setblocking(False)
-            server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
-        else:
-            server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
-        return cls(plane, server)
+        socks = [sock] if sock is not None else await bound(host, port)
+        listeners = [Listener(plane, one) for one in socks]
+        for listener in listeners:
+            listener.open()
+        return cls(plane, listeners)
 
     @property
     def port(self) -> int:
@@ -104,11 +69,12 @@ class Front:
 
     def set_limits(self, limits: Limits) -> None:
         """New limits from the next request on; connections to backends keep theirs."""
-        self._plane.limits = self._plane.pool.limits = limits
+        self._plane.set_limits(limits)
 
     def close_listeners(self) -> None:
         """Take no new connections; those that are there go on."""
-        self._server.close()
+        for listener in self._listeners:
+            listener.close()
 
     async def drain(self, grace: float) -> bool:
         """Stop in good order: idle connections go at once, answers in progress get ``grace``

@@ -42,7 +42,8 @@ _SINGLE = (
 _FRAMING = (b"content-length", b"transfer-encoding")
 _NONE: frozenset[bytes] = frozenset()
 END = b"\r\n\r\n"
-WEBSOCKET = b"websocket"
+# One name, perhaps with a version. HTTP itself (h2c, HTTP/2.0, TLS/1.2 and what tunnels) is none.
+_PROTOCOL = re.compile(rb"(?!h2|http|tls|connect)" + TOKEN + rb"(?:/" + TOKEN + rb")?")
 
 
 class Head:
@@ -57,12 +58,11 @@ class Head:
         "http11",
         "keep_alive",
         "length",
-        "lines",
-        "lines_without",
         "listed",
         "method",
         "path",
         "query",
+        "sent",
     )
 
     def __init__(self, method: str, path: str, query: str, http11: bool, fields: Fields) -> None:
@@ -78,19 +78,20 @@ class Head:
         self.listed: frozenset[bytes] = _NONE  # in Connection headers, in lower case
         self.keep_alive = http11
         # What of it goes on to a backend, put together by ``wire`` once: the head may come again.
-        self.lines: bytes | None = None
-        self.lines_without: frozenset[bytes] = _NONE
+        self.sent: tuple[object, object, str, bytes] | None = None
 
     @property
     def has_body(self) -> bool:
         return self.chunked or bool(self.length)
 
     @property
-    def upgrade(self) -> bool:
-        """Does it ask for a websocket? Nothing else may be switched to: over h2c, say, further
-        requests would pass unseen."""
-        asked = self.first.get(b"upgrade", b"").lower() == WEBSOCKET
-        return asked and self.http11 and b"upgrade" in self.listed
+    def upgrade(self) -> bytes:
+        """The one protocol that it asks to switch to, in lower case; empty if none. Never one over
+        which further requests would pass unseen."""
+        if b"upgrade" not in self.first or not self.http11 or b"upgrade" not in self.listed:
+            return b""
+        asked = self.first[b"upgrade"].lower()
+        return asked if _PROTOCOL.fullmatch(asked) else b""
 
 
 def bad(message: str, hint: str = "") -> ProblemError:

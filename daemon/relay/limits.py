@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-CONNECTIONS = 4096
-RESERVED = 256  # descriptors for backends, logs and what the daemon has open by itself
-
-
-def connections_within(descriptors: int) -> int:
-    """How many clients may be connected where so many files may be open."""
-    return max(8, min(CONNECTIONS, descriptors - min(RESERVED, descriptors // 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +31,12 @@ class Limits:
     # a client's reading
     write_high: int = 256 * KIB  # above this the backend is no longer read
     write_low: int = 64 * KIB
-    write_stall: float = 60.0  # without a byte taken by the client
+    write_stall: float = 60.0  # with next to nothing taken by the client
+    write_rate: float = 1024.0  # bytes per second, on average, over write_stall
     linger: float = 2.0  # how long a closing connection may still be flushed and drained
     linger_bytes: int = 16 * MIB  # what is read and dropped meanwhile
     # all clients
-    connections: int = CONNECTIONS
+    connections: int = 4096
     connections_per_peer: int = 64  # for each address that is not loopback
     # a backend
     connect_timeout: float = 5.0
@@ -59,3 +52,13 @@ class Limits:
     retry_after_drain: float = 5.0
     retry_after_lost: float = 1.0
     retry_after_max: float = 30.0
+
+
+_OWN = 64  # descriptors that are neither a client's nor a client's backend's
+
+
+def room(limits: Limits, descriptors: int) -> int:
+    """Clients that there is room for: each may need a connection to a backend, too."""
+    if descriptors == resource.RLIM_INFINITY:
+        return limits.connections
+    return min(limits.connections, max(8, (descriptors - _OWN) // 2))

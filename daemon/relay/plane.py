@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import re
+import resource
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from daemon.ports import LeasePort
 from daemon.relay.guard import Guard, Peer
 from daemon.relay.heads import Head
-from daemon.relay.limits import Limits
+from daemon.relay.limits import Limits, room
 from daemon.relay.pool import Pool
 from daemon.relay.records import RequestRecord
 from daemon.relay.retries import Budget
@@ -42,12 +43,15 @@ class Plane:
         self.loop = loop
         self.leases = leases
         self.guard = guard
-        self.limits = limits
-        self.on_done = on_done
         self.pool = Pool(loop, limits)
+        self.set_limits(limits)
+        self.on_done = on_done
         self.budget = Budget()
         self.stopping = False
-        self.clients: dict[ClientConnection, None] = {}  # the oldest first
+        self._closed = False
+        self.clients: set[ClientConnection] = set()
+        self.coming: set[ClientConnection] = set()  # accepted, and not made yet
+        self.idle: dict[ClientConnection, None] = {}  # without a whole head; longest idle first
         self.empty = asyncio.Event()
         self.empty.set()
         self._strangers: Counter[str] = Counter()
@@ -67,39 +71,45 @@ class Plane:
             return given.decode("ascii")
         return f"req_{self._start}{next(self._numbers):06x}"
 
-    def admit(self, client: ClientConnection, peer: Peer) -> bool:
-        """Count a new connection in; False: there are too many, and it is not counted.
+    def set_limits(self, limits: Limits) -> None:
+        """New limits from now on; connections to backends keep theirs."""
+        self.limits = self.pool.limits = limits
+        self.most = room(limits, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
-        Where all places are taken, the oldest one that asks nothing gives its own up: a flood of
-        silent connections keeps nobody out. Those of this machine make room for each other alone.
-        """
-        if not peer.loopback and (
-            self._strangers[peer.address] >= self.limits.connections_per_peer
-        ):
+    def has_room(self, peer: Peer) -> bool:
+        """May one more connection come in? If need be, the one that is idle longest goes; those of
+        this machine for each other alone."""
+        limits = self.limits
+        if not peer.loopback and self._strangers[peer.address] >= limits.connections_per_peer:
             return False
-        if len(self.clients) >= self.limits.connections and not self._make_room(peer):
+        if len(self.clients) + len(self.coming) < self.most:
+            return True
+        for client in self.idle:
+            if peer.loopback or not client.peer.loopback:
+                client.give_way()
+                return True
+        return False
+
+    def admit(self, client: ClientConnection, peer: Peer) -> bool:
+        """Count a new connection in; False: there are too many, and it is not counted."""
+        self.coming.discard(client)
+        if self._closed or not self.has_room(peer):
             return False
         if not peer.loopback:
             self._strangers[peer.address] += 1
-        self.clients[client] = None
+        self.clients.add(client)
+        self.idle[client] = None
         self.empty.clear()
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.tick, self._sweep)
         return True
 
-    def _make_room(self, peer: Peer) -> bool:
-        for client in self.clients:
-            if client.silent and (peer.loopback or not client.peer.loopback):
-                self.dismiss(client, client.peer)
-                client.abort()
-                return True
-        return False
-
     def dismiss(self, client: ClientConnection, peer: Peer) -> None:
         """A connection is gone."""
         if client not in self.clients:
             return
-        del self.clients[client]
+        self.clients.discard(client)
+        self.idle.pop(client, None)
         if not self.clients:
             self.empty.set()
         if not peer.loopback:
@@ -118,7 +128,8 @@ class Plane:
         self.pool.sweep(now)
 
     def close(self) -> None:
-        """Stop the sweep and let go of the pool."""
+        """Stop the sweep and let go of the pool; nobody comes in any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

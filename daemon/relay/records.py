@@ -129,6 +129,11 @@ _USAGE = re.compile(
 def usage(tail: bytes) -> tuple[int | None, int | None]:
     """Tokens in and out, as far as the end of an answer tells."""
     found: list[int | None] = [None, None]
-    for match in _USAGE.finditer(tail, max(0, len(tail) - TAIL)):
+    at = tail.rfind(b'"usage"')
+    if at < 0:  # cut off, or not there
+        if b'_tokens"' not in tail:
+            return None, None
+        at = max(0, len(tail) - TAIL)
+    for match in _USAGE.finditer(tail, at):
         found[match[1] is None] = int(match[2])
     return found[0], found[1]

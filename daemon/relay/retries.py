@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from daemon.ports import Route
+from daemon.relay.answers import Answer
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
-from daemon.relay.upstream import Answer
 
 SHARE = 0.2
 LEAST = 3

@@ -16,16 +16,18 @@ from typing import Protocol, cast
 import httptools
 
 from daemon.ports import Target
-from daemon.relay.body import Body
-from daemon.relay.heads import WEBSOCKET, Fields, listed
+from daemon.relay.answers import Answer, RefusedError, framed, learn, recall, whole_chunk
+from daemon.relay.body import Parts
+from daemon.relay.heads import Fields
 from daemon.relay.limits import Limits
 
 log = logging.getLogger(__name__)
 
 JOIN_BELOW = 16 * 1024
 """Bytes. A head and a small body go out in one write; a large body is not copied for that."""
-_NO_BODY = frozenset({204, 304})
-_EVENTS = b"text/event-stream"
+PIECE = 256 * 1024
+"""Bytes of a large body that are handed to the transport at once: asyncio's copies what it cannot
+send, so no more of it is there twice."""
 
 
 class Fault(Enum):
@@ -36,43 +38,15 @@ class Fault(Enum):
     MALFORMED = auto()  # it lives, and answers what is not HTTP
 
 
-class Answer:
-    """The head of an answer. ``length`` None: chunked, or ended by the connection's end."""
-
-    __slots__ = (
-        "bodiless",
-        "events",
-        "fields",
-        "length",
-        "named",
-        "status",
-        "tunnel",
-        "until_eof",
-    )
-
-    def __init__(self, status: int, fields: Fields) -> None:
-        self.status = status
-        self.fields = fields
-        self.length: int | None = None
-        self.named: frozenset[bytes] = frozenset()  # listed in its Connection header
-        self.events = False  # server-sent ones
-        self.bodiless = status in _NO_BODY
-        self.until_eof = False
-        self.tunnel = False
-
-
 class Owner(Protocol):
     """Whoever asked. Told exactly one end: ``ended`` true, ``failed``, or (a bug) ``crashed``."""
 
     def answered(self, answer: Answer, data: bytes, ended: bool) -> None: ...
     def continued(self, data: bytes, ended: bool) -> None: ...
+    def passed(self, data: bytes) -> None: ...  # a chunk with its frame, to be sent on as it is
     def failed(self, fault: Fault, text: str) -> None: ...
     def backend_full(self, full: bool) -> None: ...
     def crashed(self) -> None: ...
-
-
-class _Refused(Exception):
-    """What is wrong with an answer; passes through the parser's callbacks."""
 
 
 class Upstream(asyncio.Protocol):
@@ -81,17 +55,22 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_answer",
         "_barren",
+        "_border",
         "_done",
         "_fields",
         "_head_only",
         "_keep",
+        "_left",
         "_limits",
         "_owner",
         "_parser",
         "_paused",
         "_pieces",
+        "_raw",
         "_release",
         "_seen",
+        "_stuffed",
+        "_unsent",
         "_upgrade",
         "expires",
         "reused",
@@ -114,28 +93,59 @@ class Upstream(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._fields: Fields = []
         self._answer: Answer | None = None
-        self._seen = self._done = self._keep = self._head_only = self._upgrade = False
+        self._seen = self._done = self._keep = self._head_only = False
+        self._upgrade = b""
+        self._raw = False  # whole chunks may be passed on with their frames
+        self._border = False  # the next byte of the answer begins a chunk
+        self._left = -1  # of a body whose length is known and that llhttp does not read
+        self._unsent: list[memoryview] = []
         self._paused = False
+        self._stuffed = False  # the transport takes no more for now
         self._barren = 0
 
     # ------------------------------------------------------------ for the owner
 
-    def ask(self, owner: Owner, head: bytes, body: Body, *, head_only: bool, upgrade: bool) -> None:
-        """Send a request; its answer goes to ``owner``."""
+    def ask(
+        self,
+        owner: Owner,
+        head: bytes,
+        body: Parts,
+        *,
+        head_only: bool = False,
+        upgrade: bytes = b"",
+        raw: bool = False,
+    ) -> None:
+        """Send a request; its answer goes to ``owner``. ``upgrade``: the protocol that it may
+        switch to; ``raw``: chunks may come with their frames."""
         self._owner = owner
         self._answer = None
         self._fields = []
-        self._seen = self._done = self._keep = False
+        self._seen = self._done = self._keep = self._border = False
+        self._left = -1
         self._head_only = head_only
         self._upgrade = upgrade
+        self._raw = raw
         self._barren = 0
         transport = self.transport
         assert transport is not None
-        if len(body) < JOIN_BELOW:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
+        if sum(map(len, body)) < JOIN_BELOW:
+            transport.write(b"".join((head, *body)))
+            return
+        transport.write(head)
+        self._unsent = [memoryview(part) for part in body]
+        self._send_more(transport)
+
+    def _send_more(self, transport: asyncio.Transport) -> None:
+        """Go on with a large body until the transport has enough; ``resume_writing`` comes here."""
+        unsent = self._unsent
+        while unsent and not self._stuffed and not transport.is_closing():
+            part = unsent[0]
+            if len(part) > PIECE:
+                unsent[0] = part[PIECE:]
+                part = part[:PIECE]
+            else:
+                del unsent[0]
+            transport.write(part)
 
     def abort(self) -> None:
         """Drop the connection at once, so that the backend stops generating. Tells nobody."""
@@ -166,6 +176,7 @@ class Upstream(asyncio.Protocol):
         return (
             transport is not None
             and not transport.is_closing()
+            and not self._unsent
             and transport.get_write_buffer_size() == 0
         )
 
@@ -180,15 +191,26 @@ class Upstream(asyncio.Protocol):
             self.abort()  # it speaks without being asked: never use it again
             return
         try:
-            self._received(owner, data)
+            if self._border and whole_chunk(data):
+                owner.passed(data)
+            elif self._left >= 0:
+                self._count(owner, data)
+            else:
+                self._received(owner, data)
         except Exception:
             log.exception("an answer failed inside the relay")
             owner.crashed()
 
     def _received(self, owner: Owner, data: bytes) -> None:
-        self._seen = True
-        answer = self._answer
-        if answer is not None and answer.tunnel:
+        answer, first = self._answer, not self._seen
+        if first:
+            self._seen = True
+            if not self._head_only and not self._upgrade and (known := recall(data)):
+                self._answer = answer = known[0]
+                self._left = answer.length or 0
+                self._count(owner, data[known[1] :], answer)
+                return
+        elif answer is not None and answer.tunnel:
             owner.continued(data, False)
             return
         try:
@@ -199,7 +221,31 @@ class Upstream(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._malformed(owner, str(error.__context__ or error))
             return
+        if self._border and not data.endswith(b"\r\n"):
+            self._border = False
+        if first and self._answer is not None and self._answer.length is not None:
+            self._learn(data, self._answer)
         self._deliver(owner, len(data), answer is None)
+
+    def _learn(self, data: bytes, answer: Answer) -> None:
+        keeps = self._keep if self._done else self._parser.should_keep_alive()
+        if keeps and not answer.bodiless and not answer.tunnel:
+            learn(data, answer)
+
+    def _count(self, owner: Owner, data: bytes, fresh: Answer | None = None) -> None:
+        """Of an answer with a known head: bytes to its length."""
+        left = self._left = self._left - len(data)
+        done = left <= 0
+        if done:
+            self._left = -1
+            self._owner = None
+            self._release(self, left == 0)
+            if left < 0:  # a second answer to one request
+                data = data[:left]
+        if fresh is not None:
+            owner.answered(fresh, data, done)
+        else:
+            owner.continued(data, done)
 
     def _deliver(self, owner: Owner, size: int, fresh: bool) -> None:
         pieces = self._pieces
@@ -238,6 +284,7 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         owner, self._owner = self._owner, None
         self.transport = None
+        self._unsent = []
         del self._parser  # ends the cycle of parser and callbacks
         self._release(self, False)
         if owner is None:
@@ -258,10 +305,14 @@ class Upstream(asyncio.Protocol):
             owner.failed(Fault.DIED, str(exc or "the connection was closed"))
 
     def pause_writing(self) -> None:
+        self._stuffed = True
         if self._owner is not None:
             self._owner.backend_full(True)
 
     def resume_writing(self) -> None:
+        self._stuffed = False
+        if self._unsent and self.transport is not None:
+            self._send_more(self.transport)
         if self._owner is not None:
             self._owner.backend_full(False)
 
@@ -284,36 +335,26 @@ class Upstream(asyncio.Protocol):
             self._fields = []
             return
         if len(fields) > self._limits.answer_head_fields:
-            raise _Refused("too many header fields")
+            raise RefusedError("too many header fields")
         if sum([len(name) + len(value) for name, value in fields]) > self._limits.answer_head_bytes:
-            raise _Refused("headers without end")
+            raise RefusedError("headers without end")
         if not 101 <= status <= 599:
-            raise _Refused(f"the status {status}")
-        self._answer = answer = self._framed(Answer(status, fields))
+            raise RefusedError(f"the status {status}")
+        self._answer = answer = framed(status, fields, self._upgrade)
         if status == 101:
-            if not self._upgrade or not answer.tunnel:
-                raise _Refused("a switch of protocols that was not asked for")
+            if not answer.tunnel:
+                raise RefusedError("a switch of protocols that was not asked for")
         elif self._head_only:
             # llhttp cannot be told that no body follows, so this connection ends here.
             answer.bodiless = self._done = True
+        else:
+            self._border = self._raw and answer.length is None and not answer.until_eof
 
-    def _framed(self, answer: Answer) -> Answer:
-        chunked = False
-        for name, value in answer.fields:
-            if name == b"content-length":
-                answer.length = int(value)
-            elif name == b"transfer-encoding":
-                if chunked or value.lower() != b"chunked":
-                    raise _Refused("a transfer encoding other than chunked")
-                chunked = True
-            elif name == b"connection":
-                answer.named = listed(answer.fields)
-            elif name == b"content-type":
-                answer.events = value[: len(_EVENTS)].lower() == _EVENTS
-            elif name == b"upgrade" and answer.status == 101:
-                answer.tunnel = value.lower() == WEBSOCKET
-        answer.until_eof = answer.length is None and not chunked and not answer.bodiless
-        return answer
+    def on_chunk_header(self) -> None:
+        self._border = False
+
+    def on_chunk_complete(self) -> None:
+        self._border = self._raw and not self._done
 
     def on_body(self, data: bytes) -> None:
         if not self._done:
@@ -323,4 +364,5 @@ class Upstream(asyncio.Protocol):
         answer = self._answer
         if answer is not None and not self._done and not answer.tunnel:
             self._done = True
+            self._border = False
             self._keep = self._parser.should_keep_alive()

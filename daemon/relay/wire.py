@@ -13,7 +13,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from daemon.ports import Target, Waits
-from daemon.relay.heads import WEBSOCKET, Fields, Head
+from daemon.relay.heads import Fields, Head
 
 LAST_CHUNK = b"0\r\n\r\n"
 CLOSE = b"connection: close\r\n"
@@ -115,24 +115,28 @@ def request_head(
     length: int,
     headers: Mapping[str, str],
     request_id: str,
-    upgrade: bool = False,
+    upgrade: bytes = b"",
 ) -> bytes:
     """The head of a leased request. ``path`` has its query; ``headers`` are the lease's own."""
-    replaced = _replaced(tuple(headers))
-    lines = head.lines if head.lines_without == replaced else None
-    if lines is None:
-        lines = _request_sieve.passes(_without(head.fields, (head.listed - _PLAIN) | replaced))
-        head.lines, head.lines_without = lines, replaced
+    ready = head.sent
+    if ready is None or ready[0] is not target or ready[1] is not headers or ready[2] != path:
+        ready = head.sent = (target, headers, path, _request_start(head, path, target, headers))
+    end = b"x-request-id: %b\r\n" % request_id.encode("latin-1")
+    if length or head.method not in ("GET", "HEAD"):
+        end += b"content-length: %d\r\n" % length
+    if upgrade:
+        lines = b"".join(_upgrade_lines(head.fields))
+        return b"%b%b%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (ready[3], lines, end, upgrade)
+    return b"%b%bconnection: keep-alive\r\n\r\n" % (ready[3], end)
+
+
+def _request_start(head: Head, path: str, target: Target, headers: Mapping[str, str]) -> bytes:
+    """All that is the same whenever this head goes to this backend."""
+    dropped = (head.listed - _PLAIN) | _replaced(tuple(headers))
     start = f"{head.method} {path} HTTP/1.1\r\nhost: {_host(target)}\r\n"
     end = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    end += f"accept-encoding: identity\r\nx-request-id: {request_id}\r\n"
-    if length or head.method not in ("GET", "HEAD"):
-        end += f"content-length: {length}\r\n"
-    if upgrade:
-        lines += b"".join(_upgrade_lines(head.fields))
-        end += "connection: upgrade\r\nupgrade: websocket\r\n\r\n"
-    else:
-        end += "connection: keep-alive\r\n\r\n"
+    end += "accept-encoding: identity\r\n"
+    lines = _request_sieve.passes(_without(head.fields, dropped))
     return start.encode("ascii") + lines + end.encode("latin-1")
 
 
@@ -151,23 +155,15 @@ def _status_line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
 
 
-def answer_head(
-    status: int, fields: Fields, named: AbstractSet[bytes], framing: bytes, own: bytes
-) -> bytes:
-    """The head of a backend's answer, for the client.
-
-    ``named``: what the backend's Connection header lists, to be dropped. ``framing`` and ``own``
-    are ready lines of ours.
-    """
-    lines = _answer_sieve.passes(_without(fields, named - _PLAIN))
-    return b"%b%b%b%b\r\n" % (_status_line(status), lines, framing, own)
+def answer_start(status: int, fields: Fields, named: AbstractSet[bytes]) -> bytes:
+    """The status line of a backend's answer and those of its fields that go to the client; not the
+    empty line. ``named``: what its Connection header lists, to be dropped."""
+    return _status_line(status) + _answer_sieve.passes(_without(fields, named - _PLAIN))
 
 
-def switching_head(fields: Fields, own: bytes) -> bytes:
-    """The head of a 101: from here on, bytes are tunnelled."""
-    lines = b"".join(_upgrade_lines(fields))
-    switch = b"connection: upgrade\r\nupgrade: %b\r\n" % WEBSOCKET
-    return b"%b%b%b%b\r\n" % (_status_line(101), lines, switch, own)
+def switching_head(start: bytes, upgrade: bytes, own: bytes) -> bytes:
+    """The head of a 101: from here on, bytes are tunnelled. ``start`` is an answer's."""
+    return b"%bconnection: upgrade\r\nupgrade: %b\r\n%b\r\n" % (start, upgrade, own)
 
 
 def plain_answer(

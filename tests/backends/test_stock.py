@@ -148,6 +148,33 @@ def test_specs_are_all_that_the_core_gets(stock: Stock) -> None:
     assert specs["Coder"] == stock.prepared["Coder"].spec
 
 
+def test_what_is_done_to_bodies(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    path = str(tiny_gguf)
+    params = {
+        "default": {"temperature": 0.7, "stop": ["x"]},
+        "force": {"cache_prompt": True},
+        "with_tools": {"temperature": 0},
+    }
+    stock = kitchen.stock({"models": {"a": {"path": path, "params": params}, "b": {"path": path}}})
+    edits = stock.edits("a")
+    assert edits is not None
+    assert edits.default == {"temperature": b"0.7", "stop": b'["x"]'}
+    assert edits.force == {"cache_prompt": b"true"}
+    assert edits.with_tools == {"temperature": b"0"}
+    assert stock.edits("b") is None
+    assert stock.edits("gone") is None
+
+
+def test_a_name_is_resolved_anew_by_another_stock(stock: Stock) -> None:
+    for _ in range(2):
+        assert stock.resolve("fast", "chat") == Resolved("Coder")
+    broken = replace(stock.prepared["Coder"], problem=Problem(Code.MODEL_UNAVAILABLE, "gone"))
+    assert problem(stock.with_prepared(broken).resolve("fast", "chat")).text == "gone"
+    for number in range(1000):  # a pattern matches any number of names
+        assert stock.resolve(f"claude-{number}", "chat") == Resolved("Coder")
+    assert len(stock._resolved) <= 256
+
+
 def test_one_model_is_swapped_in(stock: Stock) -> None:
     item = replace(stock.prepared["Coder"], kind="completion")
     changed = stock.with_prepared(item)

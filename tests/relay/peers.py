@@ -16,7 +16,7 @@ import uvloop
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
-from daemon.ports import Lease, ModelCard, Target, Waits, Wish
+from daemon.ports import Edits, Lease, ModelCard, Target, Waits, Wish
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
@@ -66,6 +66,7 @@ class FakeLease:
         self.status = 0
         self.sent: Callable[[], int] | None = None
         self.suspected = False
+        self.edits: Edits | None = None
 
     def waits(self) -> Waits | None:
         return None
@@ -92,6 +93,7 @@ class FakeLeases:
         self.target = target
         self.rename: dict[str, str] = {}
         self.keep_query = True
+        self.edits: Edits | None = None
         self.hold = False
         self.problems: list[Problem] = []
         self.wishes: list[Wish] = []
@@ -115,6 +117,7 @@ class FakeLeases:
             return
         lease = FakeLease(wish, self.target, self.rename.get(wish.model, wish.model))
         lease.keep_query = self.keep_query
+        lease.edits = self.edits
         self.leases.append(lease)
         done(lease)
 

@@ -447,7 +447,7 @@ async def test_a_lease_taken_back_too_late_changes_nothing() -> None:
         assert here.leases.outcomes == [Outcome.OK, Outcome.OK]
 
 
-@pytest.mark.parametrize("name", ["answered", "continued", "failed"])
+@pytest.mark.parametrize("name", ["answered", "continued", "failed", "passed"])
 async def test_a_bug_in_an_answer_ends_that_request_only(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -457,8 +457,8 @@ async def test_a_bug_in_an_answer_ends_that_request_only(
     async with world(dies(CHUNKED + chunk(b"data: 1\n\n"))) as here:
         with monkeypatch.context() as patch:
             patch.setattr(Exchange, name, broken)
-            if name == "continued":
-                here.backend.script = paced
+            if name in ("continued", "passed"):
+                here.backend.script = paced if name == "passed" else halved
             client = await here.client()
             await client.send(post())
             await client.rest()
@@ -466,6 +466,14 @@ async def test_a_bug_in_an_answer_ends_that_request_only(
         here.backend.script = echo
         assert (await here.once(post())).status == 200
     assert "a bug" in caplog.text
+
+
+async def halved(conn: Conn, backend: Backend) -> None:
+    await conn.request()
+    await conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+    await asyncio.sleep(0.02)
+    await conn.send(b"other")
+    await conn.closed()
 
 
 async def paced(conn: Conn, backend: Backend) -> None:

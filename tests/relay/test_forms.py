@@ -30,7 +30,7 @@ def test_finds_and_replaces_the_model_only() -> None:
     ):
         found = find_model(body, TYPE)
         assert found.model == "whisper"
-        changed = bytes(with_model(body, found, "/models/w.bin"))
+        changed = b"".join(with_model(body, found, "/models/w.bin"))
         assert changed == body.replace(b"whisper", b"/models/w.bin")
         assert find_model(bytearray(body), TYPE).model == "whisper"
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import re
 from typing import Any
 
 import httptools
 import pytest
 
 from daemon.ports import Target
-from daemon.relay.body import Body
+from daemon.relay.answers import Answer
+from daemon.relay.body import Parts
 from daemon.relay.client import ClientConnection
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.relay.plane import Plane
-from daemon.relay.upstream import Answer, Fault, Owner, Upstream
+from daemon.relay.upstream import Fault, Owner, Upstream
 from tests.relay.corpus import PASSED, REFUSED
 from tests.relay.peers import CHUNKED, FakeLeases, chunk, ok
 
+LONG = os.environ.get("HYPOTHESIS_PROFILE") in ("long", "nightly")
+COUNT = 50_000 if LONG else 4000
 BYTES = [b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b";", b"0", b"\xff", b"\r\n\r\n"]
 LINES = [b"Host: b\r\n", b"Content-Length: 4\r\n", b"Transfer-Encoding: chunked\r\n", b" x\r\n"]
 
@@ -85,8 +90,8 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
 
-    def ask(self, owner: Owner, head: bytes, body: Body, **_: bool) -> None:
-        self.asked.append((head, bytes(body)))
+    def ask(self, owner: Owner, head: bytes, body: Parts, **_: object) -> None:
+        self.asked.append((head, b"".join(body)))
         answer = Answer(200, [])
         answer.length = 2
         owner.answered(answer, b"ok", True)
@@ -106,8 +111,8 @@ class Parsed:
         self.messages += 1
 
 
-async def test_requests(caplog: pytest.LogCaptureFixture) -> None:
-    luck = random.Random(4)
+def recorded() -> tuple[Plane, Recorder]:
+    """A plane whose every request ends at a recorder."""
     backend = Recorder()
     plane = Plane(
         asyncio.get_running_loop(),
@@ -117,24 +122,35 @@ async def test_requests(caplog: pytest.LogCaptureFixture) -> None:
         on_done=None,
     )
     plane.pool.take = lambda _: backend  # type: ignore[assignment,method-assign,return-value]
+    return plane, backend
+
+
+def sent(plane: Plane, parts: list[bytes]) -> bytes:
+    """What a client gets that sends ``parts`` one after the other, as long as it may."""
+    wire, client = Wire(), ClientConnection(plane)
+    client.connection_made(wire)  # type: ignore[arg-type]
+    for part in parts:
+        if not wire.closed:
+            client.data_received(part)
+    client.connection_lost(None)
+    return wire.written
+
+
+async def test_requests(caplog: pytest.LogCaptureFixture) -> None:
+    luck = random.Random(4)
+    plane, backend = recorded()
     seeds = list(PASSED.values()) * 3 + list(REFUSED.values())
     answered = 0
-    for _ in range(6000):
-        sent = mutate(b"".join(luck.choices(seeds, k=luck.choice((1, 2, 3)))), luck)
-        wire = Wire()
-        client = ClientConnection(plane)
-        client.connection_made(wire)  # type: ignore[arg-type]
+    for _ in range(COUNT):
+        data = mutate(b"".join(luck.choices(seeds, k=luck.choice((1, 2, 3)))), luck)
         before = len(backend.asked)
-        for piece in pieces(sent, luck):
-            if not wire.closed:
-                client.data_received(piece)
-        good = wire.written.count(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n")
+        written = sent(plane, pieces(data, luck))
+        good = written.count(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n")
         assert len(backend.asked) - before == good
         # After "close" nothing more is taken from a connection.
-        assert b"x-request-id: " not in wire.written.partition(b"connection: close")[2]
-        client.connection_lost(None)
+        assert b"x-request-id: " not in written.partition(b"connection: close")[2]
         answered += good
-    assert answered > 1000
+    assert answered > COUNT / 6
     for head, body in backend.asked:
         seen = Parsed()
         httptools.HttpRequestParser(seen).feed_data(head + body)
@@ -144,6 +160,30 @@ async def test_requests(caplog: pytest.LogCaptureFixture) -> None:
     assert not plane.clients
     plane.close()
     assert caplog.text == ""
+
+
+_OURS = re.compile(rb"req_[0-9a-f]{14}|queue;dur=[0-9.]+|HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def test_where_the_bytes_are_cut_changes_nothing() -> None:
+    """A sample of the corpus, each cut in two at every byte; and each byte for itself."""
+    plane, backend = recorded()
+    good, bad = list(PASSED.values()), [data for data in REFUSED.values() if len(data) < 1000]
+    step = 1 if LONG else 3
+    for number, data in enumerate((*good[::step], *bad[::step])):
+        whole = _OURS.sub(b"", sent(plane, [data]))
+        asked = len(backend.asked)
+        cuts = [[data[:at], data[at:]] for at in range(1, len(data))]
+        cuts.append([bytes([byte]) for byte in data])
+        for parts in cuts:
+            # What was written of a refusal may be more of a reason, not another verdict.
+            written = _OURS.sub(b"", sent(plane, parts))
+            assert written[:12] == whole[:12], parts
+            if number < len(good[::step]):
+                assert written == whole, parts
+        if number >= len(good[::step]):
+            assert len(backend.asked) == asked
+    plane.close()
 
 
 class Asker:
@@ -164,6 +204,9 @@ class Asker:
     def continued(self, data: bytes, ended: bool) -> None:
         self.data += data
         self.ends += ended
+
+    def passed(self, data: bytes) -> None:
+        self.data += data.partition(b"\r\n")[2][:-2]
 
     def failed(self, fault: Fault, text: str) -> None:
         assert text
@@ -189,19 +232,20 @@ ANSWERS = [
 def test_answers(caplog: pytest.LogCaptureFixture) -> None:
     luck = random.Random(5)
     ended = 0
-    for number in range(6000):
-        sent = mutate(luck.choice(ANSWERS), luck)
+    for number in range(COUNT):
+        answer = mutate(luck.choice(ANSWERS), luck)
         upstream = Upstream(Target("", 0), Limits(), lambda *_: None)
         wire, owner = Wire(), Asker()
         upstream.connection_made(wire)  # type: ignore[arg-type]
-        upgrade = number % 3 == 0
-        upstream.ask(owner, b"", b"", head_only=number % 7 == 0, upgrade=upgrade)
-        for piece in pieces(sent, luck):
+        upgrade = b"" if number % 3 else b"websocket"
+        raw = luck.random() < 0.5
+        upstream.ask(owner, b"", (b"",), head_only=number % 7 == 0, upgrade=upgrade, raw=raw)
+        for piece in pieces(answer, luck):
             if not wire.closed:
                 upstream.data_received(piece)
         upstream.connection_lost(None)
-        assert owner.ends == 1, sent
+        assert owner.ends == 1, answer
         assert owner.heads <= 1
         ended += owner.data == b"hello"
-    assert ended > 1000
+    assert ended > COUNT / 6
     assert caplog.text == ""

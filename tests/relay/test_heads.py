@@ -44,15 +44,25 @@ def test_connections_end_as_the_client_says() -> None:
 @pytest.mark.parametrize(
     ("lines", "asked"),
     [
-        (b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n", True),
-        (b"Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\n", True),
-        (b"Upgrade: websocket\r\n", False),
-        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", False),
-        (b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n", False),
+        (b"Connection: Upgrade\r\nUpgrade: WebSocket\r\n", b"websocket"),
+        (b"Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\n", b"websocket"),
+        (b"Connection: upgrade\r\nUpgrade: mcp/1.0\r\n", b"mcp/1.0"),
+        (b"Upgrade: websocket\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: H2C\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: h2\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: HTTP/2.0\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: TLS/1.2\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: connect-udp\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade: a/b/c\r\n", b""),
+        (b"Connection: upgrade\r\nUpgrade:\r\n", b""),
     ],
 )
-def test_only_a_websocket_is_an_upgrade(lines: bytes, asked: bool) -> None:
-    assert parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n").upgrade is asked
+def test_one_protocol_may_be_asked_for_but_never_http_itself(lines: bytes, asked: bytes) -> None:
+    assert parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n").upgrade == asked
+    old = parse(b"GET / HTTP/1.0\r\nHost: a\r\n" + lines + b"\r\n")
+    assert old.upgrade == b""
 
 
 HEAD_REFUSED = {

@@ -200,37 +200,53 @@ async def test_an_answer_nobody_reads_does_not_outlive_its_connection() -> None:
 @both_loops
 async def test_too_many_connections_are_told_so() -> None:
     async with world(limits=Limits(tick=0.01, connections=3, linger=0.2)) as here:
-        kept = [await here.client() for _ in range(3)]
-        head = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 9"
-        for client in kept:  # each in the middle of a request
-            await client.send(b"POST /v1/chat/completions HTTP/1.1\r\n" + head + b"\r\n\r\n{")
-        await until(lambda: all(not c.silent for c in here.front._plane.clients))
-        await until(lambda: here.front.connections == 3)
-        extra = await here.client()
-        reply = await extra.reply()
-        assert (reply.status, reply.get("retry-after")) == (503, "5")
-        assert await extra.rest() == b""
-        kept[0].close()
+        here.leases.hold = True
+        busy = [await here.client() for _ in range(3)]
+        for client in busy:
+            await client.send(post())
+        await until(lambda: len(here.leases.waiting) == 3)
+        for _ in range(40):
+            extra = await here.client()
+            reply = await extra.reply()
+            assert (reply.status, reply.get("retry-after")) == (503, "5")
+            assert await extra.rest() == b""
+        busy[0].close()
         await until(lambda: here.front.connections == 2)
         assert (await here.once(get("/health"))).status == 200
 
 
 @both_loops
-async def test_the_oldest_silent_connection_makes_room() -> None:
-    async with world(limits=Limits(tick=0.01, connections=3)) as here:
-        busy = await here.client()
-        await busy.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
-        head = b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-        await busy.send(head)
-        await until(lambda: not next(iter(here.front._plane.clients)).silent)
-        silent = [await here.client() for _ in range(2)]
-        await silent[0].send(b"GET /hea")
-        await until(lambda: here.front.connections == 3)
-        for _ in range(4):
-            assert (await here.once(get("/health"))).status == 200
-        assert await silent[0].rest() == b""
-        busy.close()
-        await until(lambda: here.front.connections <= 1)
+async def test_the_longest_idle_gives_way_to_who_comes() -> None:
+    async with world(limits=Limits(tick=0.01, connections=3, linger=0.2)) as here:
+        slow, second, third = [await here.client() for _ in range(3)]
+        await slow.send(b"POST /v1/chat/comp")  # and never more
+        await second.send(get("/health"))
+        await second.reply()
+        await third.send(get("/health"))
+        await third.reply()
+        fresh = [await here.client() for _ in range(2)]
+        for client in fresh:
+            await client.send(get("/health"))
+            assert (await client.reply()).status == 200
+        for client in (slow, second):
+            assert await client.rest() == b""
+        await third.send(get("/health"))
+        assert (await third.reply()).status == 200
+        assert here.front.connections == 3
+
+
+@both_loops
+async def test_one_that_reads_nothing_gives_way_too() -> None:
+    body = b'{"model":"m","x":"' + b"a" * 20_000_000 + b'"}'
+    limits = Limits(tick=0.01, connections=1, write_high=2**30)
+    async with world(limits=limits) as here:
+        client = await here.client()
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(post(body=body))
+        await until(lambda: here.leases.outcomes == [Outcome.OK])
+        assert (await here.once(get("/health"))).status == 200
+        await until(lambda: here.front.connections == 0)
 
 
 @both_loops
@@ -257,6 +273,9 @@ class Pipe:
     def get_write_buffer_size(self) -> int:
         return self.left
 
+    def get_extra_info(self, name: str) -> None:
+        assert name == "socket"
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -274,14 +293,15 @@ async def connection(**limits: Any) -> tuple[ClientConnection, Pipe, Plane]:
     return client, pipe, plane
 
 
-async def test_a_reader_that_takes_a_little_is_not_stalled() -> None:
-    client, pipe, plane = await connection(write_stall=60.0)
+async def test_a_slow_reader_is_not_a_stalled_one() -> None:
+    client, pipe, plane = await connection(write_stall=60.0, write_rate=1000.0)
     now = plane.loop.time()
-    pipe.left = 1000
+    pipe.left = 200_000
     client.pause_writing()
     client.sweep(now + 59)
-    pipe.left = 999
+    pipe.left = 140_000
     client.sweep(now + 61)
+    pipe.left = 80_001  # one byte short
     client.sweep(now + 120)
     assert not pipe.aborted
     client.sweep(now + 122)
@@ -289,6 +309,15 @@ async def test_a_reader_that_takes_a_little_is_not_stalled() -> None:
     pipe.aborted = False
     client.resume_writing()
     client.sweep(now + 1000)
+    assert not pipe.aborted
+
+
+async def test_one_that_took_all_of_a_little_is_not_stalled() -> None:
+    client, pipe, plane = await connection(write_stall=60.0)
+    pipe.left = 10
+    client.pause_writing()
+    pipe.left = 0
+    client.sweep(plane.loop.time() + 61)
     assert not pipe.aborted
 
 

@@ -3,12 +3,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
 from daemon.ports import Target
 from daemon.relay.client import ClientConnection
 from daemon.relay.guard import Guard, Peer
-from daemon.relay.limits import Limits, connections_within
+from daemon.relay.limits import Limits
 from daemon.relay.plane import Plane
 from tests.relay.peers import FakeLeases
 
@@ -56,18 +54,11 @@ async def test_strangers_push_out_nobody_of_this_machine() -> None:
         assert here.admit(client, local)
     assert not here.admit(clients[2], stranger)
     assert here.admit(clients[3], local)
-    assert list(here.clients) == [clients[1], clients[3]], "the oldest went"
+    assert here.clients == {clients[1], clients[3]}, "the oldest went"
     for client in list(here.clients):
         here.dismiss(client, local)
     assert here._strangers == {}
     here.close()
-
-
-@pytest.mark.parametrize(
-    ("descriptors", "clients"), [(16, 8), (256, 128), (1024, 768), (8192, 4096), (1 << 60, 4096)]
-)
-def test_connections_leave_descriptors_for_the_rest(descriptors: int, clients: int) -> None:
-    assert connections_within(descriptors) == clients
 
 
 async def test_the_sweep_rests_when_there_is_nothing_to_watch() -> None:

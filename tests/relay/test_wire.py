@@ -4,7 +4,7 @@ import httptools
 
 from daemon.ports import Target
 from daemon.relay.heads import Fields, Head
-from daemon.relay.wire import answer_head, chunk, plain_answer, request_head
+from daemon.relay.wire import answer_start, chunk, plain_answer, request_head
 
 
 def head_with(fields: Fields, method: str = "POST") -> Head:
@@ -45,7 +45,7 @@ def test_remembered_lines_are_exact() -> None:
         fields = [(b"x-%d" % (number % 1500), b"%d" % number), (b"x-long", b"a" * 500)]
         raw = sent(head_with(fields))
         assert b"x-%d: %d\r\n" % (number % 1500, number) in raw
-        answer = answer_head(200, [*fields, (b"server", b"x")], frozenset(), b"", b"")
+        answer = answer_start(200, [*fields, (b"server", b"x")], frozenset())
         assert b"x-%d: %d\r\n" % (number % 1500, number) in answer
         assert b"server" not in answer
 
@@ -75,6 +75,6 @@ def test_what_we_write_parses() -> None:
     assert (seen.body, seen.done) == (b"body", True)
     assert seen.fields == [(b"A", b"b"), (b"content-length", b"4"), (b"x-request-id", b"r")]
     seen = Seen()
-    raw = answer_head(200, [], frozenset(), b"transfer-encoding: chunked\r\n", own)
+    raw = answer_start(200, [], frozenset()) + b"transfer-encoding: chunked\r\n%b\r\n" % own
     httptools.HttpResponseParser(seen).feed_data(raw + chunk(b"bo") + chunk(b"dy") + b"0\r\n\r\n")
     assert (seen.body, seen.done) == (b"body", True)
