@@ -92,23 +92,26 @@ class Claims(Operators):
         room = self.ledger.room()
         later = plus(room, settling) if (settling := self.ledger.settling()) else dict(room)
         candidates: list[eviction.Resident] = []
-        for page in self.residents.values():
-            charge = self.ledger.charged(page.name)
-            leaves, pinned = page.leaves(), page.pinned
+        company, hushed, stale_at = bool(settling), False, self._stale_at
+        for name, page in self.residents.items():
+            charge, state, pinned = self.ledger.charged(name), page.state, page.pinned
+            leaves, starts = page.leaves(), state is State.STARTING
+            company = company or not pinned
             if leaves:
                 _add(later, charge, 1)
             elif pinned:
                 _add(beside_pins, charge, -1)
-            if page.state is not State.STOPPING and (
-                pinned or page.leases or page.last_used >= horizon or page.state is State.STARTING
-            ):
-                _add(beside_recent, charge, -1)
-                if page.last_used >= horizon:
-                    self._stale_at = min(self._stale_at, page.last_used + self.policy.recent)
-            if not (pinned or leaves or page.state is State.STARTING):
+            if state is not State.STOPPING:
+                recent = page.last_used >= horizon
+                if recent or pinned or starts or page.leases:
+                    _add(beside_recent, charge, -1)
+                if recent:
+                    stale_at = min(stale_at, page.last_used + self.policy.recent)
+            if starts:
+                hushed = hushed or page.starts_alone()
+            elif not (pinned or leaves):
                 candidates.append(page.as_resident(charge))
-        company = bool(settling) or any(not p.pinned for p in self.residents.values())
-        hushed = any(page.starts_alone() for page in self.residents.values())
+        self._stale_at = stale_at
         return Survey(room, beside_pins, beside_recent, later, candidates, company, hushed)
 
     # ------------------------------------------------------------ what can never be

@@ -31,6 +31,7 @@ class Page:
     """All that is known of one model. Written by the scheduler alone."""
 
     spec: ModelSpec
+    name: str = field(init=False)
     state: State = State.STOPPED
     generation: int = 0
     variant: Variant | None = None
@@ -85,12 +86,9 @@ class Page:
 
     def __post_init__(self) -> None:
         self.pinned = self.spec.pinned
+        self.name = self.spec.name
         self.load_seconds = self.spec.load_estimate
         self.stop_seconds = self.spec.stop_estimate
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
 
     def move(self, state: State) -> None:
         check(self.name, self.state, state)
@@ -206,6 +204,8 @@ class Page:
         """When something happens to it by the passing of time alone."""
         if self.state is State.BACKOFF:
             return self.retry_at
+        if self.state is State.READY and self.climb_at is None:  # nearly always
+            return self.expires_at()
         times = [self.expires_at(), self.climbs_at(policy), self.cut_at(policy)]
         return min((t for t in times if t is not None), default=None)
 

@@ -35,6 +35,9 @@ from daemon.core.neighbour import Neighbour
 from daemon.core.page import IDLE, Page
 from daemon.core.problems import Problem
 
+_SMALL_NEWS = frozenset({RequestArrived, RequestCancelled, RequestEnded, TimeAdvanced})
+"""What changes nothing that claims go by, but for the page that it is about."""
+
 
 class Scheduler(Neighbour):
     """Who is loaded, who waits, who goes. One writer; the caller gives the time (seconds)."""
@@ -44,7 +47,7 @@ class Scheduler(Neighbour):
     def handle(self, event: Event, now: float) -> list[Command]:
         """Tell one fact; get the orders that follow from it."""
         self._out = []
-        if not isinstance(event, RequestArrived | RequestCancelled | RequestEnded | TimeAdvanced):
+        if type(event) not in _SMALL_NEWS:
             self._stale = True
         match event:
             case RequestArrived(ticket):

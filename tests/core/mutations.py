@@ -50,8 +50,8 @@ USUAL: tuple[Mutant, ...] = (
     Mutant(
         "pinned models are victims",
         "claims.py",
-        "            if not (pinned or leaves or page.state is State.STARTING):",
-        "            if not (leaves or page.state is State.STARTING):",
+        "            elif not (pinned or leaves):",
+        "            elif not leaves:",
     ),
     Mutant(
         "pinned models are unloaded when idle",

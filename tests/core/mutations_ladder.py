@@ -40,8 +40,8 @@ LADDER: Final = (
     Mutant(
         "it is alone before memory has come back",
         "claims.py",
-        "company = bool(settling) or any(",
-        "company = any(",
+        "company, hushed, stale_at = bool(settling), False,",
+        "company, hushed, stale_at = False, False,",
     ),
     Mutant(
         "younger ones start while one waits to be alone",
