@@ -122,9 +122,7 @@ class _Settling:
             log.info("%s is not adopted: it is not what would be started now", record.backend)
             if end is not None:
                 self._missed(keeper, end)
-            keeper.kill()
-            await keeper.wait_gone(self.waits.reap)
-            await keeper.close()
+            await self._put_down(keeper, record)
             return True
         for event in told:
             if isinstance(event, LogTrouble):
@@ -151,10 +149,18 @@ class _Settling:
             return
         if (end := _by_itself(told)) is not None:
             self._missed(keeper, end)
+        gone = await self._put_down(keeper, record)
+        log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+
+    async def _put_down(self, keeper: Keeper, record: Record) -> bool:
+        """Have its keeper end it; False if it is not gone in time."""
         keeper.kill()
         gone = await keeper.wait_gone(self.waits.reap)
         await keeper.close()
-        log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+        if not gone and await asyncio.to_thread(_left_alone, record):  # killed at this work
+            await asyncio.to_thread(reap, record)
+            return True
+        return gone
 
     def _missed(self, keeper: Keeper, end: Exited) -> None:
         self.missed(keeper.hello.backend, keeper.hello.generation, keeper.hello.facts, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from daemon import adoption
 from daemon.adoption import Waits, settle_leftovers
+from daemon.backends.keeper import start_token
 from daemon.backends.keeping import (
     Exited,
     Gone,
@@ -260,8 +262,22 @@ async def test_one_that_cannot_be_ended_is_told(
 ) -> None:
     caplog.set_level("INFO", "modelport.adoption")
     house.undying.add(house.leave("a-1"))
+    mine = start_token(os.getpid())
+    assert mine is not None
+    house.records[0] = replace(house.records[0], keeper_pid=os.getpid(), keeper_start=mine)
     await house.settle("foreground")
     assert "leftover a: did not end in time" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["service", "foreground"])
+async def test_a_keeper_killed_while_it_ends_its_engine_leaves_it_to_the_record(
+    house: House, mode: Mode
+) -> None:
+    name = house.leave("a-1")
+    house.undying.add(name)
+    house.strangers.add(name)
+    await house.settle(mode)
+    assert house.told == ["kill a-1", "close a-1", "reap a-1"]
 
 
 @pytest.mark.parametrize("mode", ["service", "foreground"])

@@ -18,11 +18,12 @@ import psutil
 import pytest
 
 from daemon.backends import backend as backends
-from daemon.backends import probing, readiness
+from daemon.backends import marks, probing, readiness
 from daemon.backends.backend import digest
 from daemon.backends.keeping import Gone, Keeper
+from daemon.backends.leftovers import records
 from daemon.backends.progress import Signs, Watch
-from daemon.core.messages import BackendExited, BackendReady, ExitClass, StartFailed
+from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, StartFailed
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
@@ -452,6 +453,53 @@ async def test_a_lost_keeper_is_an_exit(stage: Stage, loading: bool) -> None:
     assert "keeper was lost" in ended.detail
     await backend.closed()
     await until(lambda: not alive(pid), "the engine's end")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_what_outlives_a_lost_keeper_is_ended_before_its_memory_is_given_back(
+    stage: Stage, recorded: bool
+) -> None:
+    """A grandchild in a session of its own: no signal of the kernel's reaches it, and its parent is
+    dead. ``recorded``: not on a full disk."""
+    backend, told = stage.begin("--grandchild", "--ignore-term")
+    await told.have(BackendReady)
+    grandchild = int(re.findall(r"grandchild (\d+)", stage.log())[0])
+    assert backend.keeper is not None
+    if not recorded:
+        backend.places.record.unlink()
+    living: list[bool] = []
+
+    def tell(event: Event) -> None:
+        living.append(alive(grandchild))
+        told.append(event)
+
+    backend.tell = tell
+    os.kill(backend.keeper.hello.keeper_pid, signal.SIGKILL)
+    await told.ended()
+    assert living == [False]
+    await backend.closed()
+
+
+async def test_each_start_has_a_mark_of_its_own_and_only_its_engine_carries_it(
+    stage: Stage,
+) -> None:
+    marks_seen = set()
+    for _ in range(2):
+        backend, told = stage.begin("--grandchild")
+        await told.have(BackendReady)
+        assert backend.keeper is not None
+        [grandchild] = re.findall(r"grandchild (\d+)", stage.log())
+        assert set(marks.carriers(backend.mark)) == {backend.pid, int(grandchild)}
+        assert backend.keeper.hello.mark == backend.mark
+        [record] = records(stage.root / "run")
+        assert record.mark == backend.mark
+        assert backend.mark.startswith("tiny/1/")
+        marks_seen.add(backend.mark)
+        backend.kill()
+        await told.ended()
+        await backend.closed()
+        backend.places.log.unlink()
+    assert len(marks_seen) == 2
 
 
 async def test_nothing_is_told_after_a_detach_and_a_successor_takes_over(stage: Stage) -> None:
