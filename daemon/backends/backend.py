@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends import dying, marks, probing
+from daemon.backends import dying, marks
 from daemon.backends.keeping import (
     ExecFailed,
     Exited,
@@ -36,7 +36,7 @@ from daemon.backends.keeping import (
 from daemon.backends.learned import heard
 from daemon.backends.leftovers import reap_recorded
 from daemon.backends.progress import Signs, signs_of_life
-from daemon.backends.readiness import until_ready
+from daemon.backends.readiness import Found, look_over, until_ready
 from daemon.backends.terms import Places, Timeline, Timing
 from daemon.core.messages import (
     BackendExited,
@@ -194,13 +194,9 @@ class Backend:
             },
         )
 
-    async def answers_now(self, deadline: float) -> bool:
-        """One real request to a backend that is being adopted."""
-        probe = self.engine.probe(self.plan)
-        answer = await probing.answers(
-            self.plan.port, probe, self.launch.headers, deadline=deadline
-        )
-        return 200 <= answer.status < 300
+    async def look_over(self, wait: float) -> Found:
+        """What it does now that it is to be adopted: see ``readiness.look_over``."""
+        return await look_over(self, wait)
 
     async def hear_out(self) -> None:
         """What the engine logged before it answered is with us: the first round makes the keeper

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import sys
 import time
@@ -19,10 +20,11 @@ import pytest
 
 from daemon.backends import backend as backends
 from daemon.backends import marks, probing, readiness
-from daemon.backends.backend import digest
+from daemon.backends.backend import Backend, digest
 from daemon.backends.keeping import Gone, Keeper
 from daemon.backends.leftovers import records
 from daemon.backends.progress import Signs, Watch
+from daemon.backends.readiness import Found
 from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, StartFailed
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
@@ -57,7 +59,7 @@ async def test_ready_is_told_after_a_real_request(stage: Stage) -> None:
     assert backend.ready_at is not None
     assert backend.ready_at >= backend.started_at
     assert alive(backend.pid)
-    assert await backend.answers_now(5.0)
+    assert await backend.look_over(5.0) is Found.SERVES
 
 
 async def test_what_the_engine_said_of_its_memory_is_kept(stage: Stage) -> None:
@@ -410,7 +412,7 @@ async def test_a_death_after_ready_is_classified(stage: Stage) -> None:
     flags = ("--crash-at", "request:2", "--oom", "--signal", "ABRT")
     backend, told = stage.begin(*flags)
     await told.have(BackendReady)
-    assert not await backend.answers_now(5.0)
+    assert await backend.look_over(5.0) is Found.FAILS
     ended = await told.ended()
     assert ended.exit_class is ExitClass.OUT_OF_MEMORY
     assert [type(event) for event in told] == [BackendReady, BackendExited]
@@ -432,6 +434,42 @@ async def test_only_so_many_lines_are_kept(stage: Stage, monkeypatch: pytest.Mon
     backend, told = stage.begin("--crash-at", "load", *texts)
     await told.ended()
     assert [line[-1] for line in backend.lines] == ["6", "7", "8"]
+
+
+# ---------------------------------------------------------------- looked over
+
+
+async def burning(backend: Backend) -> asyncio.Task[probing.Answer]:
+    """A request whose prompt is long: the only slot is taken, and a core is busy."""
+    engine, port = backend.engine.probe(backend.plan), backend.plan.port
+    request = asyncio.create_task(
+        probing.answers(port, engine, backend.launch.headers, deadline=None)
+    )
+    in_flight = 0
+    while not in_flight:
+        told = await probing.ask(port, "GET", "/fake", headers=backend.launch.headers, deadline=5)
+        in_flight = json.loads(told.body)["in_flight"]
+    return request
+
+
+async def test_one_that_is_busy_with_a_long_prompt_works(stage: Stage) -> None:
+    backend, told = stage.begin("-np", "1", "--busy-s", "30", "--skip", "1")
+    await told.have(BackendReady)
+    request = await burning(backend)
+    assert await backend.look_over(2.0) is Found.WORKS
+    assert not request.done()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        backend.plan = replace(backend.plan, port=stranger.getsockname()[1])
+        assert await backend.look_over(0.5) is Found.FAILS, "who listens there is not ours"
+    request.cancel()
+
+
+async def test_one_that_is_deaf_and_does_nothing_fails(stage: Stage) -> None:
+    backend, told = stage.begin()
+    await told.have(BackendReady)
+    assert backend.pid is not None
+    os.kill(backend.pid, signal.SIGSTOP)
+    assert await backend.look_over(1.0) is Found.FAILS
 
 
 # ---------------------------------------------------------------- the keeper

@@ -172,6 +172,24 @@ def test_a_killed_service_is_taken_over_and_leaves_no_orphan(
     scene.stage.end_check(outcomes)
 
 
+def test_one_busy_with_a_long_prompt_is_taken_over_though_it_does_not_answer(
+    service: Stage, hub: Hub, running: Callable[[Stage], Stage]
+) -> None:
+    scene = Scene(running(service), dice("busy", 1), hub)
+    stage = scene.stage
+    pid = scene.ready("a", busy_s=5.0)  # a prompt takes five times as long as it is waited for
+    scene.ask("a", 1)
+    until(lambda: stage.house.status()["leases"], what="it is at work")
+    kill(scene)
+    restart(scene)
+    stage.control("a", busy_s=0.0)
+    assert stage.backend("a")["pid"] == pid
+    assert "asked whether it serves" in stage.seen(stage.house.log_file).read_text()
+    stage.answers("a")
+    assert stage.backend("a")["pid"] == pid
+    stage.end_check()
+
+
 # ---------------------------------------------------------------- keepers
 
 
