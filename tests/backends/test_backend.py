@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import stat
 import sys
 import time
@@ -19,13 +18,12 @@ import psutil
 import pytest
 
 from daemon.backends import backend as backends
-from daemon.backends import marks, probing, readiness
-from daemon.backends.backend import Backend, digest
+from daemon.backends import probing, readiness
+from daemon.backends.backend import digest
 from daemon.backends.keeping import Gone, Keeper
-from daemon.backends.leftovers import records
 from daemon.backends.progress import Signs, Watch
 from daemon.backends.readiness import Found
-from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, StartFailed
+from daemon.core.messages import BackendExited, BackendReady, ExitClass, StartFailed
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
@@ -436,42 +434,6 @@ async def test_only_so_many_lines_are_kept(stage: Stage, monkeypatch: pytest.Mon
     assert [line[-1] for line in backend.lines] == ["6", "7", "8"]
 
 
-# ---------------------------------------------------------------- looked over
-
-
-async def burning(backend: Backend) -> asyncio.Task[probing.Answer]:
-    """A request whose prompt is long: the only slot is taken, and a core is busy."""
-    engine, port = backend.engine.probe(backend.plan), backend.plan.port
-    request = asyncio.create_task(
-        probing.answers(port, engine, backend.launch.headers, deadline=None)
-    )
-    in_flight = 0
-    while not in_flight:
-        told = await probing.ask(port, "GET", "/fake", headers=backend.launch.headers, deadline=5)
-        in_flight = json.loads(told.body)["in_flight"]
-    return request
-
-
-async def test_one_that_is_busy_with_a_long_prompt_works(stage: Stage) -> None:
-    backend, told = stage.begin("-np", "1", "--busy-s", "30", "--skip", "1")
-    await told.have(BackendReady)
-    request = await burning(backend)
-    assert await backend.look_over(2.0) is Found.WORKS
-    assert not request.done()
-    with socket.create_server(("127.0.0.1", 0)) as stranger:
-        backend.plan = replace(backend.plan, port=stranger.getsockname()[1])
-        assert await backend.look_over(0.5) is Found.FAILS, "who listens there is not ours"
-    request.cancel()
-
-
-async def test_one_that_is_deaf_and_does_nothing_fails(stage: Stage) -> None:
-    backend, told = stage.begin()
-    await told.have(BackendReady)
-    assert backend.pid is not None
-    os.kill(backend.pid, signal.SIGSTOP)
-    assert await backend.look_over(1.0) is Found.FAILS
-
-
 # ---------------------------------------------------------------- the keeper
 
 
@@ -491,53 +453,6 @@ async def test_a_lost_keeper_is_an_exit(stage: Stage, loading: bool) -> None:
     assert "keeper was lost" in ended.detail
     await backend.closed()
     await until(lambda: not alive(pid), "the engine's end")
-
-
-@pytest.mark.parametrize("recorded", [True, False])
-async def test_what_outlives_a_lost_keeper_is_ended_before_its_memory_is_given_back(
-    stage: Stage, recorded: bool
-) -> None:
-    """A grandchild in a session of its own: no signal of the kernel's reaches it, and its parent is
-    dead. ``recorded``: not on a full disk."""
-    backend, told = stage.begin("--grandchild", "--ignore-term")
-    await told.have(BackendReady)
-    grandchild = int(re.findall(r"grandchild (\d+)", stage.log())[0])
-    assert backend.keeper is not None
-    if not recorded:
-        backend.places.record.unlink()
-    living: list[bool] = []
-
-    def tell(event: Event) -> None:
-        living.append(alive(grandchild))
-        told.append(event)
-
-    backend.tell = tell
-    os.kill(backend.keeper.hello.keeper_pid, signal.SIGKILL)
-    await told.ended()
-    assert living == [False]
-    await backend.closed()
-
-
-async def test_each_start_has_a_mark_of_its_own_and_only_its_engine_carries_it(
-    stage: Stage,
-) -> None:
-    marks_seen = set()
-    for _ in range(2):
-        backend, told = stage.begin("--grandchild")
-        await told.have(BackendReady)
-        assert backend.keeper is not None
-        [grandchild] = re.findall(r"grandchild (\d+)", stage.log())
-        assert set(marks.carriers(backend.mark)) == {backend.pid, int(grandchild)}
-        assert backend.keeper.hello.mark == backend.mark
-        [record] = records(stage.root / "run")
-        assert record.mark == backend.mark
-        assert backend.mark.startswith("tiny/1/")
-        marks_seen.add(backend.mark)
-        backend.kill()
-        await told.ended()
-        await backend.closed()
-        backend.places.log.unlink()
-    assert len(marks_seen) == 2
 
 
 async def test_nothing_is_told_after_a_detach_and_a_successor_takes_over(stage: Stage) -> None:
