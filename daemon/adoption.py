@@ -1,7 +1,8 @@
 """What an earlier daemon left: taken over as a service, ended in the foreground.
 
 Adoption is a reconnect: the keeper says what it runs, and only what would be started today in
-exactly the same way, and answers a real request, is taken over. Nothing is guessed from pids.
+exactly the same way, and answers a real request or is at work, is taken over. Nothing is guessed
+from pids.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from daemon.backends.keeping import (
     LogTrouble,
 )
 from daemon.backends.leftovers import Record, reap, records, sweep
+from daemon.backends.readiness import Found
 from daemon.backends.stock import Stock
 from daemon.config.settings import Settings
 from daemon.core.messages import BackendAdopted
@@ -46,6 +48,9 @@ class Waits:
 
 Missed = Callable[[str, int, Mapping[str, Any], Exited], None]
 """Told of an end that no daemon has seen: model, generation, facts of its start, how."""
+Doubt = Callable[[str, int, str], None]
+"""Told of one that was taken over at work, without an answer: model, generation, why it is to be
+looked after."""
 
 
 async def settle_leftovers(
@@ -55,11 +60,12 @@ async def settle_leftovers(
     supervisor: Supervisor,
     waits: Waits,
     missed: Missed = lambda model, generation, facts, end: None,
+    doubt: Doubt = lambda model, generation, why: None,
 ) -> None:
     """Deal with every keeper and engine that is still there, all at the same time."""
     await asyncio.to_thread(sweep, directory)  # before anything of ours is begun there
     found = await asyncio.to_thread(records, directory)
-    settling = _Settling(mode, stock, supervisor, waits, missed)
+    settling = _Settling(mode, stock, supervisor, waits, missed, doubt)
     results = await asyncio.gather(
         *(settling.settle(record) for record in found), return_exceptions=True
     )
@@ -77,6 +83,7 @@ class _Settling:
     supervisor: Supervisor
     waits: Waits
     missed: Missed
+    doubt: Doubt
 
     async def settle(self, record: Record) -> None:
         if record.exit is not None and await asyncio.to_thread(_left_alone, record):
@@ -111,25 +118,28 @@ class _Settling:
         hello = keeper.hello
         stopping = hello.error or hello.exit or hello.gone or hello.stopping
         ended = end is not None or stopping
-        alive = resumed is not None and not ended and await resumed.answers_now(self.waits.adopt)
+        does = Found.FAILS
+        if resumed is not None and not ended:
+            does = await resumed.look_over(self.waits.adopt)
         # Asked only now: it may have died since, and of two for one model the first is taken over.
         if (
             resumed is None
-            or not alive
+            or does is Found.FAILS
             or resumed.died
             or resumed.model in self.supervisor.backends
         ):
             log.info("%s is not adopted: it is not what would be started now", record.backend)
             if end is not None:
                 self._missed(keeper, end)
-            keeper.kill()
-            await keeper.wait_gone(self.waits.reap)
-            await keeper.close()
+            await self._put_down(keeper, record)
             return True
         for event in told:
             if isinstance(event, LogTrouble):
                 resumed.on_event(event)
         self._take_over(resumed)
+        if does is Found.WORKS:
+            why = f"it did not answer the daemon that took it over within {self.waits.adopt:g} s"
+            self.doubt(resumed.model, resumed.generation, why)
         return True
 
     def _take_over(self, resumed: Backend, *, unattended: bool = False) -> None:
@@ -151,10 +161,18 @@ class _Settling:
             return
         if (end := _by_itself(told)) is not None:
             self._missed(keeper, end)
+        gone = await self._put_down(keeper, record)
+        log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+
+    async def _put_down(self, keeper: Keeper, record: Record) -> bool:
+        """Have its keeper end it; False if it is not gone in time."""
         keeper.kill()
         gone = await keeper.wait_gone(self.waits.reap)
         await keeper.close()
-        log.info("leftover %s: %s", record.backend, "ended" if gone else "did not end in time")
+        if not gone and await asyncio.to_thread(_left_alone, record):  # killed at this work
+            await asyncio.to_thread(reap, record)
+            return True
+        return gone
 
     def _missed(self, keeper: Keeper, end: Exited) -> None:
         self.missed(keeper.hello.backend, keeper.hello.generation, keeper.hello.facts, end)

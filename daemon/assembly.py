@@ -226,6 +226,7 @@ class Daemon:
             self.supervisor,
             Waits.of(self.settings),
             self.recorder.missed,
+            self.watcher.doubt,
         )
         self.configured.take(reading, frozenset())  # now the pins, where none was taken over
         self.supervisor.open()

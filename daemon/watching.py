@@ -122,6 +122,13 @@ class Watcher:
                 patient.pulse.doubt = "the machine slept"
         self._hurry()
 
+    def doubt(self, model: str, generation: int, why: str) -> None:
+        """Have one asked at once whether it serves, with or without work."""
+        patient = self._patient((model, generation))
+        if patient is not None:
+            patient.pulse.doubt = patient.pulse.doubt or why
+            self._hurry()
+
     def _hurry(self) -> None:
         self._now.set()
         self.wake()
@@ -202,9 +209,9 @@ class Watcher:
         run, pulse = patient.run, patient.pulse
         if pulse.relayed != relayed or not (leases or patient.probe is not None):
             return Glance(len(leases), relayed, pulse.signs)  # no need to look closer
-        quiet = bool(leases) and pulse.silent(self.supervisor.clock()) >= QUIET * pulse.stall
+        quiet = pulse.silent(self.supervisor.clock()) >= QUIET * pulse.stall
         signs = await asyncio.to_thread(signs_of_life, run.places.log, run.pid)
-        slots = await self._slots(run) if quiet else ""
+        slots = await self._slots(run) if quiet and leases else ""
         computing = quiet and await asyncio.to_thread(_computing, run.pid)
         return Glance(len(leases), relayed, signs, slots, computing)
 

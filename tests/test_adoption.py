@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from daemon import adoption
 from daemon.adoption import Waits, settle_leftovers
+from daemon.backends.keeper import start_token
 from daemon.backends.keeping import (
     Exited,
     Gone,
@@ -23,6 +25,7 @@ from daemon.backends.keeping import (
     Reaped,
     Record,
 )
+from daemon.backends.readiness import Found
 from daemon.core.messages import CatalogChanged, Event, ModelSpec, Variant
 from daemon.core.scheduler import Scheduler
 from daemon.ports import Hold, Target
@@ -75,13 +78,15 @@ class FakeBackend:
         self.heard: list[KeeperEvent] = []
         self.holding = Hold(Target("127.0.0.1", 40000 + generation), "m", {}, False)
 
-    async def answers_now(self, deadline: float) -> bool:
-        assert deadline == WAITS.adopt
+    async def look_over(self, wait: float) -> Found:
+        assert wait == WAITS.adopt
         await asyncio.sleep(0)  # an answer takes a while: others go on
         if self.keeper.name in self.house.dying:
             self.on_event(Exited(-11, 0.0, ()))
             self.died = True
-        return self.keeper.name not in self.house.silent
+        if self.keeper.name in self.house.busy:
+            return Found.WORKS
+        return Found.FAILS if self.keeper.name in self.house.silent else Found.SERVES
 
     def on_event(self, event: KeeperEvent) -> None:
         self.heard.append(event)
@@ -97,6 +102,8 @@ class House:
         self.folder = folder
         self.told: list[str] = []
         self.silent: set[str] = set()
+        self.busy: set[str] = set()
+        self.doubted: list[tuple[str, int, str]] = []
         self.dying: set[str] = set()
         self.undying: set[str] = set()
         self.without_keeper: set[str] = set()
@@ -172,8 +179,13 @@ class House:
             self.supervisor,
             WAITS,
             lambda model, generation, facts, end: self.missed.append((model, generation, end)),
+            self._doubt,
         )
         await asyncio.wait_for(work, 5.0)
+
+    def _doubt(self, model: str, generation: int, why: str) -> None:
+        assert self.states()[model] == "ready", "it is known by then"
+        self.doubted.append((model, generation, why))
 
     def states(self) -> dict[str, str]:
         return {name: s for name, s in self.supervisor.states().items() if s != "stopped"}
@@ -201,6 +213,17 @@ async def test_a_service_takes_over_what_still_answers(house: House) -> None:
     keeper = house.resumed["a-7"].keeper
     keeper.on_event(Exited(-9, 0.0, ()))
     assert house.resumed["a-7"].heard == [Exited(-9, 0.0, ())], "and hears of its end"
+
+
+async def test_one_at_work_is_taken_over_and_looked_after(house: House) -> None:
+    house.busy.add(house.leave("a-7"))
+    house.leave("b-1")
+    await house.settle()
+    assert house.told == []
+    assert house.states() == {"a": "ready", "b": "ready"}
+    ((model, generation, why),) = house.doubted
+    assert (model, generation) == ("a", 7)
+    assert "did not answer" in why
 
 
 @pytest.mark.parametrize(
@@ -260,8 +283,22 @@ async def test_one_that_cannot_be_ended_is_told(
 ) -> None:
     caplog.set_level("INFO", "modelport.adoption")
     house.undying.add(house.leave("a-1"))
+    mine = start_token(os.getpid())
+    assert mine is not None
+    house.records[0] = replace(house.records[0], keeper_pid=os.getpid(), keeper_start=mine)
     await house.settle("foreground")
     assert "leftover a: did not end in time" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["service", "foreground"])
+async def test_a_keeper_killed_while_it_ends_its_engine_leaves_it_to_the_record(
+    house: House, mode: Mode
+) -> None:
+    name = house.leave("a-1")
+    house.undying.add(name)
+    house.strangers.add(name)
+    await house.settle(mode)
+    assert house.told == ["kill a-1", "close a-1", "reap a-1"]
 
 
 @pytest.mark.parametrize("mode", ["service", "foreground"])

@@ -243,6 +243,28 @@ async def test_one_that_did_not_outlive_the_sleep_is_replaced(ward: Ward) -> Non
     assert (await ward.replaced())["exit_class"] == ExitClass.HANG
 
 
+async def test_one_that_is_doubted_is_asked_without_any_request(ward: Ward) -> None:
+    """As a busy one that was taken over: left alone while it works, however long it is silent."""
+    backend = await ward.admit("-np", "1", "--busy-s", "1.5", "--skip", "1")
+    work = asyncio.create_task(ward.ask())
+    ward.watcher.doubt("tiny", 2, "not this one")
+    assert ward.watcher._patients == {}
+    ward.watcher.doubt("tiny", backend.generation, "it did not answer")
+    async with asyncio.timeout(SECONDS):
+        while not any(p.probe for p in ward.watcher._patients.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await work == 200
+    assert "exited" not in ward.kinds
+
+
+async def test_one_that_is_doubted_and_hangs_is_replaced(ward: Ward) -> None:
+    backend = await ward.admit()
+    assert backend.pid is not None
+    os.kill(backend.pid, signal.SIGSTOP)
+    ward.watcher.doubt("tiny", backend.generation, "it did not answer")
+    assert (await ward.replaced())["exit_class"] == ExitClass.HANG
+
+
 async def test_stopping_leaves_no_question_open(ward: Ward) -> None:
     backend = await ward.admit()
     assert backend.pid is not None

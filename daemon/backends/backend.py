@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from daemon.backends import dying, probing
+from daemon.backends import dying, marks
 from daemon.backends.keeping import (
     ExecFailed,
     Exited,
@@ -36,7 +36,7 @@ from daemon.backends.keeping import (
 from daemon.backends.learned import heard
 from daemon.backends.leftovers import reap_recorded
 from daemon.backends.progress import Signs, signs_of_life
-from daemon.backends.readiness import until_ready
+from daemon.backends.readiness import Found, look_over, until_ready
 from daemon.backends.terms import Places, Timeline, Timing
 from daemon.core.messages import (
     BackendExited,
@@ -75,6 +75,7 @@ class Backend:
     mode: Literal["foreground", "service"]
     tell: Callable[[Event], None]
     keeper: Keeper | None = None
+    mark: str = ""  # of this start: all that the engine starts carries it
     started_at: float = field(default_factory=time.time)
     ready_at: float | None = None
     asked: bool = False
@@ -111,6 +112,7 @@ class Backend:
     def begin(self) -> None:
         """Start it; all further news comes through ``tell``."""
         self.timeline.ordered = time.monotonic()
+        self.mark = marks.fresh(self.model, self.generation)
         self._task = asyncio.create_task(self._run(), name=f"backend {self.model}")
 
     async def _run(self) -> None:
@@ -132,6 +134,7 @@ class Backend:
                 self._order(), on_event=self.on_event, patience=self.timing.keeper_start
             )
         except KeeperError as error:
+            await self._reap()  # it may have been killed between the start and its first word
             self._finish(ExitClass.CRASH, f"its keeper did not start: {error}")
             return
         self.timeline.spawned = time.monotonic()
@@ -160,7 +163,7 @@ class Backend:
             backend=self.model,
             generation=self.generation,
             argv=self.launch.argv,
-            env=dict(self.launch.env),
+            env=marks.marked(self.launch.env, self.mark),
             cwd=Path(self.launch.cwd).expanduser() if self.launch.cwd else self.places.cwd,
             socket=self.places.socket,
             record=self.places.record,
@@ -176,6 +179,7 @@ class Backend:
             connect_grace=self.timing.keeper_connect,
             lost_grace=self.timing.keeper_lost,
             files=tuple(OrderFile(Path(path), text) for path, text in self.launch.files.items()),
+            mark=self.mark,
             facts={
                 "model": self.model,
                 "engine": self.engine.name,
@@ -190,13 +194,9 @@ class Backend:
             },
         )
 
-    async def answers_now(self, deadline: float) -> bool:
-        """One real request to a backend that is being adopted."""
-        probe = self.engine.probe(self.plan)
-        answer = await probing.answers(
-            self.plan.port, probe, self.launch.headers, deadline=deadline
-        )
-        return 200 <= answer.status < 300
+    async def look_over(self, wait: float) -> Found:
+        """What it does now that it is to be adopted: see ``readiness.look_over``."""
+        return await look_over(self, wait)
 
     async def hear_out(self) -> None:
         """What the engine logged before it answered is with us: the first round makes the keeper
@@ -239,15 +239,19 @@ class Backend:
                 self._task = asyncio.create_task(self._lost(), name=f"reap {self.model}")
 
     async def _lost(self) -> None:
-        """The keeper is gone without a word: what its record proves to be ours is ended."""
+        """The keeper is gone without a word: what is proven to be ours is ended."""
         self.died = True
         self.news.set()
         try:
-            files = [Path(path) for path in self.launch.files]
-            verdict = await asyncio.to_thread(reap_recorded, self.places.record, files)
+            verdict = await self._reap()
             log.warning("the keeper of %s was lost; its engine: %s", self.model, verdict)
         finally:
             self._finish(ExitClass.CRASH, "its keeper was lost")
+
+    async def _reap(self) -> str:
+        """End what a keeper left, by its record and the mark of this start."""
+        files = [*map(Path, self.launch.files), self.places.socket]
+        return await asyncio.to_thread(reap_recorded, self.places.record, files, self.mark)
 
     def _log_trouble(self, event: LogTrouble) -> None:
         """Its log has lost something; said when that begins, and when it is over."""

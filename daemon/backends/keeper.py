@@ -10,9 +10,9 @@ Start
 
 Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields are ignored.
     keeper -> daemon
-    hello   first on each connection, and on request: protocol, backend, generation, facts (the
-            order's, as given), keeper_pid, pid (null: could not be run), start (kernel start time,
-            a token to compare), argv, log_bytes, log_dropped (bytes), log_errno (why the last
+    hello   first on each connection, and on request: protocol, backend, generation, mark and facts
+            (the order's, as given), keeper_pid, pid (null: could not be run), start (kernel start
+            time, a token to compare), argv, log_bytes, log_dropped (bytes), log_errno (why the last
             write failed, or null), lines (matching lines kept), error {errno, text} (the engine
             could not be run), exit (as below, or null), gone, stopping (true or false)
     lines   lines: output lines that match the pattern; of a flood the newest, a few times a second
@@ -100,8 +100,9 @@ ORDER: dict[str, Any] = {
     "stop_grace": float,  # from TERM to the second TERM
     "kill_grace": (float, 2.0),  # from there to KILL
     "connect_grace": (float, 10.0),  # until the first connection
-    "lost_grace": (float, 2.0),  # from TERM to KILL when nobody is there to wait
+    "lost_grace": (float, 1.0),  # from TERM to KILL when nobody is there to wait
     "files": (list, []),  # {path, text}: written 0600 before the start, removed at the end
+    "mark": (str, None),  # by which the daemon finds what the engine started; only kept here
     "facts": (dict, {}),  # anything that a later daemon must know: port, version, ...
 }
 
@@ -632,7 +633,7 @@ class Keeper:
             self.error = {"errno": error.errno, "text": text}
             self.gone = True
         os.close(output)
-        names = ("backend", "generation", "argv", "socket", "log", "mode", "facts")
+        names = ("backend", "generation", "argv", "socket", "log", "mode", "mark", "facts")
         self.record = {
             "protocol": PROTOCOL,
             "pid": self.family.pid if self.family else None,

@@ -56,8 +56,9 @@ class Order:
     pattern_keep: int = 8192
     kill_grace: float = 2.0
     connect_grace: float = 10.0
-    lost_grace: float = 2.0
+    lost_grace: float = 1.0
     files: tuple[OrderFile, ...] = ()
+    mark: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def encode(self) -> bytes:
@@ -144,6 +145,7 @@ class Hello:
     gone: bool
     log_errno: int | None = None
     stopping: bool = False  # it is being ended, by an order that was given before
+    mark: str = ""  # of this start (see ``marks``); an older keeper has none
 
     @classmethod
     def decode(cls, message: Mapping[str, Any]) -> Hello:
@@ -162,6 +164,7 @@ class Hello:
                 exit=None if ended is None else exited(ended),
                 log_errno=message.get("log_errno"),
                 stopping=bool(message.get("stopping")),  # not told by an older keeper
+                mark=str(message.get("mark") or ""),
             )
         except (KeyError, TypeError) as error:
             raise KeeperError(f"the keeper's hello lacks something: {error!r}") from error

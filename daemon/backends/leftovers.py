@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from typing import Any
 import psutil
 
 from daemon.backends import keeper as program
+from daemon.backends import marks
 from daemon.backends.keeper_messages import Exited, exited
 from daemon.files import move_aside, read_private
+
+log = logging.getLogger("modelport.backends")
 
 RECORD_LIMIT = 1 << 20  # bytes; no record of ours is near
 DYING = 1.0  # seconds: the kernel closes a killed keeper's socket a moment before it is dead
@@ -46,11 +50,12 @@ class Record:
     mode: str
     facts: Mapping[str, Any] = field(repr=False)
     exit: Exited | None = None  # an end that no daemon was told of
+    mark: str = ""  # of this start (see ``marks``); an older keeper wrote none
 
     @property
     def keeper_alive(self) -> bool:
         """Whether the keeper still runs: adopt it, or let it finish."""
-        return program.start_token(self.keeper_pid) == self.keeper_start
+        return marks.alive(self.keeper_pid, self.keeper_start)
 
 
 class Reaped(StrEnum):
@@ -82,37 +87,47 @@ def reap(record: Record) -> Reaped:
     """Kill what ``record`` describes if it is still the same process, and remove the record.
 
     Same means all three: the pid, the kernel's start time, the command line. Then its process group
-    and all its descendants get KILL. Never by name.
+    and all its descendants get KILL; and in any case all that carry its mark, who may have outlived
+    it. Never by name. Returns once they are gone. Blocks.
     """
     verdict = _judge(record)
+    family: dict[int, str] = {}
     if verdict is Reaped.KILLED:
-        family = {pid: program.start_token(pid) for pid in program.descendants(record.pid)}
+        for pid in (record.pid, *program.descendants(record.pid)):
+            if (start := program.start_token(pid)) is not None:
+                family[pid] = start
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # keepers start engines as leaders; anything else would hit a stranger's group
             leads = os.getpgid(record.pid) == record.pid
             (os.killpg if leads else os.kill)(record.pid, signal.SIGKILL)
-        for pid, start in family.items():
-            if start is not None and program.start_token(pid) == start:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+    _end(record.backend, record.mark, family)
     if not record.keeper_alive:
-        for path in (record.path, record.socket):
+        for path in (record.path, record.socket, record.path.with_suffix(".key")):
             with contextlib.suppress(OSError):
                 path.unlink()
     return verdict
 
 
-def reap_recorded(path: Path, files: Iterable[Path] = ()) -> str:
-    """End the engine that this record describes, by pid, start time and command line, and remove
-    its private ``files`` (a killed keeper does not). Blocks."""
+def reap_recorded(path: Path, files: Iterable[Path] = (), mark: str = "") -> str:
+    """End the engine that this record describes, by pid, start time and command line, with all that
+    carry its ``mark``, and remove its private ``files`` (a killed keeper does not). Blocks."""
     found = next((record for record in records(path.parent) if record.path == path), None)
     deadline = time.monotonic() + DYING
     while found is not None and found.keeper_alive and time.monotonic() < deadline:
         time.sleep(0.005)
-    verdict = reap(found).value if found is not None else "no record"
+    if found is not None:
+        verdict = reap(replace(found, mark=found.mark or mark)).value
+    else:
+        verdict = "no record"
+        _end(path.stem, mark, {})
     for file in files:
         file.unlink(missing_ok=True)
     return verdict
+
+
+def _end(backend: str, mark: str, family: Mapping[int, str]) -> None:
+    if not marks.end_all(mark, family):
+        log.warning("something that %s started does not end, though it was killed", backend)
 
 
 def sweep(directory: Path) -> None:
@@ -202,6 +217,7 @@ def _decode(path: Path, value: Mapping[str, Any]) -> Record:
         mode=take("mode", str),
         facts=take("facts", dict),
         exit=_exit(value.get("exit")),
+        mark=mark if type(mark := value.get("mark")) is str else "",
     )
 
 

@@ -63,6 +63,12 @@ def alive(mark: Glance, last: Glance, now: Glance, *, since: float, between: flo
     return spent < 0 or spent >= max(TICKS, WORKING_SHARE * since)  # less: a child of it ended
 
 
+def at_work(before: Signs, after: Signs, seconds: float, *, computing: bool) -> bool:
+    """Whether an engine that nothing is known of went on with something for ``seconds``."""
+    first, now = Glance(0, 0, before), Glance(0, 0, after, computing=computing)
+    return alive(first, first, now, since=seconds, between=seconds)
+
+
 @dataclass(slots=True)
 class Pulse:
     """What is remembered of one backend between two looks. Times are the caller's clock, seconds.

@@ -1,19 +1,26 @@
-"""From a started process to one that serves: a real request answered, or why it will not be."""
+"""From a started process to one that serves: a real request answered, or why it will not be. And
+what an earlier daemon's backend does now.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from daemon.backends import probing
-from daemon.backends.progress import Watch
+from daemon.backends.liveness import at_work
+from daemon.backends.progress import Signs, Watch
 from daemon.core.messages import ExitClass
 from daemon.engines.base import Verdict
+from daemon.machine import observe
+from daemon.machine.process import descendants, listens
 
 if TYPE_CHECKING:
     from daemon.backends.backend import Backend
 
+HEARD = 0.2  # of the wait for an answer; what an engine does on hearing a request is done in it
 LOOK = 1.0  # seconds between two looks at whether a load goes on; the waits below end within one
 
 
@@ -77,3 +84,49 @@ async def _probe(run: Backend) -> Verdict | None:
                 return Verdict(ExitClass.HANG, detail, verdict.advice)
             return verdict
         await asyncio.sleep(poll)
+
+
+# ---------------------------------------------------------------- one that is there already
+
+
+class Found(Enum):
+    """What a backend does that is to be taken over."""
+
+    SERVES = auto()  # it answered a real request
+    WORKS = auto()  # it did not, but goes on with something: a long prompt holds its slots
+    FAILS = auto()
+
+
+async def look_over(run: Backend, wait: float) -> Found:
+    """Ask it one real request; where that is not answered in ``wait`` seconds, see what it does."""
+    ask, headers = run.engine.probe(run.plan), run.launch.headers
+    probe = asyncio.create_task(probing.answers(run.plan.port, ask, headers, deadline=None))
+    try:
+        # What it logs and does because it was asked is over by then, and no sign of work.
+        await asyncio.wait({probe}, timeout=wait * HEARD)
+        works = not probe.done() and await _works(run, probe, wait * (1 - HEARD))
+        if probe.done():
+            return Found.SERVES if 200 <= probe.result().status < 300 else Found.FAILS
+        return Found.WORKS if works and not run.died else Found.FAILS
+    finally:
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+
+
+async def _works(run: Backend, probe: asyncio.Task[probing.Answer], wait: float) -> bool:
+    """Whether it goes on with something in these seconds, if ``probe`` is not answered in them."""
+    before, began = await asyncio.to_thread(run.signs_of_life), time.monotonic()
+    await asyncio.wait({probe}, timeout=wait)
+    if probe.done():
+        return True
+    after, own, computing = await asyncio.to_thread(_seen, run)
+    return own and at_work(before, after, time.monotonic() - began, computing=computing)
+
+
+def _seen(run: Backend) -> tuple[Signs, bool, bool]:
+    """Its signs of life; whether it is who listens on its port; whether a GPU works for it."""
+    signs, pid = run.signs_of_life(), run.pid
+    if pid is None:
+        return signs, False, False
+    family = {pid, *descendants(pid)}
+    return signs, listens(pid, run.plan.port), observe.computing(family)

@@ -265,6 +265,7 @@ class Stock:
             mode=self.mode,
             tell=tell,
             keeper=keeper,
+            mark=hello.mark,
             started_at=started,
             ready_at=started,
         )

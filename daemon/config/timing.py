@@ -68,7 +68,7 @@ class Timing(Part):
     keeper_start: Seconds = _seconds(5.0, "Until a new keeper must have answered.")
     keeper_grace: Seconds = _seconds(60.0, "How long backends outlive the daemon as a service.")
     keeper_connect: Seconds = _seconds(10.0, "A new keeper waits for its daemon so long.")
-    keeper_lost: Seconds = _seconds(2.0, "From TERM to KILL for what lost its daemon or engine.")
+    keeper_lost: Seconds = _seconds(1.0, "From TERM to KILL for what lost its daemon or engine.")
     adopt_timeout: Seconds = _seconds(5.0, "For a keeper and its engine to answer at a take-over.")
     drain_grace: Seconds = _seconds(20.0, "Running requests may finish when the daemon stops.")
     wake_gap: Seconds = _seconds(30.0, "A longer gap between ticks means the machine slept.")

@@ -6,6 +6,7 @@ weights once for every process that maps them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -72,6 +73,16 @@ def descendants(pid: int) -> list[int]:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
         return []
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether ``pid`` or one of its descendants is who listens on this TCP port. For a thread."""
+    for each in (pid, *descendants(pid)):
+        with contextlib.suppress(psutil.Error, OSError):
+            for found in psutil.Process(each).net_connections("tcp"):
+                if found.status == psutil.CONN_LISTEN and getattr(found.laddr, "port", 0) == port:
+                    return True
+    return False
 
 
 def parse_status(text: str) -> int | None:

@@ -22,6 +22,7 @@ from daemon.backends import probing, readiness
 from daemon.backends.backend import digest
 from daemon.backends.keeping import Gone, Keeper
 from daemon.backends.progress import Signs, Watch
+from daemon.backends.readiness import Found
 from daemon.core.messages import BackendExited, BackendReady, ExitClass, StartFailed
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
@@ -56,7 +57,7 @@ async def test_ready_is_told_after_a_real_request(stage: Stage) -> None:
     assert backend.ready_at is not None
     assert backend.ready_at >= backend.started_at
     assert alive(backend.pid)
-    assert await backend.answers_now(5.0)
+    assert await backend.look_over(5.0) is Found.SERVES
 
 
 async def test_what_the_engine_said_of_its_memory_is_kept(stage: Stage) -> None:
@@ -409,7 +410,7 @@ async def test_a_death_after_ready_is_classified(stage: Stage) -> None:
     flags = ("--crash-at", "request:2", "--oom", "--signal", "ABRT")
     backend, told = stage.begin(*flags)
     await told.have(BackendReady)
-    assert not await backend.answers_now(5.0)
+    assert await backend.look_over(5.0) is Found.FAILS
     ended = await told.ended()
     assert ended.exit_class is ExitClass.OUT_OF_MEMORY
     assert [type(event) for event in told] == [BackendReady, BackendExited]

@@ -20,7 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.backends import keeper as program
-from daemon.backends.leftovers import Reaped, Record, reap, records, same_command, sweep
+from daemon.backends import marks
+from daemon.backends.leftovers import (
+    Reaped,
+    Record,
+    reap,
+    reap_recorded,
+    records,
+    same_command,
+    sweep,
+)
 from tests.backends.keeper_house import DEADLINE, House
 from tests.backends.keeper_house import house as _house
 
@@ -77,6 +86,74 @@ def test_a_leftover_is_killed_with_all_that_it_started(
     assert reap(record) is Reaped.ABSENT
     assert not record.path.exists()
     assert not record.socket.exists()
+
+
+ORPHAN = "import signal, sys; print(flush=True); signal.pause()"
+
+
+@pytest.mark.parametrize("pid", ["absent", "foreign"])
+def test_who_carries_the_mark_of_a_start_is_ended_with_it(house: House, pid: str) -> None:
+    """Its engine is dead, or its number is somebody else's now: the mark still tells whose it is.
+    Another start's, or one that has it only in part, is left alone."""
+    carried = ("qwen/3/aa", "qwen/3/aab", "qwen/3/a", "qwen/4/aa", "")
+    with contextlib.ExitStack() as running:
+        processes = []
+        for mark in carried:
+            argv = house.engine(ORPHAN)
+            process = subprocess.Popen(
+                argv, start_new_session=True, stdout=subprocess.PIPE, env={marks.NAME: mark}
+            )
+            processes.append(running.enter_context(process))
+            running.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.read(1)
+        made = {**GOOD, "pid": 2**22 + 1 if pid == "absent" else os.getpid(), "mark": "qwen/3/aa"}
+        (house.root / "b.json").write_text(json.dumps(made))
+        [record] = records(house.root)
+        assert reap(record).value == pid
+        assert processes[0].wait(DEADLINE) == -signal.SIGKILL
+        assert [process.poll() for process in processes[1:]] == [None] * 4
+
+
+def test_one_look_that_finds_nobody_is_not_enough(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is forked while the processes are listed is in no list, and its parent has ended."""
+    with subprocess.Popen(house.engine(ORPHAN), stdout=subprocess.PIPE) as late:
+        assert late.stdout is not None
+        late.stdout.read(1)
+        start = program.start_token(late.pid)
+        looks: list[dict[int, str | None]] = [{}, {}, {late.pid: start}]
+        monkeypatch.setattr(marks, "carriers", lambda mark: looks.pop(0) if looks else {})
+        assert marks.end_all("qwen/3/aa")
+        assert late.wait(DEADLINE) == -signal.SIGKILL
+
+
+def test_without_a_mark_nobody_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of an older keeper: who carries no mark is not meant by none."""
+    monkeypatch.setattr(marks, "carriers", lambda mark: pytest.fail("all would be found"))
+    assert marks.end_all("")
+
+
+def test_what_does_not_end_is_told(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a process that a driver holds in the kernel: nothing waits for it for ever."""
+    mine = program.start_token(os.getpid())
+    assert mine is not None
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+    assert not marks.end_all("", {os.getpid(): mine}, patience=0.05)
+    assert len(killed) > 1
+    monkeypatch.setattr(marks, "end_all", lambda mark, family: False)
+    assert reap_recorded(house.root / "b7.json", (), "b/7/x") == "no record"
+    assert "b7 started does not end" in caplog.text
+
+
+@pytest.mark.parametrize("mark", [None, 7, ["x"]])
+def test_a_mark_that_is_none_is_none(tmp_path: Path, mark: object) -> None:
+    (tmp_path / "b.json").write_text(json.dumps({**GOOD, "mark": mark}))
+    assert [record.mark for record in records(tmp_path)] == [""]
 
 
 def test_a_stranger_with_the_same_pid_is_left_alone(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daemon.backends.keeping import Keeper
+from daemon.backends.readiness import Found
 from daemon.backends.stock import Stock, free_port
 from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, Variant
 from daemon.core.problems import Code, Problem, ProblemError
@@ -254,7 +255,7 @@ async def test_a_start_is_what_was_prepared(configured: Callable[..., Stock]) ->
     assert backend.holding.headers["Authorization"].startswith("Bearer ")
     assert backend.plan.secret not in " ".join(backend.launch.argv)
     assert backend.places.log == stock.paths.model_log("tiny")
-    assert await backend.answers_now(5.0)
+    assert await backend.look_over(5.0) is Found.SERVES
     backend.stop()
     assert (await told.ended()).exit_class is ExitClass.CLEAN
     await backend.closed()
@@ -315,7 +316,8 @@ async def test_the_identical_start_is_taken_over(
     assert resumed.holding == before.holding
     assert resumed.started_at == pytest.approx(before.started_at)
     assert resumed.ready_at == resumed.started_at
-    assert await resumed.answers_now(5.0)
+    assert resumed.mark == before.mark
+    assert await resumed.look_over(5.0) is Found.SERVES
 
 
 async def test_one_taken_over_ends_as_any_other(configured: Callable[..., Stock]) -> None:

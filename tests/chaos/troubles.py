@@ -17,8 +17,6 @@ from tests.e2e.outcomes import Ask, Outcome, ask
 from tests.e2e.stage import Stage
 
 SLOW = 3  # slow readers at once
-# No --grandchild: of a keeper killed by -9 only the engine itself dies with it (PDEATHSIG reaches
-# no grandchild); a child of it in a session of its own is then nobody's.
 SOME_FLAGS: tuple[tuple[str, ...], ...] = (
     (),
     (),
@@ -40,6 +38,7 @@ SOME_FLAGS: tuple[tuple[str, ...], ...] = (
     ("--ignore-term",),
     ("--term-s", "2"),
     ("--term-hangs",),
+    ("--grandchild", "--ignore-term"),
     ("--close-idle", "5"),
     ("--drop-reused",),
     ("--flood-log", "4"),

@@ -39,3 +39,8 @@ def test_what_repeats_has_a_pause() -> None:
     for key in ("ready_poll", "settle_poll", "memory_sample", "sweep", "housekeeping"):
         with pytest.raises(ValidationError):
             Timing.model_validate({key: 0})
+
+
+def test_what_is_deaf_is_gone_two_seconds_after_its_daemon() -> None:
+    """As promised: TERM at once, then KILL, with time left for the system to take it apart."""
+    assert Timing().keeper_lost <= 1.5

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from control_api.client import UnreachableError
+from daemon.config.timing import Timing
 from tests import endcheck
 from tests.downloads.hub import Hub, Repo, running_hub
 from tests.e2e.outcomes import Outcome, kinds
@@ -36,6 +37,7 @@ TIMES: dict[str, object] = {
     "answer_stall": 20.0,
     "keeper_grace": 8.0,
     "adopt_timeout": 1.0,
+    "keeper_lost": Timing().keeper_lost,  # what keeps the promise above
 }
 
 
@@ -170,7 +172,48 @@ def test_a_killed_service_is_taken_over_and_leaves_no_orphan(
     scene.stage.end_check(outcomes)
 
 
+def test_one_busy_with_a_long_prompt_is_taken_over_though_it_does_not_answer(
+    service: Stage, hub: Hub, running: Callable[[Stage], Stage]
+) -> None:
+    scene = Scene(running(service), dice("busy", 1), hub)
+    stage = scene.stage
+    pid = scene.ready("a", busy_s=5.0)  # a prompt takes five times as long as it is waited for
+    scene.ask("a", 1)
+    until(lambda: stage.house.status()["leases"], what="it is at work")
+    kill(scene)
+    restart(scene)
+    stage.control("a", busy_s=0.0)
+    assert stage.backend("a")["pid"] == pid
+    assert "asked whether it serves" in stage.seen(stage.house.log_file).read_text()
+    stage.answers("a")
+    assert stage.backend("a")["pid"] == pid
+    stage.end_check()
+
+
 # ---------------------------------------------------------------- keepers
+
+
+@pytest.mark.parametrize("mode", ["foreground", "service"])
+def test_what_daemon_and_keeper_leave_at_once_is_ended_by_the_next_daemon(
+    request: pytest.FixtureRequest,
+    hub: Hub,
+    running: Callable[[Stage], Stage],
+    mode: str,
+) -> None:
+    """The kernel ends the engine with its keeper, but nobody what the engine had started."""
+    scene = Scene(running(request.getfixturevalue(mode)), dice("both", 1), hub)
+    stage = scene.stage
+    stage.flags("a", "--grandchild")
+    view = stage.ready("a")
+    os.kill(view["keeper_pid"], signal.SIGSTOP)  # it must not act on its own
+    kill(scene)
+    os.kill(view["keeper_pid"], signal.SIGKILL)
+    until(lambda: not process_exists(view["pid"]), GONE + BUSY, "its engine is gone")
+    assert len(house_processes(stage.folder, set())) == 1, "its child lives"
+    restart(scene)
+    until(lambda: not stage.leftovers(), GONE + BUSY, lambda: str(stage.leftovers()))
+    stage.answers("a")
+    stage.end_check()
 
 
 @seeds

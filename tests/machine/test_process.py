@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from daemon.machine.process import (
     footprint,
     footprints,
     linux_footprint,
+    listens,
     mac_footprint,
     parse_rollup,
     parse_status,
@@ -192,3 +194,15 @@ def test_the_physical_footprint_of_a_mac() -> None:
 @pytest.mark.skipif(sys.platform == "darwin", reason="has libproc")
 def test_without_libproc_nothing_is_told() -> None:
     assert mac_footprint(os.getpid()) is None
+
+
+def test_who_listens_on_a_port_is_known() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert listens(os.getpid(), port)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            assert not listens(other.pid, port)
+            other.communicate()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            assert not listens(os.getpid(), client.getsockname()[1]), "that is no listener"
+    assert not listens(os.getpid(), port)
