@@ -884,6 +884,10 @@ class Keeper:
         elif not SUBREAPER and self.family is not None and not self.gone:
             self._reap()
             self.family.look()
+        if alone and self.foreground and self.plan:  # whoever asked for more patience is dead
+            *earlier, last = self.plan
+            due = self.plan_at + sum(wait for _, _, wait in earlier)
+            self.plan, self.plan_at = [last], min(due, now + self.order["lost_grace"])
         return self.gone and (alone or self.leaving)
 
     def _leave(self) -> None:

@@ -171,7 +171,7 @@ def test_defaults_and_whole_seconds_are_filled_in(house: House) -> None:
     os.close(reading)
     os.close(writing)
     assert rest == b"rest"
-    assert (read["pattern_keep"], *(read[name] for name in graces)) == (8192, 2.0, 10.0, 2.0)
+    assert (read["pattern_keep"], *(read[name] for name in graces)) == (8192, 2.0, 10.0, 1.0)
     assert (type(read["grace"]), read["files"], read["facts"]) == (float, [], {})
 
 
