@@ -13,6 +13,7 @@ import logging
 import resource
 import signal
 import sys
+from contextlib import suppress
 
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
@@ -23,9 +24,15 @@ BIG = ok(bytes(8 << 20))
 
 
 async def serving(conn: Conn, backend: Backend) -> None:
-    while True:
-        seen = await conn.request()
-        await conn.send(ok(seen.body) if seen.body else BIG)
+    try:
+        while True:
+            seen = await conn.request()
+            await conn.send(ok(seen.body) if seen.body else BIG)
+    finally:
+        conn.writer.close()
+        with suppress(OSError, TimeoutError):  # a reset that nobody looked at would be logged
+            async with asyncio.timeout(1.0):
+                await conn.writer.wait_closed()
 
 
 async def serve(limits: Limits) -> None:
