@@ -86,7 +86,8 @@ class Server:
             signal.signal(signal.SIGINT, self.on_signal)
         self.ready = True
         say("main: model loaded")
-        while not self.stopping.wait(3600):
+        # In slices: a signal that another thread was given wakes nobody here.
+        while not self.stopping.wait(0.25):
             pass
         self.leave()
 
