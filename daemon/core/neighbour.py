@@ -53,8 +53,8 @@ class Neighbour(Claims):
 
     def _on_its_way(self) -> Bytes:
         """Bytes of all that will be free without anything being done."""
-        leaving = total(self.ledger.charged(p.name) for p in self.residents.values() if p.leaves())
-        return plus(leaving, self.ledger.settling())
+        leaving = (p.name for p in self.residents.values() if _soon_gone(p))
+        return plus(total(map(self.ledger.charged, leaving)), self.ledger.settling())
 
     def _shed(self, missing: Bytes, reason: str, now: float) -> None:
         """Stop idle backends until what is missing is on its way back, the coldest first."""
@@ -72,7 +72,7 @@ class Neighbour(Claims):
             missing = minus(missing, charge)
 
     def _alone(self, page: Page) -> bool:
-        return all(other is page or other.leaves() for other in self.residents.values())
+        return all(other is page or _soon_gone(other) for other in self.residents.values())
 
     # ------------------------------------------------------------ pressure
 
@@ -127,3 +127,9 @@ class Neighbour(Claims):
                 spare = minus(spare, need)
                 self._reindex(page)
                 self._publish("returns", page)
+
+
+def _soon_gone(page: Page) -> bool:
+    """Whether its memory comes back without anybody's doing. One that drains and still has requests
+    may hold it for minutes."""
+    return page.state is State.STOPPING or (page.leaves() and not page.leases)

@@ -168,6 +168,15 @@ def test_a_leak_is_ended_at_a_request_boundary_and_started_anew_if_wanted() -> N
     assert desk.core.ledger.committed == {"ram": 4}
 
 
+def test_while_a_leak_still_serves_its_idle_neighbour_makes_room() -> None:
+    desk = Desk(model("a", 4), model("b", 4))
+    desk.idle("b", 1.0)
+    desk.serve("a", 1.0)
+    assert desk.seen("a", ram=4) == []
+    assert desk.seen("a", ram=9) == ["stop b over_budget"], "its requests may last for minutes"
+    assert desk.state("a") is State.DRAINING
+
+
 def test_one_that_alone_exceeds_the_budget_is_past_the_mark() -> None:
     desk = Desk(model("a", 8))
     desk.idle("a")
