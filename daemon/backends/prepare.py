@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from daemon.backends.learned import Learned, identity_of, key_of
+from daemon.backends.learned import Learned, identity_of
+from daemon.backends.prices import PriceList, fixed_bytes
 from daemon.backends.rungs import ladder_of, mark_of
 from daemon.backends.ways import Asked, Ladder, Ways, contexts, ways
 from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.core.units import MIB
 from daemon.engines import pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
@@ -210,59 +210,32 @@ class Preparer:
         entry = self._settings.engines.entry(name)
         args = (*entry.args, *model.args_for(name))
         env = {**entry.env, **model.env_for(name)}
-        prices: dict[str, Breakdown] = {}
-        estimates: dict[str, dict[str, int]] = {}
-        keys: dict[str, str] = {}
         site = self._site(item, args)
-        fixed = fixed_bytes(model, self._settings)
         identity = identity_of(item.files)
-        version = item.installed.version if item.installed else ""
-
-        size = _disk_bytes(item)
-
-        def parts_of(running: Running) -> dict[str, Breakdown]:
-            there = pricing.on(site, running.gpus)
-            return price_of(model.name, running, there, item.weights, fixed, size)
-
-        def price(running: Running) -> Mapping[str, int]:
-            parts = parts_of(running)
-            prices[running.id] = sum(parts.values(), Breakdown(0, 0, 0, 0, 0))
-            need = estimates[running.id] = {pool: part.total for pool, part in parts.items()}
-            if self._learned is None or fixed is not None:
-                return need
-            way = [name, item.kind, repr(replace(running, id="")), *args, *sorted(need)]
-            keys[running.id] = key_of(identity, way, version)
-            return self._learned.need(keys[running.id], need)
-
-        def cache(running: Running) -> int:
-            if item.weights is None or site.host not in self._room:
-                return 0
-            taken = parts_of(running)[site.host].total
-            left = self._room[site.host] - taken
-            there = pricing.on(site, running.gpus)
-            return pricing.prompt_cache(item.weights, running, there, left)
-
-        def helps(larger: Running, smaller: Running) -> bool:
-            before, after = parts_of(larger), parts_of(smaller)
-            less = (
-                after[pool].total < part.total for pool, part in before.items() if pool in after
-            )
-            return fixed is not None or name.startswith("command.") or any(less)
-
+        cost = PriceList(
+            model.name,
+            site,
+            item.weights,
+            identity,
+            fixed_bytes(model, self._settings),
+            _disk_bytes(item),
+            self._room,
+            self._learned,
+        )
         asked = Asked(model.ctx, model.ctx_limit, model.min_ctx, model.slots, model.fit != "refuse")
         trained = item.trained_context or None
         places = pricing.placements(site, self._pools, model.pool)
-        down = self._ladder(item, site, contexts(asked, trained, item.kind)[0], helps)
-        found = ways(asked, trained, item.kind, price, cache, down, places, self._devices)
-        ladder_key = self._ladder_key(item, identity, version, args, found)
+        down = self._ladder(item, site, contexts(asked, trained, item.kind)[0], cost.helps)
+        found = ways(asked, trained, item.kind, cost.price, cost.cache, down, places, self._devices)
+        ladder_key = self._ladder_key(item, identity, site, found)
         return replace(
             item,
             ladder_key=ladder_key,
             identity=identity,
             ways=found.runs,
-            prices=prices,
-            estimates=estimates,
-            keys=keys,
+            prices=cost.prices,
+            estimates=cost.estimates,
+            keys=cost.keys,
             host=site.host,
             engine_args=args,
             engine_env=env,
@@ -289,12 +262,10 @@ class Preparer:
             projector=item.mmproj is not None,
         )
 
-    def _ladder_key(
-        self, item: Prepared, identity: str, version: str, args: Sequence[str], found: Ways
-    ) -> str:
+    def _ladder_key(self, item: Prepared, identity: str, site: pricing.Site, found: Ways) -> str:
         settings = [repr(self._settings.memory.budget), self._settings.memory.tier]
-        told = [*settings, item.kind, item.engine_name or "", *args]
-        return mark_of(identity, version, told, found, self._totals)
+        told = [*settings, item.kind, item.engine_name or "", *site.args]
+        return mark_of(identity, site.version, told, found, self._totals)
 
     def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
         """Where it runs, and by which command line."""
@@ -308,12 +279,6 @@ class Preparer:
             accelerated=installed is not None and bool(installed.accelerators),
             pool=item.model.pool,
         )
-
-
-def fixed_bytes(model: Model, settings: Settings) -> int | None:
-    """The footprint that the user wrote for a command of his own."""
-    command = settings.engines.command.get((model.engine or "").partition(".")[2])
-    return command.footprint if command is not None else None
 
 
 def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSpec:
@@ -344,33 +309,6 @@ def _routes(engine: Engine, kind: str, model: Model) -> frozenset[str]:
         return own
     every = frozenset().union(*ROUTES.values())
     return (own - every).union(*(ROUTES[dialect] for dialect in model.dialects))
-
-
-def price_of(
-    model: str,
-    running: Running,
-    site: pricing.Site,
-    weights: Weights | None,
-    fixed: int | None = None,
-    disk_bytes: int = 0,
-) -> dict[str, Breakdown]:
-    """Bytes by pool of one way to run a model. ``fixed``: what the user wrote instead;
-    ``disk_bytes``: of weights of which nothing else is known.
-
-    Raises ProblemError for args that say nonsense.
-    """
-    pool = site.devices[0] if site.devices else site.host
-    if fixed is not None:
-        return {pool: Breakdown(fixed, 0, 0, 0, 0)}
-    if weights is None or site.engine.startswith("command."):
-        own = pricing.OWN_BYTES.get(site.engine, 0)
-        return {pool: Breakdown(disk_bytes, 0, 0, 0, own + 64 * MIB)}
-    try:
-        return pricing.price(weights, running, site)
-    except ValueError as error:
-        text = f"{model}: its args cannot be run: {error}."
-        hint = "Correct `args` of the model or of its engine: ctl config edit"
-        raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint)) from None
 
 
 def _disk_bytes(item: Prepared) -> int:

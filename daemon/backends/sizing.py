@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast, get_args
 
-from daemon.backends.prepare import Located, fixed_bytes, form_of, price_of
+from daemon.backends.prepare import Located, form_of
+from daemon.backends.prices import fixed_bytes, price_of
 from daemon.config.model import Model
 from daemon.config.presets import Form, FormName, Preset
 from daemon.config.settings import Settings
