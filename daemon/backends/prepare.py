@@ -5,6 +5,7 @@ Reads files and may run an engine's ``--version``; call it in a thread.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from daemon.engines import pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
+from daemon.ports import Edits
 from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import Weights
@@ -66,6 +68,7 @@ class Prepared:
     engine_args: tuple[str, ...] = ()  # the engine's, the preset's, the user's: the last counts
     engine_env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    edits: Edits | None = None  # to the bodies of its requests
     pulled: bool = True
     problem: Problem | None = None
 
@@ -142,7 +145,8 @@ class Preparer:
 
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
-        item = Prepared(model, model.engine, _spec(model, Ways({}, ())), kind=model.kind or "chat")
+        spec = _spec(model, Ways({}, ()))
+        item = Prepared(model, model.engine, spec, kind=model.kind or "chat", edits=_edits(model))
         try:
             return self._prepare(model, item)
         except ProblemError as error:
@@ -293,6 +297,18 @@ def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSp
         priority=float(model.priority),
         load_estimate=1.0 + size / LOAD_BYTES_PER_SECOND,
     )
+
+
+def _edits(model: Model) -> Edits | None:
+    """What its configuration does to the bodies of its requests."""
+    params = model.params
+    if not (params.default or params.force or params.with_tools):
+        return None
+    return Edits(_texts(params.default), _texts(params.force), _texts(params.with_tools))
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, bytes]:
+    return {name: json.dumps(value).encode() for name, value in values.items()}
 
 
 def form_of(model: Model, weights: Weights) -> str:

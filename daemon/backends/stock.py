@@ -7,7 +7,6 @@ what is known.
 
 from __future__ import annotations
 
-import json
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -144,12 +143,7 @@ class Stock:
     def edits(self, model: str) -> Edits | None:
         """See ``supervisor.Stock``."""
         item = self.prepared.get(model)
-        if item is None:
-            return None
-        params = item.model.params
-        if not (params.default or params.force or params.with_tools):
-            return None
-        return Edits(_texts(params.default), _texts(params.force), _texts(params.with_tools))
+        return item.edits if item is not None else None
 
     def _stand_in(self, item: Prepared, route: str) -> str | None:
         """Who else may serve a small call: the small model for another, the default one for it."""
@@ -326,10 +320,6 @@ class Stock:
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""
         return replace(self, prepared={**self.prepared, item.model.name: item})
-
-
-def _texts(values: Mapping[str, object]) -> dict[str, bytes]:
-    return {name: json.dumps(value).encode() for name, value in values.items()}
 
 
 def _hold(plan: LaunchPlan, launch: Launch) -> Hold:
