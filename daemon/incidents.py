@@ -26,6 +26,7 @@ from daemon.telemetry.bus import Bus
 from daemon.telemetry.incident_file import IncidentFile
 from daemon.telemetry.incidents import MAX_TEXT, Answer, Book, Scene
 from daemon.views import BesideView, EventView, HeldView, IncidentView
+from daemon.writing import Writer
 
 log = logging.getLogger("modelport.incidents")
 
@@ -43,10 +44,12 @@ class Recorder:
     book: Book = field(default_factory=Book)
     _scene: Scene | None = None
     _killed: int | None = None  # the kernel's count, as last looked
-    _written: int = 0  # the book's changes that are on the disk
-    _writing: asyncio.Task[None] | None = None
+    _writer: Writer[list[IncidentView]] = field(init=False)
     _counting: set[asyncio.Task[None]] = field(default_factory=set)
     _end: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self._writer = Writer("incidents", lambda: list(self.book.kept), self.file.save)
 
     @classmethod
     def at(cls, supervisor: Supervisor, bus: Bus, state_dir: Path) -> Recorder:
@@ -65,8 +68,7 @@ class Recorder:
         self._end()
         self.supervisor.witness = lambda _: None
         await asyncio.gather(*self._counting, return_exceptions=True)
-        if self._writing is not None:
-            await self._writing
+        await self._writer.done()
 
     # ------------------------------------------------------------ what is seen
 
@@ -134,7 +136,7 @@ class Recorder:
             case _:
                 pass
         if self.book.changed != before:
-            self._write()
+            self._writer.soon()
 
     def _exited(self, event: EventView) -> None:
         scene, self._scene = self._scene, None
@@ -174,7 +176,7 @@ class Recorder:
         known = {"exit_class": verdict.exit_class.value, "detail": detail}
         one = self.book.add(at, scene, known)
         log.warning("%s ended while modelport was not running: %s", model, one.detail)
-        self._write()
+        self._writer.soon()
         self._tell(one)
 
     def _answer(self, event: EventView) -> Answer:
@@ -215,22 +217,7 @@ class Recorder:
             return
         if before is not None and self._killed is not None:
             self.book.kills(number, max(0, self._killed - before))
-            self._write()
-
-    # ------------------------------------------------------------ the disk
-
-    def _write(self) -> None:
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_all(), name="incidents")
-
-    async def _write_all(self) -> None:
-        """Until nothing is new: what came while it wrote goes with the next round."""
-        try:
-            while self._written != self.book.changed:
-                self._written = self.book.changed
-                await asyncio.to_thread(self.file.save, list(self.book.kept))
-        except Exception:
-            log.exception("incidents could not be written")
+            self._writer.soon()
 
 
 def _sane(at: float | None, now: float) -> float:

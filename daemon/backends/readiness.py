@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from daemon.backends.backend import Backend
 
 HEARD = 0.2  # of the wait for an answer; what an engine does on hearing a request is done in it
+ADVICE_STRANGER = (
+    "A new port is chosen. If the server runs in a container, say so: "
+    "`elsewhere = true` in its [engines.command] table."
+)
 LOOK = 1.0  # seconds between two looks at whether a load goes on; the waits below end within one
 
 
@@ -70,6 +74,8 @@ async def _probe(run: Backend) -> Verdict | None:
     ):
         await asyncio.sleep(poll)
     run.timeline.healthy = time.monotonic()
+    if (stranger := await _stranger(run)) is not None:
+        return stranger
     while True:
         # No deadline of its own: the rules above end it, and mlx-lm loads only now.
         answer = await probing.answers(port, probe, headers, deadline=None)
@@ -84,6 +90,19 @@ async def _probe(run: Backend) -> Verdict | None:
                 return Verdict(ExitClass.HANG, detail, verdict.advice)
             return verdict
         await asyncio.sleep(poll)
+
+
+async def _stranger(run: Backend) -> Verdict | None:
+    """Why what answers on its port is none of its processes; None: it is, or that cannot be seen.
+    Where an engine checks no key, nothing else would tell."""
+    keeper, port = run.keeper, run.plan.port
+    if keeper is None or run.engine.probe(run.plan).elsewhere:
+        return None
+    # below the keeper: there is also what has lost its parent
+    if await asyncio.to_thread(listens, keeper.hello.keeper_pid, port) is not False or run.died:
+        return None
+    what = f"port {port} is answered by another program than the one that was started"
+    return Verdict(ExitClass.PORT, what, ADVICE_STRANGER)
 
 
 # ---------------------------------------------------------------- one that is there already
@@ -129,4 +148,4 @@ def _seen(run: Backend) -> tuple[Signs, bool, bool]:
     if pid is None:
         return signs, False, False
     family = {pid, *descendants(pid)}
-    return signs, listens(pid, run.plan.port), observe.computing(family)
+    return signs, listens(pid, run.plan.port) is True, observe.computing(family)

@@ -221,6 +221,10 @@ class CommandEntry(Part):
         default=None,
         description="Memory it takes; unset: the size of the weights, then as measured.",
     )
+    elsewhere: bool = Field(
+        default=False,
+        description="Its server is none of its processes (a container): do not check whose it is.",
+    )
 
     @field_validator("argv", "env", mode="after")
     @classmethod

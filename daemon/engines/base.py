@@ -95,6 +95,9 @@ class Probe:
     healthy_text: bytes = b""  # the health body must contain this, where 200 alone means nothing
     loads: bool = False  # the weights may be read only now, for the real request
     slots: str | None = None  # a path whose answer changes while requests go on
+    elsewhere: bool = (
+        False  # who listens on its port is none of its processes: a container's server
+    )
 
 
 @dataclass(frozen=True, slots=True)

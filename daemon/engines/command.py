@@ -54,7 +54,8 @@ class Template:
     """A checked template. ``memory``: bytes that it takes, as the user says; None: not said.
 
     ``ready``: a path that answers 200 once it serves, or ``request`` where there is none. Then one
-    real request of what it says it serves is asked.
+    real request of what it says it serves is asked. ``elsewhere``: the server is none of its
+    processes, so who listens on its port is not checked.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Template:
     dialects: tuple[str, ...] = ("chat",)
     memory: int | None = None
     cwd: str | None = None
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         where = f"[engines.command.{self.name}]"
@@ -141,7 +143,13 @@ class Command:
 
     def probe(self, plan: LaunchPlan) -> Probe:
         health = None if self.template.ready == REQUEST else self.template.ready
-        return Probe(health, *self._real_request(plan), loads=True)  # for all that we know
+        asked = self._real_request(plan)
+        return Probe(
+            health,
+            *asked,
+            loads=True,  # for all that we know
+            elsewhere=self.template.elsewhere,
+        )
 
     def _real_request(self, plan: LaunchPlan) -> tuple[str, str, bytes]:
         """The smallest request of the kind and the dialect that it serves."""

@@ -137,4 +137,5 @@ def template(name: str, entry: CommandEntry) -> Template:
         dialects=tuple(entry.dialects),
         memory=entry.footprint,
         cwd=entry.cwd,
+        elsewhere=entry.elsewhere,
     )

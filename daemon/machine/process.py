@@ -6,7 +6,6 @@ weights once for every process that maps them.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import re
@@ -75,14 +74,21 @@ def descendants(pid: int) -> list[int]:
         return []
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether ``pid`` or one of its descendants is who listens on this TCP port. For a thread."""
+def listens(pid: int, port: int) -> bool | None:
+    """Whether ``pid`` or one of its descendants is who listens on this TCP port; None where that
+    cannot be seen: one of them is another user's. For a thread."""
+    hidden = False
     for each in (pid, *descendants(pid)):
-        with contextlib.suppress(psutil.Error, OSError):
-            for found in psutil.Process(each).net_connections("tcp"):
-                if found.status == psutil.CONN_LISTEN and getattr(found.laddr, "port", 0) == port:
-                    return True
-    return False
+        try:
+            sockets = psutil.Process(each).net_connections("tcp")
+        except (psutil.AccessDenied, PermissionError):
+            hidden = True
+        except (psutil.Error, OSError):
+            pass  # gone meanwhile
+        else:
+            if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+                return True
+    return None if hidden else False
 
 
 def parse_status(text: str) -> int | None:

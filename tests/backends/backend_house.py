@@ -84,11 +84,14 @@ class Stage:
         generation: int = 1,
         cwd: str | None = None,
         service: bool = False,
+        elsewhere: bool = False,
         **waits: float,
     ) -> tuple[Backend, Told]:
         """A backend that has not begun. ``flags`` are the stand-in's, ``waits`` change timing."""
         keys = ("--port", "{port}", "--api-key-file", "{key_file}")
-        template = Template("fake", (*program, *keys, *flags), ready=ready, cwd=cwd)
+        template = Template(
+            "fake", (*program, *keys, *flags), ready=ready, cwd=cwd, elsewhere=elsewhere
+        )
         engine = Command(template)
         plan = self.plan(generation)
         launch = engine.launch(plan, Installed(engine.name, program[:1], "1.0"))

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,8 @@ import pytest
 from daemon.backends import probing
 from daemon.backends.backend import Backend
 from daemon.backends.readiness import Found
-from daemon.core.messages import BackendReady
-from tests.backends.backend_house import Stage
+from daemon.core.messages import BackendReady, ExitClass, StartFailed
+from tests.backends.backend_house import FAKE, Stage, free_port
 
 pytestmark = pytest.mark.processes
 
@@ -60,3 +62,48 @@ async def test_one_that_is_deaf_and_does_nothing_fails(stage: Stage) -> None:
     assert backend.pid is not None
     os.kill(backend.pid, signal.SIGSTOP)
     assert await backend.look_over(1.0) is Found.FAILS
+
+
+def a_stranger() -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers everything, and that nobody here has started as a backend."""
+    port = free_port()
+    process = subprocess.Popen([*FAKE, "--port", str(port)], stderr=subprocess.DEVNULL)
+    return process, port
+
+
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(60)")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_stranger_on_its_port_is_not_taken_for_the_backend(
+    stage: Stage, elsewhere: bool
+) -> None:
+    """It answers health and the real request, as an engine would that checks no key. A server in a
+    container is no process of the backend's either: for that it can be said."""
+    process, port = a_stranger()
+    try:
+        backend, told = stage.make(program=SLEEPS, elsewhere=elsewhere)
+        backend.plan = replace(backend.plan, port=port)
+        backend.begin()
+        if elsewhere:
+            await told.have(BackendReady)
+            return
+        failed = await told.have(StartFailed)
+        assert isinstance(failed, StartFailed)
+        assert failed.exit_class is ExitClass.PORT
+        assert f"port {port} is answered by another program" in failed.detail
+        backend.stop()
+        await told.ended()
+        assert process.poll() is None, "the stranger is left alone"
+        assert not any(isinstance(event, BackendReady) for event in told)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_server_that_has_lost_its_parent_is_still_the_backends(stage: Stage) -> None:
+    """A start script that puts the server into the background, and stays."""
+    script = "import os, sys, time\nif os.fork() == 0:\n    if os.fork() == 0:\n"
+    script += "        os.execv(sys.argv[1], sys.argv[1:])\n    os._exit(0)\ntime.sleep(60)"
+    _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE))
+    await told.have(BackendReady)

@@ -201,7 +201,7 @@ def test_who_listens_on_a_port_is_known() -> None:
         port = server.getsockname()[1]
         assert listens(os.getpid(), port)
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-            assert not listens(other.pid, port)
+            assert listens(other.pid, port) is False
             other.communicate()
         with socket.create_connection(("127.0.0.1", port)) as client:
             assert not listens(os.getpid(), client.getsockname()[1]), "that is no listener"
