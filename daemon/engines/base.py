@@ -95,9 +95,7 @@ class Probe:
     healthy_text: bytes = b""  # the health body must contain this, where 200 alone means nothing
     loads: bool = False  # the weights may be read only now, for the real request
     slots: str | None = None  # a path whose answer changes while requests go on
-    elsewhere: bool = (
-        False  # who listens on its port is none of its processes: a container's server
-    )
+    elsewhere: bool = False  # its server is none of its processes: a container's
 
 
 @dataclass(frozen=True, slots=True)
