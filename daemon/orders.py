@@ -116,6 +116,7 @@ class Orders:
     _looked: float = -math.inf
     _watching: bool = False
     _timer: asyncio.TimerHandle | None = None
+    _armed: float = math.inf  # when that rings, by ``clock``
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     # ------------------------------------------------------------ the core
@@ -133,8 +134,11 @@ class Orders:
                     self._obey(command)
         finally:
             self._busy = False
-        self._arm()
-        self._watch()
+        calm = self.scheduler.calm_until
+        if calm < self._armed or calm == math.inf != self._armed:
+            self._arm()
+        if self._watching or calm == -math.inf:  # in calm times there is nothing to watch for
+            self._watch()
         if not self.backends:
             self._idle.set()
 
@@ -179,13 +183,22 @@ class Orders:
             self.wake_sampler()
 
     def _arm(self) -> None:
+        """Wake the core in time. Once too often does no harm, and spares most requests a timer."""
+        deadline = self.scheduler.next_deadline()
+        at = math.inf if deadline is None else deadline
+        if self._armed <= at < math.inf:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self.scheduler.next_deadline()
-        if deadline is not None:
-            delay = max(0.0, deadline - self.clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.tell, TimeAdvanced())
+        self._armed = at
+        if at < math.inf:
+            delay = max(0.0, at - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._timer, self._armed = None, math.inf
+        self.tell(TimeAdvanced())
 
     def _obey(self, command: Command) -> None:
         match command:

@@ -73,11 +73,14 @@ class Arrivals(Book):
         page = self._page_of(ticket_id)
         if page is None or ticket_id not in page.leases:
             return
+        self._released(page, ticket_id, outcome, now)
+        self._touched.add(page.name)
+
+    def _released(self, page: Page, ticket_id: int, outcome: Outcome, now: float) -> None:
         page.good += outcome is Outcome.OK
-        del page.leases[ticket_id]
+        page.free_slot(ticket_id)
         del self._where[ticket_id]
         page.last_used = page.released = max(page.last_used, now)
-        self._touched.add(page.name)
 
     def _page_of(self, ticket_id: int) -> Page | None:
         return self.pages.get(self._where.get(ticket_id, ""))

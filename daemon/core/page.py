@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field, replace
 
 from daemon.core.eviction import Resident
@@ -39,6 +40,7 @@ class Page:
     guests: FairQueue = field(default_factory=FairQueue)  # of other models: this one may stand in
     loads: dict[int, Ticket] = field(default_factory=dict)
     leases: dict[int, int] = field(default_factory=dict)  # ticket -> slot
+    freed: list[int] = field(default_factory=list)  # heap of slots below the highest ever taken
     started_for: set[int] = field(default_factory=set)  # not one of them granted yet
     pinned: bool = False
     by_hand: bool = False  # loaded by an operator or adopted: comes back after a crash
@@ -132,6 +134,21 @@ class Page:
         if self.variant is not None and self.variant.slots is not None and self.state.resident:
             return self.variant.slots
         return self.spec.slots
+
+    def take_slot(self, ticket_id: int) -> int:
+        """Give a request the lowest free slot. One is free: see ``slots``."""
+        slot = heapq.heappop(self.freed) if self.freed else len(self.leases)
+        self.leases[ticket_id] = slot
+        return slot
+
+    def free_slot(self, ticket_id: int) -> None:
+        """A request is over."""
+        heapq.heappush(self.freed, self.leases.pop(ticket_id))
+
+    def free_all_slots(self) -> None:
+        """Its process is gone."""
+        self.leases.clear()
+        self.freed.clear()
 
     @property
     def alone(self) -> bool:

@@ -93,7 +93,7 @@ class Runs(Arrivals):
         life = Life(served, page.good, event.repeated)
         for ticket_id in page.leases:
             del self._where[ticket_id]
-        page.leases.clear()
+        page.free_all_slots()
         page.started_for.clear()
         page.failed_as, page.drain_reason, page.cut = None, "", False
         self._publish("exited", page, exit_class=exit_class.value, detail=detail, asked=asked)

@@ -11,6 +11,7 @@ import heapq
 from daemon.core import admission
 from daemon.core.budget import fits
 from daemon.core.explain import Explanation, explain
+from daemon.core.lane import Lane
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
     BackendAdopted,
@@ -31,7 +32,6 @@ from daemon.core.messages import (
     Ticket,
     TimeAdvanced,
 )
-from daemon.core.neighbour import Neighbour
 from daemon.core.page import IDLE, Page
 from daemon.core.problems import Problem
 
@@ -39,7 +39,7 @@ _SMALL_NEWS = frozenset({RequestArrived, RequestCancelled, RequestEnded, TimeAdv
 """What changes nothing that claims go by, but for the page that it is about."""
 
 
-class Scheduler(Neighbour):
+class Scheduler(Lane):
     """Who is loaded, who waits, who goes. One writer; the caller gives the time (seconds)."""
 
     # ------------------------------------------------------------ the one entrance
@@ -47,6 +47,13 @@ class Scheduler(Neighbour):
     def handle(self, event: Event, now: float) -> list[Command]:
         """Tell one fact; get the orders that follow from it."""
         self._out = []
+        if now < self.calm_until:
+            if type(event) is RequestArrived and self._straight_in(event.ticket, now):
+                return self._out
+            if type(event) is RequestEnded and self._straight_out(
+                event.ticket_id, event.outcome, now
+            ):
+                return self._out
         if type(event) not in _SMALL_NEWS:
             self._stale = True
         match event:
@@ -77,18 +84,8 @@ class Scheduler(Neighbour):
             case TimeAdvanced():
                 pass
         self._decide(now)
+        self._calm_down()
         return self._out
-
-    def next_deadline(self) -> float | None:
-        """When something will happen by the passing of time alone; None: nothing."""
-        times = [
-            self._deadlines[0][0] if self._deadlines else None,
-            self._timers.next(),
-            self.ledger.settles_at(),
-            self._claim_deadline,
-            self.paused.until if self.paused is not None else self._back_at,
-        ]
-        return min((t for t in times if t is not None), default=None)
 
     def explain(self, now: float) -> Explanation:
         """Who holds the memory, who waits, for what and why: a value for people."""
@@ -204,8 +201,7 @@ class Scheduler(Neighbour):
             self._grant(page, ticket, now)
 
     def _grant(self, page: Page, ticket: Ticket, now: float) -> None:
-        slot = min(set(range(page.slots)) - set(page.leases.values()))
-        page.leases[ticket.id] = slot
+        slot = page.take_slot(ticket.id)
         page.last_used = max(page.last_used, now)
         self._where[ticket.id] = page.name
         self._waits_no_more(ticket)

@@ -23,6 +23,7 @@ if __name__ == "__main__":  # run as a file: its folder is not the root
 
 from tests.core.mutations import USUAL, Mutant
 from tests.core.mutations_ladder import LADDER
+from tests.core.mutations_lane import LANE
 from tests.core.mutations_more import MORE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ ENOUGH = 0.9
 LIMIT = 120.0  # seconds for one mutant; one that never ends is killed, too
 
 
-MUTANTS = USUAL + MORE + LADDER
+MUTANTS = USUAL + MORE + LADDER + LANE
 
 
 def apply(mutant: Mutant, core: Path) -> None:

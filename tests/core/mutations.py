@@ -219,8 +219,8 @@ USUAL: tuple[Mutant, ...] = (
     # requests
     Mutant(
         "a grant does not change the books at once",
-        "scheduler.py",
-        "        page.leases[ticket.id] = slot\n",
+        "page.py",
+        "        self.leases[ticket_id] = slot\n",
         "",
     ),
     Mutant(

@@ -82,6 +82,7 @@ class World(Laws):
     seed: int
     steps: int = 250
     calm: bool = False  # only requests: then no wait is longer than the design's bound
+    landlord: type[Scheduler] = Scheduler
     log: list[tuple[float, Event | Command]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class World(Laws):
         self.specs = {f"m{i}": self.model(f"m{i}", size) for i, size in enumerate(sizes)}
         self.marked = not self.calm and self.rng.random() < 0.4
         self.policy = Policy() if self.calm else self.some_policy()
-        self.core = Scheduler(dict.fromkeys(self.pools, 10), self.policy)
+        self.core = self.landlord(dict.fromkeys(self.pools, 10), self.policy)
         self.agenda: list[tuple[float, int, Event]] = []
         self.sequence = 0
         self.alive: dict[tuple[str, int], bool] = {}  # (model, generation) -> told to stop

@@ -1,4 +1,5 @@
-"""What is compared: modelport as a whole, its relay alone, nginx, a plain aiohttp proxy.
+"""What is compared: modelport as a whole, its relay alone, nginx, a plain aiohttp proxy, and a pump
+that reads nothing of what it passes on.
 
 Each has one processor to itself.
 """
@@ -42,7 +43,10 @@ http { access_log off; keepalive_requests 1000000000; client_max_body_size 64m;
 
 @dataclass
 class Way:
-    """A way to the backends: ``pid`` is whose processor time and memory count (0: nobody's)."""
+    """A way to the backends: ``pid`` is whose processor time and memory count (0: nobody's).
+
+    Port 0: it does not go there.
+    """
 
     name: str
     plain: int
@@ -175,6 +179,9 @@ def ways(folder: Path, wanted: list[str]) -> Iterator[list[Way]]:
             print("nginx is not here: no comparison with it, and no target (apt install nginx)")
         if "relay" in wanted:
             found.append(stack.enter_context(python("relay", "bare", plain, stream)))
+        if "pump" in wanted:
+            found.append(stack.enter_context(python("pump", "pump", plain)))
+            found[-1].stream = 0
         if "aiohttp" in wanted:
             path = "/stream/v1/chat/completions"
             proxy = python("aiohttp", "afternoon", plain, stream, stream_path=path)
