@@ -302,9 +302,11 @@ def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSp
 def _edits(model: Model) -> Edits | None:
     """What its configuration does to the bodies of its requests."""
     params = model.params
-    if not (params.default or params.force or params.with_tools):
+    if not (params.default or params.force or params.with_tools or params.strip):
         return None
-    return Edits(_texts(params.default), _texts(params.force), _texts(params.with_tools))
+    return Edits(
+        _texts(params.default), _texts(params.force), _texts(params.with_tools), params.strip
+    )
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, bytes]:

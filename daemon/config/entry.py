@@ -106,6 +106,9 @@ class Params(Part):
     with_tools: Mapping[str, JsonValue] = Field(
         default={}, description="Used over default where the request offers tools."
     )
+    strip: tuple[Line, ...] = Field(
+        default=(), description="Taken out of a request: what its engine refuses."
+    )
 
 
 class ModelEntry(Part):

@@ -26,11 +26,12 @@ _EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Fields of request bodies: used by default, always, and where tools are offered."""
+    """Fields of request bodies: used by default, always, where tools are offered, and never."""
 
     default: Mapping[str, JsonValue] = field(default_factory=dict)
     force: Mapping[str, JsonValue] = field(default_factory=dict)
     with_tools: Mapping[str, JsonValue] = field(default_factory=dict)
+    strip: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,4 +249,5 @@ def _fields(*layers: Params) -> Fields:
         default={key: value for layer in layers for key, value in layer.default.items()},
         force={key: value for layer in layers for key, value in layer.force.items()},
         with_tools={key: value for layer in layers for key, value in layer.with_tools.items()},
+        strip=frozenset(key for layer in layers for key in layer.strip),
     )

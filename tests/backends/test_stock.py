@@ -155,6 +155,7 @@ def test_what_is_done_to_bodies(kitchen: Kitchen, tiny_gguf: Path) -> None:
         "default": {"temperature": 0.7, "stop": ["x"]},
         "force": {"cache_prompt": True},
         "with_tools": {"temperature": 0},
+        "strip": ["reasoning_effort"],
     }
     stock = kitchen.stock({"models": {"a": {"path": path, "params": params}, "b": {"path": path}}})
     edits = stock.edits("a")
@@ -162,6 +163,7 @@ def test_what_is_done_to_bodies(kitchen: Kitchen, tiny_gguf: Path) -> None:
     assert edits.default == {"temperature": b"0.7", "stop": b'["x"]'}
     assert edits.force == {"cache_prompt": b"true"}
     assert edits.with_tools == {"temperature": b"0"}
+    assert edits.strip == {"reasoning_effort"}
     assert stock.edits("b") is None
     assert stock.edits("gone") is None
 

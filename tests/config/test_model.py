@@ -69,9 +69,10 @@ def test_the_entry_wins_and_arguments_add_up() -> None:
             "slots": 1,
             "args": ["-ub", "1024"],
             "thinking": True,
-            "params": {"default": {"temperature": 0.1}},
+            "params": {"default": {"temperature": 0.1}, "strip": ["logprobs"]},
         }
     )
+    assert made.params.strip == {"logprobs"}
     assert (made.ctx, made.ctx_written, made.slots, made.thinking) == (8192, True, 1, True)
     assert made.args == ("-ub", "512", "-ub", "1024")
     assert made.params.default == {"temperature": 0.1, "top_p": 0.9}
