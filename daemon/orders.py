@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Stock(Protocol):
 
 
 @dataclass(slots=True)
-class Orders:
+class Orders(ABC):
     """Carries out what the scheduler decides."""
 
     scheduler: Scheduler
@@ -298,10 +299,10 @@ class Orders:
 
     # ------------------------------------------------------------ the side of requests
 
+    @abstractmethod
     def _granted(self, grant: Grant) -> None:
         """Give the lease to whoever waits for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _release(self, queued: Queued) -> None:
         """A second attempt need not wait for the keeper's word any more."""
-        raise NotImplementedError

@@ -7,6 +7,7 @@ it, here what comes back is passed on, broken off, or told.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Step(Enum):
     OVER = auto()
 
 
-class Answering:
+class Answering(ABC):
     """What an exchange knows, and what it does with an answer."""
 
     __slots__ = (
@@ -180,8 +181,9 @@ class Answering:
         loop, poll = self._plane.loop, self._plane.limits.loading_poll
         loading.timer = loop.call_later(poll, self._ask_again)
 
+    @abstractmethod
     def _ask_again(self) -> None:
-        raise NotImplementedError
+        """The backend may have loaded by now."""
 
     def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
         if data:
