@@ -176,8 +176,14 @@ def plain_answer(
     return head if head_only else head + body
 
 
+_NO_TIME = 0.00005  # seconds; what is less is written as 0.0 ms
+_NO_WAIT = b"server-timing: queue;dur=0.0\r\n"
+
+
 def server_timing(waits: Waits) -> bytes:
     """Where the time went before the backend was asked, in milliseconds (W3C Server Timing)."""
+    if waits.queue < _NO_TIME and not waits.evict and not waits.load:
+        return _NO_WAIT  # nearly always, and a number is slow to write
     line = f"server-timing: queue;dur={waits.queue * 1e3:.1f}"
     if waits.evict:
         line += f", evict;dur={waits.evict * 1e3:.1f}"

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import httptools
 
-from daemon.ports import Target
+from daemon.ports import Target, Waits
 from daemon.relay.heads import Fields, Head
-from daemon.relay.wire import answer_start, chunk, plain_answer, request_head
+from daemon.relay.wire import answer_start, chunk, plain_answer, request_head, server_timing
 
 
 def head_with(fields: Fields, method: str = "POST") -> Head:
@@ -78,3 +78,15 @@ def test_what_we_write_parses() -> None:
     raw = answer_start(200, [], frozenset()) + b"transfer-encoding: chunked\r\n%b\r\n" % own
     httptools.HttpResponseParser(seen).feed_data(raw + chunk(b"bo") + chunk(b"dy") + b"0\r\n\r\n")
     assert (seen.body, seen.done) == (b"body", True)
+
+
+def test_where_the_time_went() -> None:
+    said = {
+        Waits(0.0): b"queue;dur=0.0",
+        Waits(0.0000499): b"queue;dur=0.0",
+        Waits(0.0001): b"queue;dur=0.1",
+        Waits(1.5, evict=0.25): b"queue;dur=1500.0, evict;dur=250.0",
+        Waits(0.0, load=2.0): b"queue;dur=0.0, load;dur=2000.0",
+    }
+    for waits, text in said.items():
+        assert server_timing(waits) == b"server-timing: " + text + b"\r\n"
