@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -73,7 +74,7 @@ def number(body: Json, name: str) -> float | None:
 def whole(body: Json, name: str) -> int | None:
     """A whole number that may be missing. Raises ProblemError for anything else."""
     value = number(body, name)
-    if value is not None and value != int(value):
+    if value is not None and (not math.isfinite(value) or value != int(value)):
         raise wrong(name, value, "a whole number")
     return None if value is None else int(value)
 

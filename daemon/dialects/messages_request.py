@@ -37,6 +37,7 @@ from daemon.dialects.fields import (
 )
 
 _ROLES = ("user", "assistant", "system")
+_ATTRIBUTION = "x-anthropic-billing-header:"
 _SEARCHES = "tool_search_tool"  # Anthropic's own search for deferred tools
 
 
@@ -101,9 +102,16 @@ def _thinking(body: Json) -> Thinking:
 def _system(system: object, chat: Chat) -> None:
     if system is None or system == "":
         return
-    texts = _texts(system, "system")
+    texts = [without_attribution(text) for text in _texts(system, "system")]
+    texts = [text for text in texts if text]
     if texts:
         chat.messages.append({"role": "system", "content": "\n\n".join(texts)})
+
+
+def without_attribution(text: str) -> str:
+    """A system text without Claude Code's line about itself: its digits differ from session to
+    session, title to subagent, so that an engine would read the whole prompt anew (recorded)."""
+    return text.partition("\n")[2] if text.startswith(_ATTRIBUTION) else text
 
 
 def _texts(value: object, path: str) -> list[str]:
