@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.dialects.fields import Json, bad
+from daemon.dialects.fields import Json, an_array, an_object, bad
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -96,6 +96,13 @@ def function_tool(name: str, description: object, parameters: object, strict: ob
     if strict is True:
         function["strict"] = True
     return {"type": "function", "function": function}
+
+
+def tool_objects(tools: object) -> list[Json]:
+    """A chat client's own tools. Raises ProblemError if they are no array of objects."""
+    return [
+        an_object(tool, f"tools.{place}") for place, tool in enumerate(an_array(tools, "tools"))
+    ]
 
 
 def call(name: str, id: str, arguments: str) -> Json:  # noqa: A002 (the field's own name)

@@ -42,10 +42,11 @@ _CLOSERS = {
 }
 _TOOL_CALL = "<tool_call>"
 _LANGUAGES = frozenset({"", "json", "xml", "html", "tool_call", "tool_code", "text", "plaintext"})
-_FENCE_LINE = r"```[^\n`]{0,40}\n"
+# No marker in it: one that follows on the same line is a marker.
+_FENCE_LINE = r"```[^\n`<\[]{0,40}\n"
 
 # At a line's start, as far as can be seen: a line that may become a fence's.
-_OPEN_FENCE = re.compile(r"(?:^|\n)[ \t]*(`{1,2}|```[^\n`]{0,40})\Z")
+_OPEN_FENCE = re.compile(r"(?:^|\n)[ \t]*(`{1,2}|```[^\n`<\[]{0,40})\Z")
 
 GEMMA_THOUGHT = "<|channel>thought"
 CHANNEL_END = "<channel|>"
@@ -111,13 +112,13 @@ class Openers:
         self._offered = offered
         names = sorted(offered.schemas) if offered is not None else []
         self._elements = tuple([f"<{name}" for name in names])
-        self._marks = _MARKS if names else ()
-        literal = "|".join([re.escape(mark) for mark in (GEMMA_THOUGHT, *self._marks)])
+        self.marks = _MARKS if names else ()
+        literal = "|".join([re.escape(mark) for mark in (GEMMA_THOUGHT, *self.marks)])
         elements = "|".join([re.escape(element) for element in self._elements])
         elements = f"|(?P<element>{elements})(?=\\s)" if elements else ""
         self.any = re.compile(f"(?P<mark>{literal}){elements}|(?P<fence>{_FENCE_LINE})")
         """A marker's beginning, or a fence's line."""
-        calls = "|".join([re.escape(mark) for mark in self._marks])
+        calls = "|".join([re.escape(mark) for mark in self.marks])
         self.calls = re.compile(f"(?P<mark>{calls})") if calls else None
 
     def form(self, text: str) -> tuple[Form, int] | None:
@@ -169,7 +170,7 @@ class Openers:
             at = text.rfind(sign, max(0, len(text) - 100))
             if at >= 0:
                 tail = text[at:]
-                starts = (GEMMA_THOUGHT, *self._marks, *self._elements)
+                starts = (GEMMA_THOUGHT, *self.marks, *self._elements)
                 if any(start.startswith(tail) for start in starts):
                     found = min(found, at)
         fence = _OPEN_FENCE.search(text, max(0, len(text) - 80))

@@ -191,7 +191,7 @@ class Scan:
         while (match := self._openers.any.search(held, at)) is not None:
             if match["fence"] is None or self._begins_line(held, match.start()):
                 break
-            at = match.end()
+            at = match.start() + len(FENCE)
         if match is None:
             end = len(held) if final else self._openers.partial(held)
             self._held = held[end:]
@@ -297,7 +297,7 @@ class Scan:
 
     def _partial_end(self, held: str) -> int:
         """Characters at the end that may belong to a marker."""
-        ends = [*self._closers, *("<tool_call>", "<function=", "<|tool_call>")]
+        ends = [*self._closers, *(self._openers.marks if self._bare_text is not None else ())]
         for size in range(min(len(held), max(map(len, ends)) - 1), 0, -1):
             if any(end.startswith(held[-size:]) for end in ends):
                 return size

@@ -29,6 +29,22 @@ class Filter(Protocol):
     def end(self) -> list[Event]: ...
 
 
+def filtered(filters: list[Filter], events: list[Event]) -> list[Event]:
+    """``events`` through all filters in their order."""
+    for one in filters:
+        if events:
+            events = one.take(events)
+    return events
+
+
+def finished(filters: list[Filter]) -> list[Event]:
+    """What the filters held back, each part through the later ones."""
+    events: list[Event] = []
+    for place, one in enumerate(filters):
+        events += filtered(filters[place + 1 :], one.end())
+    return events
+
+
 class Stream:
     """A streamed answer. The relay feeds it, sends on what it returns, and looks at:
 
@@ -66,7 +82,7 @@ class Stream:
         for payload in self._parser.end():
             self._payload(payload, out)
         if not self.over and self.failure is None:
-            events = self._filtered(self._reader.end())
+            events = filtered(self._filters, self._reader.end())
             if self._reader.done:
                 self._complete(events, out)
             else:
@@ -80,7 +96,7 @@ class Stream:
     def _payload(self, payload: bytes, out: list[bytes]) -> None:
         if self.over or self.failure is not None:
             return
-        events = self._filtered(self._reader.read(payload))
+        events = filtered(self._filters, self._reader.read(payload))
         if events:
             if type(events[-1]) is Failure:
                 self.failure = events[-1]
@@ -94,18 +110,6 @@ class Stream:
             out.append(self._writer.write(events))
 
     def _complete(self, events: list[Event], out: list[bytes]) -> None:
-        events = list(events)
-        for place, one in enumerate(self._filters):
-            rest = one.end()
-            for later in self._filters[place + 1 :]:
-                rest = later.take(rest)
-            events += rest
-        out.append(self._writer.write(events))
+        out.append(self._writer.write(events + finished(self._filters)))
         out.append(self._writer.end())
         self.over = True
-
-    def _filtered(self, events: list[Event]) -> list[Event]:
-        for one in self._filters:
-            if events:
-                events = one.take(events)
-        return events

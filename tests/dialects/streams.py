@@ -36,7 +36,7 @@ def fixtures(*starts: str) -> list[Any]:
     """Recorded requests whose names begin so, as parameters of a test."""
     import pytest
 
-    names = sorted(path.stem for path in FIXTURES.glob("*.json"))
+    names = sorted(path.stem for path in FIXTURES.glob("*_[0-9]*.json"))
     return [pytest.param(name, id=name) for name in names if name.startswith(starts)]
 
 
