@@ -27,7 +27,8 @@ from daemon.dialects.events import (
 from daemon.dialects.fields import Json, encode, loads
 from daemon.dialects.tool_names import Kind, Names, Tool, unwrapped
 
-_ECHOED: Mapping[str, Any] = {
+# What a response repeats of its request, and what it says where the request said nothing.
+ECHOED: Mapping[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
@@ -77,7 +78,7 @@ class Asked:
         """The response object; without its ``tools`` where it is sent again and again."""
         given = {
             name: self.body[name]
-            for name in _ECHOED
+            for name in ECHOED
             if self.body.get(name) is not None and (tools or name != "tools")
         }
         return {
@@ -93,7 +94,7 @@ class Asked:
             "previous_response_id": None,
             "store": False,
             "usage": None,
-            **_ECHOED,
+            **ECHOED,
             **given,
         }
 

@@ -45,6 +45,7 @@ from daemon.dialects.stream import Filter, Stream, Writer, filtered, finished
 from daemon.dialects.tool_names import Names
 
 PATH: Final = "/v1/chat/completions"
+_REPEATED: Final = (*responses_answer.ECHOED, "stream_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +60,26 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A request that became a chat engine's. ``notes``: what was left out, for a log."""
+    """A request that became a chat engine's.
+
+    ``notes``: what was left out and why, for a log. ``offered``: tools whose calls are looked for
+    in text (None: none are); ``objects``: also as bare JSON; ``used``: ids of earlier calls;
+    ``plain``: several answers at once, which are left as they are; ``asked``: what an answer
+    repeats of its request. The conversation itself is in ``body`` alone: it may be large.
+    """
 
     shape: Shape
     body: bytes
     streamed: bool
     about: About
     norms: Norms
-    chat: Chat
+    notes: tuple[str, ...] = ()
+    offered: Offered | None = None
+    objects: bool = True
+    plain: bool = False
+    used: frozenset[str] = frozenset()
     asked: Mapping[str, Any] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
-
-    @property
-    def notes(self) -> list[str]:
-        """What was left out, and why."""
-        return self.chat.notes
 
     def stream(self) -> Answer:
         """For one streamed answer."""
@@ -123,19 +129,17 @@ class Translation:
     # ------------------------------------------------------------ parts
 
     def _way(self) -> tuple[ChatReader, list[Filter], Scan]:
-        ids = Ids(self.about.request_id, self.chat.used_ids())
-        norms = self.norms
-        calls = norms.rescue and self.chat.body.get("tool_choice") != "none"
+        ids = Ids(self.about.request_id, self.used)
         scan = Scan(
             ids,
-            Offered(self.chat.tools) if calls else None,
-            objects="response_format" not in self.chat.body,
-            starts_thinking=norms.starts_thinking,
-            bare_thinking=norms.bare_thinking,
+            self.offered,
+            objects=self.objects,
+            starts_thinking=self.norms.starts_thinking,
+            bare_thinking=self.norms.bare_thinking,
         )
-        filters: list[Filter] = [scan, Loud()] if norms.loud else [scan]
-        if self.chat.body.get("n") not in (None, 1):
-            filters = []  # several answers at once: as the engine gives them
+        filters: list[Filter] = [] if self.plain else [scan]
+        if self.norms.loud and not self.plain:
+            filters.append(Loud())
         return ChatReader(ids), filters, scan
 
     def _asked(self) -> Asked:
@@ -236,8 +240,22 @@ def translate(shape: Shape, body: bytes | bytearray, norms: Norms, about: About)
     shaping.apply(chat, norms)
     if not about.model:
         about = About(about.request_id, about.created, str(asked.get("model") or ""))
-    streamed = chat.body.get("stream") is True
-    return Translation(shape, encode(chat.body), streamed, about, norms, chat, asked, names)
+    sent = chat.body
+    calls = norms.rescue and sent.get("tool_choice") != "none"
+    return Translation(
+        shape,
+        encode(sent),
+        sent.get("stream") is True,
+        about,
+        norms,
+        notes=tuple(chat.notes),
+        offered=Offered(chat.tools) if calls and chat.tools else None,
+        objects="response_format" not in sent,
+        plain=sent.get("n") not in (None, 1),
+        used=chat.used_ids(),
+        asked={name: asked[name] for name in _REPEATED if name in asked},
+        names=names,
+    )
 
 
 def counted(body: bytes | bytearray, norms: Norms) -> Chat:
