@@ -180,6 +180,19 @@ def whole_chat(body: bytes, reader: ChatReader, filters: list[Filter]) -> bytes:
     return encode(value)
 
 
+def whole_of(whole: Whole, model: str, request_id: str, created: int) -> Json:
+    """A whole answer for a chat client, of an engine that speaks something else."""
+    choice = {"index": 0, "message": message_of(whole), "logprobs": None}
+    return {
+        "id": "chatcmpl-" + request_id.removeprefix("req_"),
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [{**choice, "finish_reason": _STOPS[whole.finish.stop]}],
+        "usage": usage_of(whole.usage),
+    }
+
+
 def message_of(whole: Whole) -> Json:
     """An assistant's message."""
     message: Json = {"role": "assistant", "content": whole.text or None}

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from daemon.dialects.chat_answer import ChatReader
 from daemon.dialects.events import Event, Failure, Usage
 from daemon.dialects.sse import EventParser
+
+
+class Reader(Protocol):
+    """Reads an engine's dialect. ``done``: the engine said that this was all."""
+
+    done: bool
+
+    def read(self, payload: bytes) -> list[Event]: ...
+    def end(self) -> list[Event]: ...
+    def whole(self, body: bytes) -> list[Event]: ...
 
 
 class Writer(Protocol):
@@ -53,7 +62,7 @@ class Stream:
     ``usage``: tokens, as far as the engine told them.
     """
 
-    def __init__(self, reader: ChatReader, filters: list[Filter], writer: Writer) -> None:
+    def __init__(self, reader: Reader, filters: list[Filter], writer: Writer) -> None:
         self._parser = EventParser()
         self._reader = reader
         self._filters = filters

@@ -35,16 +35,18 @@ from daemon.dialects.errors import Rendered, chat_stream_error, messages_stream_
 from daemon.dialects.events import Failure, collect
 from daemon.dialects.fields import Json, an_array, an_object, encode, read
 from daemon.dialects.messages_answer import MessagesWriter
+from daemon.dialects.messages_engine import MessagesReader, to_messages
 from daemon.dialects.norms import Norms
 from daemon.dialects.offered import Offered
 from daemon.dialects.ollama_answer import OllamaWriter
 from daemon.dialects.responses_answer import Asked, ResponsesWriter
 from daemon.dialects.scan import Loud, Rescued, Scan
 from daemon.dialects.shapes import Shape
-from daemon.dialects.stream import Filter, Stream, Writer, filtered, finished
+from daemon.dialects.stream import Filter, Reader, Stream, Writer, filtered, finished
 from daemon.dialects.tool_names import Names
 
 PATH: Final = "/v1/chat/completions"
+MESSAGES_PATH: Final = "/v1/messages"
 _REPEATED: Final = (*responses_answer.ECHOED, "stream_options")
 
 
@@ -80,12 +82,13 @@ class Translation:
     used: frozenset[str] = frozenset()
     asked: Mapping[str, Any] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
+    path: str = PATH
 
     def stream(self) -> Answer:
         """For one streamed answer."""
         reader, filters, scan = self._way()
         about = self.about
-        if self.shape is Shape.CHAT:
+        if self.shape is Shape.CHAT and isinstance(reader, ChatReader):
             chat_writer = ChatWriter(about.model, about.request_id, about.created)
             return Answer(self, ChatStream(reader, filters, chat_writer), scan, chat_writer)
         writer = self._writer()
@@ -94,7 +97,7 @@ class Translation:
     def whole(self, body: bytes) -> Rendered:
         """A whole answer (status 200) of the engine, for the client."""
         reader, filters, _ = self._way()
-        if self.shape is Shape.CHAT:
+        if self.shape is Shape.CHAT and isinstance(reader, ChatReader):
             return _ok(chat_write.whole_chat(body, reader, filters))
         events = filtered(filters, reader.whole(body)) + finished(filters)
         answer = collect(events)
@@ -105,6 +108,8 @@ class Translation:
             value = messages_answer.message(answer, about.model, about.request_id)
         elif shape is Shape.RESPONSES:
             value = responses_answer.response(answer, self._asked())
+        elif shape is Shape.CHAT:
+            value = chat_write.whole_of(answer, about.model, about.request_id, about.created)
         elif shape is Shape.COMPLETIONS:
             value = completions.completion(answer, about.model, about.request_id, about.created)
         else:
@@ -128,7 +133,7 @@ class Translation:
 
     # ------------------------------------------------------------ parts
 
-    def _way(self) -> tuple[ChatReader, list[Filter], Scan]:
+    def _way(self) -> tuple[Reader, list[Filter], Scan]:
         ids = Ids(self.about.request_id, self.used)
         scan = Scan(
             ids,
@@ -140,7 +145,8 @@ class Translation:
         filters: list[Filter] = [] if self.plain else [scan]
         if self.norms.loud and not self.plain:
             filters.append(Loud())
-        return ChatReader(ids), filters, scan
+        reader = ChatReader(ids) if self.path == PATH else MessagesReader(ids)
+        return reader, filters, scan
 
     def _asked(self) -> Asked:
         about = self.about
@@ -226,8 +232,11 @@ class Answer:
         return encode({"error": problem.text}) + b"\n"
 
 
-def translate(shape: Shape, body: bytes | bytearray, norms: Norms, about: About) -> Translation:
-    """A client's request as a chat engine's, shaped for the model.
+def translate(
+    shape: Shape, body: bytes | bytearray, norms: Norms, about: About, path: str = PATH
+) -> Translation:
+    """A client's request as a chat engine's, shaped for the model. ``path``: MESSAGES_PATH for an
+    engine that speaks Anthropic's messages and no chat.
 
     Raises ProblemError (INVALID_REQUEST, INVALID_JSON): the client's mistake, by its field.
     """
@@ -244,7 +253,7 @@ def translate(shape: Shape, body: bytes | bytearray, norms: Norms, about: About)
     calls = norms.rescue and sent.get("tool_choice") != "none"
     return Translation(
         shape,
-        encode(sent),
+        encode(sent if path == PATH else to_messages(chat)),
         sent.get("stream") is True,
         about,
         norms,
@@ -255,6 +264,7 @@ def translate(shape: Shape, body: bytes | bytearray, norms: Norms, about: About)
         used=chat.used_ids(),
         asked={name: asked[name] for name in _REPEATED if name in asked},
         names=names,
+        path=path,
     )
 
 
