@@ -145,7 +145,10 @@ class Scan:
     def _flush(self, out: list[Event], *, complete: bool) -> None:
         """Nothing more comes; ``complete``: because the model had said all."""
         if self._form is not None and not complete:
-            self._refuse(NoCall("cut"), out)
+            self.rescued.refused["cut"] += 1
+            self._form = None
+            text, self._held = self._held, ""
+            self._text(text, out)
         self._run(out, final=True)
         self._closers = ()
 

@@ -136,6 +136,56 @@ def test_a_character_at_a_time(form: str) -> None:
     assert whole.text == ""
 
 
+@pytest.mark.parametrize(
+    ("form", "cut"),
+    [
+        ("hermes", "\n</tool_call>"),
+        ("qwen coder", "</function>\n</tool_call>"),
+        ("glm", "\n</tool_call>"),
+        ("gemma", "<tool_call|>"),
+        ("nemotron", "</TOOLCALL>"),
+        ("fenced", "\n```"),
+        ("fenced hermes", "\n```"),
+    ],
+)
+def test_a_last_marker_may_be_forgotten(form: str, cut: str) -> None:
+    text = FORMS[form].removesuffix(cut)
+    assert text != FORMS[form]
+    for pieces in ([text], list(text)):
+        whole, _ = scanned(pieces)
+        assert calls(whole) == [("Write", WROTE)]
+        assert scanned(pieces, stop=Stop.LENGTH)[0].text == text, "but not where it was cut"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>Write\n<arg_key>content</arg_key>\n<arg_value>x</arg_value>\n</tool_call>",
+        "<tool_call>Write\n<arg_key>a</arg_key></tool_call>",
+        "<function=Write>\n<parameter=content>\nx\n</parameter>\n</function>",
+        "<function=Write>not json</function>",
+        '<|tool_call>call:Write{content:<|"|>x<|"|>}<tool_call|>',
+        "<|tool_call>call:Write{content<tool_call|>",
+        "<|tool_call>speak<tool_call|>",
+        "[TOOL_CALLS]Write[ARGS]{}",
+        "[TOOL_CALLS]Write[ARGS]{",
+        "[TOOL_CALLS]rm[ARGS]{}",
+        "[TOOL_CALLS] are made so",
+        '<Write content="x"/>',
+        '<Write nothing="x"/>',
+        '[{"name":"ping","arguments":{}},{"name":"rm","arguments":{}}]',
+        '{"name":"ping","arguments":{},"parameters":{}}',
+        '{"name":"ping"}',
+        '<invoke name="Write',
+    ],
+)
+def test_calls_that_do_not_fit_stay_text(text: str) -> None:
+    for pieces in ([text], list(text)):
+        whole, scan = scanned(pieces)
+        assert (whole.text, whole.calls) == (text, [])
+        assert scan.rescued.refused
+
+
 def test_two_in_a_row_are_two() -> None:
     ping = '<tool_call>{"name":"ping","arguments":{}}</tool_call>'
     for text in (

@@ -130,6 +130,17 @@ def test_a_chat_clients_stream_is_the_engines_own() -> None:
     assert stream.usage.prompt == 20
 
 
+def test_a_chat_clients_stream_without_its_last_word() -> None:
+    stream = asked(Shape.CHAT).stream()
+    out = fed(stream, [chunk(content="<tool"), chunk("stop")])
+    assert stream.over
+    assert out.endswith(b"data: [DONE]\n\n")
+    assert b"<tool" in out
+    stream = asked(Shape.CHAT).stream()
+    fed(stream, [chunk(content="half")])
+    assert not stream.over
+
+
 def test_a_chat_clients_stream_with_a_rescued_call() -> None:
     def respond(request: httpx2.Request) -> httpx2.Response:
         translation = translate(Shape.CHAT, request.content, Norms(), ABOUT)
