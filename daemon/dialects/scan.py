@@ -226,8 +226,9 @@ class Scan:
                 return False
         if self._objects and self._offered is not None and bare[0] in "{[":
             if not bare.startswith("[TOOL"[: len(bare)]):
+                self._held = bare if self._drop_blanks else self._held
                 self._form = JsonForm(self._offered, 0, marked=False)
-                self._marker, self._held = 1, bare
+                self._marker = len(self._held) - len(bare) + 1
                 return True
             if bare == "[" and not final:
                 return False
@@ -364,38 +365,3 @@ class Scan:
         self._said = True
         self._held = self._held[verdict.end :]
         self._fresh = self._drop_blanks = True
-
-
-class Loud:
-    """Tells in words that the output limit cut a tool call, which some clients pass over."""
-
-    def __init__(self) -> None:
-        self._open: CallStart | None = None
-        self._cut: CallStart | None = None
-        self._size = 0
-
-    def take(self, events: list[Event]) -> list[Event]:
-        """``events``, with a notice where a call was cut."""
-        out: list[Event] = []
-        for event in events:
-            if isinstance(event, CallStart):
-                self._open, self._size = event, 0
-            elif isinstance(event, CallPiece):
-                self._size += len(event.text)
-            elif isinstance(event, CallEnd):
-                self._cut, self._open = self._open, None
-            elif isinstance(event, Text):
-                self._cut = None
-            elif isinstance(event, Finish) and event.stop is Stop.LENGTH and self._cut is not None:
-                out.append(
-                    Text(
-                        f"[The call of {self._cut.name} was cut off by the output limit after "
-                        f"{self._size} characters of its arguments. Write less at once, in parts.]"
-                    )
-                )
-            out.append(event)
-        return out
-
-    def end(self) -> list[Event]:
-        """Nothing is held back."""
-        return []

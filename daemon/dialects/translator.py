@@ -34,13 +34,14 @@ from daemon.dialects.completions import CompletionsWriter
 from daemon.dialects.errors import Rendered, chat_stream_error, messages_stream_error
 from daemon.dialects.events import Failure, collect
 from daemon.dialects.fields import Json, an_array, an_object, encode, read
+from daemon.dialects.loud import Loud
 from daemon.dialects.messages_answer import MessagesWriter
 from daemon.dialects.messages_engine import MessagesReader, to_messages
 from daemon.dialects.norms import Norms
 from daemon.dialects.offered import Offered
 from daemon.dialects.ollama_answer import OllamaWriter
 from daemon.dialects.responses_answer import Asked, ResponsesWriter
-from daemon.dialects.scan import Loud, Rescued, Scan
+from daemon.dialects.scan import Rescued, Scan
 from daemon.dialects.shapes import Shape
 from daemon.dialects.stream import Filter, Reader, Stream, Writer, filtered, finished
 from daemon.dialects.tool_names import Names

@@ -21,8 +21,9 @@ from daemon.dialects.events import (
     Whole,
     collect,
 )
+from daemon.dialects.loud import Loud
 from daemon.dialects.offered import Offered
-from daemon.dialects.scan import Loud, Scan
+from daemon.dialects.scan import Scan
 from tests.dialects import streams
 
 
@@ -418,6 +419,7 @@ _tokens = st.sampled_from(
 
 @given(st.lists(_tokens, max_size=14), st.data())
 @example(["```", "\n", "```"], None)
+@example([" ", "{"], None)
 @example(["x```", FORMS["hermes"]], None)
 @example(["```", "<tool_call>", "\n"], None)
 def test_whatever_a_model_says(tokens: list[str], data: st.DataObject | None) -> None:
