@@ -1,0 +1,44 @@
+"""The norms of a configured model on an engine: what the configuration says over what is known of
+engines and families of models (each with where it was seen)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from daemon.config.model import Model
+from daemon.dialects.norms import OUTPUT_FLOOR, Norms, Schemas
+
+_LLAMA = Norms(
+    # Its grammar converter refuses whole requests for one pattern ("failed to parse grammar").
+    schemas=Schemas.PLAIN,
+    budget_field="thinking_budget_tokens",
+    output_floor=OUTPUT_FLOOR,
+)
+ENGINES: dict[str, Norms] = {
+    "llama-server": _LLAMA,
+    "xllamacpp": _LLAMA,
+    "mlx-lm": Norms(output_floor=OUTPUT_FLOOR),
+    "vllm-mlx": Norms(output_floor=OUTPUT_FLOOR),
+    "vllm": Norms(output_floor=OUTPUT_FLOOR),
+}
+_MIN_P = {"min_p": 0.01}  # the engines' own 0.05 or 0.1 misleads GLM 4.7
+
+
+def norms_of(model: Model, engine: str) -> Norms:
+    """How requests for ``model`` on ``engine`` are shaped."""
+    norms = ENGINES.get(engine.partition(".")[0], Norms())
+    name = f"{model.name} {model.preset} {model.hf} {model.path}".lower().replace("_", ".")
+    default = dict(model.params.default)
+    if "glm-4" in name:
+        default = {**_MIN_P, **default}
+    return replace(
+        norms,
+        allow_tools=model.allow_tools,
+        thinking=model.thinking,
+        effort="gpt-oss" in name,
+        bare_thinking="qwen3.5" in name,
+        default=default,
+        with_tools=dict(model.params.with_tools),
+        force=dict(model.params.force),
+        rescue=model.rescue_tools != "off",
+    )
