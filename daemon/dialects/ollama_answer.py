@@ -24,7 +24,7 @@ from daemon.dialects.events import (
 )
 from daemon.dialects.fields import Json, encode, loads
 from daemon.dialects.messages_answer import arguments_of
-from daemon.ports import ModelCard
+from daemon.views import ModelCard
 
 VERSION = "0.12.0"
 """The version of Ollama whose API this is; clients ask for it before they use newer fields."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daemon.config.model import Model
+from daemon.dialects.manner import Manner
 from daemon.dialects.norms import OUTPUT_FLOOR, Norms, Schemas
 
 _LLAMA = Norms(
@@ -21,7 +22,19 @@ ENGINES: dict[str, Norms] = {
     "vllm-mlx": Norms(output_floor=OUTPUT_FLOOR),
     "vllm": Norms(output_floor=OUTPUT_FLOOR),
 }
+_TOKENIZES = frozenset({"llama-server", "xllamacpp"})
 _MIN_P = {"min_p": 0.01}  # the engines' own 0.05 or 0.1 misleads GLM 4.7
+
+
+def manner_of(
+    model: Model, engine: str, serves: frozenset[str], context: int | None = None
+) -> Manner:
+    """How ``model`` is spoken to. ``serves``: what the engine serves of it itself; ``context``:
+    tokens of one conversation, where known."""
+    norms = norms_of(model, engine)
+    if context is not None:  # an engine may refuse what cannot fit
+        norms = replace(norms, output_floor=min(norms.output_floor, context // 4))
+    return Manner(serves, norms, engine in _TOKENIZES, model.loading_text)
 
 
 def norms_of(model: Model, engine: str) -> Norms:
@@ -40,5 +53,8 @@ def norms_of(model: Model, engine: str) -> Norms:
         default=default,
         with_tools=dict(model.params.with_tools),
         force=dict(model.params.force),
+        output_floor=norms.output_floor if model.min_output is None else model.min_output,
+        output_cap=model.max_output,
         rescue=model.rescue_tools != "off",
+        loud=model.tell_cut_calls,
     )

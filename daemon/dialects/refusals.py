@@ -15,6 +15,13 @@ from daemon.dialects.errors import Dialect, Rendered, render
 from daemon.dialects.fields import Json, encode, loads
 from daemon.dialects.shapes import Shape
 
+_DIALECTS = {
+    Shape.MESSAGES: Dialect.ANTHROPIC,
+    Shape.OLLAMA_CHAT: Dialect.OLLAMA,
+    Shape.OLLAMA_GENERATE: Dialect.OLLAMA,
+}
+_TRUE = frozenset({400, 408, 409, 413, 415, 422, 429})
+"""Refusals that mean what they say (see :func:`problem_of` for the others)."""
 _LONGEST = 2000  # characters of an engine's text
 _FEW_SECONDS = 1.0
 _CODE = "context_length_exceeded"
@@ -84,11 +91,7 @@ def rendered_overflow(shape: Shape, found: Overflow, request_id: str) -> Rendere
 
 def rendered(shape: Shape, problem: Problem, request_id: str) -> Rendered:
     """``problem`` as an answer in the client's shape."""
-    dialect = Dialect.ANTHROPIC if shape is Shape.MESSAGES else Dialect.OPENAI
-    status, headers, body = render(problem, dialect, request_id)
-    if shape in (Shape.OLLAMA_CHAT, Shape.OLLAMA_GENERATE):
-        body = encode({"error": problem.text})
-    return status, headers, body
+    return render(problem, _DIALECTS.get(shape, Dialect.OPENAI), request_id)
 
 
 def said(body: bytes) -> str:
@@ -135,6 +138,22 @@ def answered(shape: Shape, status: int, body: bytes, request_id: str) -> Rendere
     if found is not None:
         return rendered_overflow(shape, found, request_id)
     return rendered(shape, problem_of(status, text), request_id)
+
+
+def native(shape: Shape, status: int, body: bytes, request_id: str) -> Rendered | None:
+    """The same of an engine that speaks the client's dialect. None: it has said it as the client
+    knows it, and that goes on as it came."""
+    text = said(body)
+    found = overflow(text)
+    if found is not None:
+        return rendered_overflow(shape, found, request_id)
+    value = loads(body)
+    error = value.get("error") if isinstance(value, dict) else None
+    known = isinstance(error, dict) and isinstance(error.get("message"), str)
+    if known and (shape is not Shape.MESSAGES or value.get("type") == "error"):
+        return None
+    own, headers, written = rendered(shape, problem_of(status, text), request_id)
+    return status if status >= 500 or status in _TRUE else own, headers, written
 
 
 def overflow_error(found: Overflow) -> Json:

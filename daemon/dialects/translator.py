@@ -32,7 +32,7 @@ from daemon.dialects.chat_request import EFFORTS, Chat, Thinking, tool_objects
 from daemon.dialects.chat_write import ChatStream, ChatWriter
 from daemon.dialects.completions import CompletionsWriter
 from daemon.dialects.errors import Rendered, chat_stream_error, messages_stream_error
-from daemon.dialects.events import Failure, collect
+from daemon.dialects.events import Failure, Thought, collect
 from daemon.dialects.fields import Json, an_array, an_object, encode, read
 from daemon.dialects.loud import Loud
 from daemon.dialects.messages_answer import MessagesWriter
@@ -85,14 +85,14 @@ class Translation:
     names: Names = field(default_factory=Names)
     path: str = PATH
 
-    def stream(self) -> Answer:
-        """For one streamed answer."""
+    def stream(self, begun: Answer | None = None) -> Answer:
+        """For one streamed answer. ``begun``: what has given signs of life for it so far, so that
+        they and the answer are one stream."""
         reader, filters, scan = self._way()
-        about = self.about
-        if self.shape is Shape.CHAT and isinstance(reader, ChatReader):
-            chat_writer = ChatWriter(about.model, about.request_id, about.created)
-            return Answer(self, ChatStream(reader, filters, chat_writer), scan, chat_writer)
-        writer = self._writer()
+        fresh = begun is None or self.shape is Shape.COMPLETIONS  # which knows what was asked for
+        writer = self._writer() if fresh or begun is None else begun.writer
+        if isinstance(writer, ChatWriter) and isinstance(reader, ChatReader):
+            return Answer(self, ChatStream(reader, filters, writer), scan, writer)
         return Answer(self, Stream(reader, filters, writer), scan, writer)
 
     def whole(self, body: bytes) -> Rendered:
@@ -103,7 +103,7 @@ class Translation:
         events = filtered(filters, reader.whole(body)) + finished(filters)
         answer = collect(events)
         if answer.failure is not None:
-            return self._failed(answer.failure)
+            return self.failed(answer.failure)
         about, shape = self.about, self.shape
         if shape is Shape.MESSAGES:
             value = messages_answer.message(answer, about.model, about.request_id)
@@ -126,7 +126,8 @@ class Translation:
         """What a failure within a stream means; without ``retry_after`` it is permanent."""
         return refusals.problem_of(failure.status, failure.message)
 
-    def _failed(self, failure: Failure) -> Rendered:
+    def failed(self, failure: Failure) -> Rendered:
+        """The same, where nothing has been sent yet."""
         found = refusals.overflow(failure.message)
         if found is not None:
             return refusals.rendered_overflow(self.shape, found, self.about.request_id)
@@ -180,7 +181,7 @@ class Answer:
         self._translation = translation
         self._stream = stream
         self._scan = scan
-        self._writer = writer
+        self.writer = writer
         self.media = stream.media
         self.feed = stream.feed
         self.end = stream.end
@@ -206,6 +207,20 @@ class Answer:
         """Tokens, as far as the engine told them (``events.Usage``)."""
         return self._stream.usage
 
+    def problem(self) -> Problem:
+        """What its failure means."""
+        assert self.failure is not None
+        return self._translation.problem(self.failure)
+
+    def failed(self) -> Rendered:
+        """Its failure as an answer, where nothing has been sent yet."""
+        assert self.failure is not None
+        return self._translation.failed(self.failure)
+
+    def think(self, text: str) -> bytes:
+        """``text`` as a piece of reasoning, before there is an answer."""
+        return self.writer.write([Thought(text)])
+
     def broken(self, problem: Problem) -> bytes:
         """What is said before the connection is cut, so that each client does the right thing.
 
@@ -226,18 +241,33 @@ class Answer:
                 problem = Problem(problem.code, text)
             return messages_stream_error(problem, translation.about.request_id)
         if shape is Shape.RESPONSES:
-            if found is None or not isinstance(self._writer, ResponsesWriter):
+            if found is None or not isinstance(self.writer, ResponsesWriter):
                 return b""
             error = refusals.overflow_error(found)
-            return self._writer.failed(Failure(error["message"], 400), error["code"])
+            return self.writer.failed(Failure(error["message"], 400), error["code"])
         return encode({"error": problem.text}) + b"\n"
 
 
+def waiting(shape: Shape, body: bytes | bytearray, about: About) -> Answer:
+    """Gives signs of life for an answer that is still to come, as it is not known from where.
+
+    Raises ProblemError as :func:`translate` does.
+    """
+    if shape is Shape.RESPONSES:  # which says of its request what it was
+        return translate(shape, body, Norms(), about).stream()
+    return Translation(shape, b"", True, about, Norms()).stream()
+
+
 def translate(
-    shape: Shape, body: bytes | bytearray, norms: Norms, about: About, path: str = PATH
+    shape: Shape,
+    body: bytes | bytearray,
+    norms: Norms,
+    about: About,
+    path: str = PATH,
+    model: str | None = None,
 ) -> Translation:
     """A client's request as a chat engine's, shaped for the model. ``path``: MESSAGES_PATH for an
-    engine that speaks Anthropic's messages and no chat.
+    engine that speaks Anthropic's messages and no chat; ``model``: its name there.
 
     Raises ProblemError (INVALID_REQUEST, INVALID_JSON): the client's mistake, by its field.
     """
@@ -251,6 +281,8 @@ def translate(
     if not about.model:
         about = About(about.request_id, about.created, str(asked.get("model") or ""))
     sent = chat.body
+    if model is not None:
+        sent["model"] = model
     calls = norms.rescue and sent.get("tool_choice") != "none"
     return Translation(
         shape,
