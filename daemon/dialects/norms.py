@@ -182,6 +182,8 @@ def _fields(body: Json, norms: Norms) -> None:
         inside = isinstance(before, dict) and isinstance(forced, Mapping)
         body[name] = {**body[name], **forced} if inside else forced
     limit = body.get("max_tokens")
+    if limit is None and norms.output_cap is not None:
+        limit = norms.output_cap
     if isinstance(limit, (int, float)) and not isinstance(limit, bool):
         floor = norms.output_floor if tools else 0
         if norms.output_cap is not None:

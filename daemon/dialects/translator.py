@@ -97,7 +97,14 @@ class Translation:
 
     def whole(self, body: bytes) -> Rendered:
         """A whole answer (status 200) of the engine, for the client."""
-        reader, filters, _ = self._way()
+        return self.whole_rescued(body)[0]
+
+    def whole_rescued(self, body: bytes) -> tuple[Rendered, Rescued]:
+        """The same, and what was made of text in it."""
+        reader, filters, scan = self._way()
+        return self._whole(body, reader, filters), scan.rescued
+
+    def _whole(self, body: bytes, reader: Reader, filters: list[Filter]) -> Rendered:
         if self.shape is Shape.CHAT and isinstance(reader, ChatReader):
             return _ok(chat_write.whole_chat(body, reader, filters))
         events = filtered(filters, reader.whole(body)) + finished(filters)

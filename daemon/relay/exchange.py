@@ -141,6 +141,11 @@ class Exchange(Speaking):
         if self._upstream is not None:
             self._upstream.pause(full)
 
+    @_entry
+    def sweep(self, now: float) -> None:
+        """Every moment, from the plane's one timer."""
+        super().sweep(now)
+
     def from_client(self, data: bytes) -> None:
         """Bytes of a tunnel."""
         if self._upstream is not None:

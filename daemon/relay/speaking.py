@@ -259,6 +259,8 @@ class Speaking(Answering):
         else:
             self._last = body[-TAIL:]  # for its usage
             found = talk.whole(body)
+            if self._lease is not None:
+                self._lease.rescued = talk.rescued
         if found is not None:
             self._tell(found)
             return
@@ -299,7 +301,8 @@ class Speaking(Answering):
         """What is waited for, as reasoning, where the model's configuration wants it shown."""
         if vigil.tells is None:
             spoken = self._plane.leases.manner(self._model)
-            vigil.tells = self._shape in THINKERS and spoken is not None and spoken.loading_text
+            if spoken is not None:
+                vigil.tells = self._shape in THINKERS and spoken.loading_text
         stream = self._awaited(vigil) if vigil.tells else None
         text = self._plane.leases.waiting_text(self._model) if stream is not None else ""
         return stream.think(f"{text}\n") if stream is not None and text else b""

@@ -34,6 +34,7 @@ class Talk(Protocol):
 
     path: str
     parts: Parts
+    rescued: int  # tool calls that a whole answer had as text
 
     @property
     def streamed(self) -> bool: ...
@@ -113,10 +114,11 @@ def _count(tokens: int, *more: tuple[str, str]) -> Rendered:
 class Spoken:
     """What generates text: a translation."""
 
-    __slots__ = ("_translation", "parts", "path")
+    __slots__ = ("_translation", "parts", "path", "rescued")
 
     def __init__(self, translation: Translation) -> None:
         self.path = translation.path
+        self.rescued = 0
         self.parts: Parts = (translation.body,)
         self._translation = replace(translation, body=b"")  # ``parts`` has it, and lets it go
 
@@ -136,7 +138,9 @@ class Spoken:
 
     def whole(self, body: bytes) -> Rendered | None:
         """See ``Talk``."""
-        return self._translation.whole(body)
+        rendered, rescued = self._translation.whole_rescued(body)
+        self.rescued = rescued.calls
+        return rendered
 
     def refused(self, status: int, body: bytes) -> Rendered:
         """See ``Talk``."""
@@ -146,8 +150,11 @@ class Spoken:
 class _Whole:
     """What is never streamed."""
 
-    __slots__ = ()
+    __slots__ = ("rescued",)
     streamed = False
+
+    def __init__(self) -> None:
+        self.rescued = 0
 
     def stream(self, begun: Answer | None) -> Answer:
         """See ``Talk``."""
@@ -161,6 +168,7 @@ class Embedded(_Whole):
 
     def __init__(self, body: Body, name: str, model: str, request_id: str, *, old: bool) -> None:
         """Raises ProblemError (INVALID_REQUEST)."""
+        super().__init__()
         self.path = "/v1/embeddings"
         asked = ollama_request.embed_to_embeddings(read(body))
         self.parts: Parts = (encode({**asked, "model": name}),)
@@ -185,6 +193,7 @@ class Counted(_Whole):
     __slots__ = ("_chat", "_templated", "parts", "path")
 
     def __init__(self, chat: Chat) -> None:
+        super().__init__()
         self.path = "/apply-template"
         self.parts: Parts = (counting.template_body(chat),)
         self._chat = chat

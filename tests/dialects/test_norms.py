@@ -299,7 +299,8 @@ def test_output_limits() -> None:
         **shaped(Norms(), tools=[TOOL]),
         "max_tokens": 99,
     }
-    assert "max_tokens" not in shaped(norms)
+    assert shaped(norms)["max_tokens"] == 16384
+    assert "max_tokens" not in shaped(Norms(output_floor=8192))
 
 
 def test_norms_of_configured_models() -> None:

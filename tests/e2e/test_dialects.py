@@ -15,9 +15,11 @@ import anthropic
 import openai
 import pytest
 
+from tests.dialects.streams import FIXTURES, check_messages, check_responses, recorded
 from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import House
 from tests.fakes import start
+from tests.models import make_gguf
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -114,7 +116,7 @@ def test_a_call_written_as_text_is_made_and_counted(make_house: MakeHouse) -> No
             assert ask("a") == ["tool_use"]
             assert ask("off") == ["text"]
         assert house.backends()["a"]["rescued"] == 1
-        assert "1 tool calls" in house.ctl("ps").stdout
+        assert "made calls: 1" in house.ctl("ps").stdout
 
 
 @ALL
@@ -248,3 +250,39 @@ def test_overflow_is_told_as_claude_code_knows_it(make_house: MakeHouse, tiny_gg
         asked = {"model": "t", "input": "word " * 2000}
         refused = house.request("POST", "/v1/responses", asked).json()
         assert refused["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.real
+def test_recorded_clients_are_served(make_house: MakeHouse, models_dir: Path) -> None:
+    """As they were recorded: titles, a count, Codex's probes, opencode, pi."""
+    pytest.importorskip("xllamacpp")
+    path = models_dir / "wide.gguf"
+    make_gguf(path, context=131072)
+    table = f'[models.qwen3-coder]\npath = "{path}"\nengine = "xllamacpp"\nctx = 65536\n'
+    table += 'args = ["-t", "1"]\nmax_output = 32\n'
+    house = make_house(table)
+    house.server = 'default_model = "qwen3-coder"'
+    house.write(table)
+    with house:
+        for name in (
+            "claude_10_messages_tty_title",
+            "claude_16_count_tokens_text",
+            "codex_08_responses_tui_title",
+            "codex_10_oss_preload_probe",
+            "codex_13_oss_ollama_probe_4",
+            "opencode_01_chat_title",
+            "pi_01_chat_first_turn",
+        ):
+            sample = json.loads((FIXTURES / f"{name}.json").read_text())
+            limit = "max_output_tokens" if name.startswith("codex_08") else "max_tokens"
+            asked = {**recorded(name), limit: 32}
+            answer = house.request("POST", sample["path"], asked, seconds=90)
+            assert answer.status == 200, (name, answer.body)
+            if "text/event-stream" not in answer.headers["content-type"]:
+                continue
+            if name.startswith("claude"):
+                check_messages(answer.body)
+            elif name.startswith("codex"):
+                check_responses(answer.body)
+            else:
+                assert answer.body.endswith(b"data: [DONE]\n\n")

@@ -227,19 +227,52 @@ async def test_embeddings_as_ollama_has_them() -> None:
         assert here.backend.seen[0].line == "POST /v1/embeddings HTTP/1.1"
 
 
-async def test_a_rescued_call_is_counted() -> None:
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_rescued_call_is_counted(stream: bool) -> None:
     call = '<tool_call>{"name": "ping", "arguments": {}}</tool_call>'
 
     async def script(conn: Conn, backend: Backend) -> None:
         await conn.request()
-        await conn.send(CHUNKED + chunk(piece(content=call) + LAST) + b"0\r\n\r\n")
+        if stream:
+            await conn.send(CHUNKED + chunk(piece(content=call) + LAST) + b"0\r\n\r\n")
+        else:
+            await conn.send(ok(WHOLE.replace(b'"one two"', json.dumps(call).encode())))
 
     tool = {"name": "ping", "input_schema": {"type": "object", "properties": {}}}
     async with world(script) as here:
         here.leases.spoken = SPEAKS
-        reply = await here.once(asked("/v1/messages", stream=True, tools=[tool]))
+        reply = await here.once(asked("/v1/messages", stream=stream, tools=[tool]))
         assert b'"tool_use"' in reply.body
         assert here.leases.leases[0].rescued == 1
+
+
+async def test_a_client_that_does_not_read_holds_the_engine_back() -> None:
+    sent = 0
+
+    async def script(conn: Conn, backend: Backend) -> None:
+        nonlocal sent
+        await conn.request()
+        await conn.send(CHUNKED)
+        word = chunk(piece(content="word " * 2000))
+        while True:
+            await conn.send(word)
+            sent += len(word)
+
+    limits = Limits(tick=0.01, write_high=64 << 10, write_low=16 << 10)
+    async with world(script, limits=limits) as here:
+        here.leases.spoken = CHATS
+        client = await here.client()
+        await client.send(asked("/v1/messages", stream=True))
+        await client.head()
+        (held,) = here.front._plane.clients
+        await until(lambda: held._full)
+        assert held._exchange is not None
+        assert held._exchange._upstream is not None
+        assert held._exchange._upstream._paused
+        stopped = sent
+        for _ in range(600):  # 6 MB: more than all buffers between the two
+            await client.chunk()
+        assert sent > stopped
 
 
 # ---------------------------------------------------------------- counting
