@@ -219,6 +219,8 @@ class Exchange(Speaking):
             talk = talk_for(admitted.place, body, spoken, name, *who, begun=self._begun)
         if talk is not None:
             self._talk, self._parts = talk, talk.parts
+            for note in talk.notes:
+                log.debug("%s: %s", self.request_id, note)
             return
         renamed = bool(self._model) and name != self._model
         edits = lease.edits

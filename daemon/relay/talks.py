@@ -37,6 +37,11 @@ class Talk(Protocol):
     rescued: int  # tool calls that a whole answer had as text
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the request, for a log."""
+        ...
+
+    @property
     def streamed(self) -> bool: ...
     def stream(self, begun: Answer | None) -> Answer:
         """For a streamed answer; asked only of one that is ``streamed``."""
@@ -124,7 +129,7 @@ class Spoken:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of the request."""
+        """See ``Talk``."""
         return self._translation.notes
 
     @property
@@ -152,6 +157,7 @@ class _Whole:
 
     __slots__ = ("rescued",)
     streamed = False
+    notes: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.rescued = 0

@@ -71,6 +71,23 @@ def test_roles_that_templates_lose_are_put_right(
     assert way(shape, Manner(EVERY, PLAIN), body(*messages)) is Way.CHAT
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [b"{}", b"[]", b'{"messages":1}', b'{"messages":[{"role":1}]}', b'{"tools":null}', b"\xff"],
+)
+def test_what_is_odd_is_the_engines_to_judge(odd: bytes) -> None:
+    for shape in (Shape.CHAT, Shape.MESSAGES, Shape.RESPONSES):
+        assert way(shape, Manner(EVERY), odd) is Way.NATIVE
+
+
+def test_codexs_input_is_looked_at_too() -> None:
+    developer = {"role": "developer", "content": "x"}
+    manner = Manner(EVERY, PLAIN)
+    assert way(Shape.RESPONSES, manner, encode({"input": [developer, USER]})) is Way.CHAT
+    assert way(Shape.RESPONSES, manner, encode({"input": "hi"})) is Way.NATIVE
+    assert way(Shape.RESPONSES, manner, encode({"input": [USER]})) is Way.NATIVE
+
+
 def test_what_a_template_knows_is_left_alone() -> None:
     knows = replace(PLAIN, developer=True, systems=Systems.ANYWHERE, merge_turns=False)
     developer = {"role": "developer", "content": "x"}
