@@ -529,6 +529,41 @@ async def test_the_loading_status_as_reasoning() -> None:
         assert said("/v1/chat/completions", out) == "one two"
 
 
+@pytest.mark.parametrize("spoken", [CHATS, SPEAKS], ids=["translated", "native"])
+@pytest.mark.parametrize("good", [True, False], ids=["answers", "refuses"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_signs_of_life_while_a_prompt_is_read(path: str, good: bool, spoken: Manner) -> None:
+    go = asyncio.Event()
+    own = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    written = own if path == "/v1/messages" and spoken is SPEAKS else STREAM
+
+    async def script(conn: Conn, backend: Backend) -> None:
+        await conn.request()
+        await go.wait()
+        if good:
+            await conn.send(CHUNKED + chunk(written) + b"0\r\n\r\n")
+        else:
+            refused = ok(b'{"error":{"message":"no"}}').replace(b"200 OK", b"422 No", 1)
+            await conn.send(refused)
+
+    async with world(script, limits=FAST) as here:
+        here.leases.spoken = spoken
+        client = await here.client()
+        await client.send(asked(path, stream=True))
+        assert (await client.head())[0] == 200
+        assert (b"ping" if path == "/v1/messages" else b": waiting") in await client.chunk()
+        go.set()
+        rest = await client.rest() if not good else b""
+        while good and (more := await client.chunk()):
+            rest += more
+        if good:
+            assert (b"two" in rest) or rest.endswith(own)
+        else:
+            assert b"The engine refused the request: no" in rest
+            assert not rest.endswith(b"0\r\n\r\n")
+        await until(lambda: here.leases.outcomes == [Outcome.OK])
+
+
 @pytest.mark.parametrize(
     ("path", "word"), [("/v1/chat/completions", b": waiting"), ("/v1/messages", b"ping")]
 )
