@@ -384,6 +384,8 @@ def relay_limits(settings: Settings) -> Limits:
         loading_poll=max(timing.ready_poll, LOADING_POLL),
         loading_wait=timing.start_stall,
         pool_idle=timing.upstream_idle,
+        stream_keepalive=timing.stream_keepalive,
+        loading_text=timing.loading_text,
         tick=timing.sweep,
         retry_after_drain=timing.shutdown_retry,
         retry_after_lost=timing.lost_retry,

@@ -22,6 +22,7 @@ from daemon.core.lifecycle import State
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.manner import reachable
 from daemon.picture import (
     claim_view,
     fit_view,
@@ -136,7 +137,7 @@ class Control:
             slots=model.slots,
             pinned=page.pinned if page else model.pin,
             keep_alive=model.keep_alive,
-            routes=sorted(item.routes),
+            routes=sorted(reachable(item.routes)),
             estimate=dict(item.spec.variants[0].need) if item.spec.variants else {},
             breakdown=asdict(price) if price else {},
             variants=[v.id for v in item.spec.plain],
@@ -195,6 +196,7 @@ class Control:
             ready_at=run.ready_at,
             log=str(run.places.log),
             warning=run.installed.warning,
+            rescued=self.supervisor.rescued.get(page.name, 0),
             **self._ladder(page),
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from daemon.core.messages import Outcome, Ticket
 from daemon.core.problems import Problem
+from daemon.dialects.manner import Manner
 from daemon.ports import Edits, Hold, Lease, Target, Waiting, Waits, Wish
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Held:
     mark: Callable[[], str]
     _supervisor: Supervisor
     status: int = 0
+    rescued: int = 0
     sent: Callable[[], int] | None = None
     on_cancel: Callable[[Problem], None] | None = None
     taken_back: bool = False  # by the core, which knows why
@@ -54,6 +56,12 @@ class Held:
         """See ``Lease``: as configured now, not when its backend was started."""
         stock = self._supervisor.stock
         return None if stock is None else stock.edits(self.model)
+
+    @property
+    def manner(self) -> Manner | None:
+        """See ``Lease``: as configured now."""
+        stock = self._supervisor.stock
+        return None if stock is None else stock.manner(self.model)
 
     @property
     def arrived(self) -> float:

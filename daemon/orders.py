@@ -19,6 +19,7 @@ from typing import Protocol
 
 from daemon.backends.accidents import Accidents
 from daemon.backends.starts import Starts
+from daemon.config.model import Model
 from daemon.core.budget import NOTHING
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
@@ -44,6 +45,7 @@ from daemon.core.messages import (
 )
 from daemon.core.problems import Problem, ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.dialects.manner import Manner
 from daemon.leases import Held, Queued
 from daemon.ports import Edits, Hold, ModelCard, Resolved, Target
 from daemon.telemetry.bus import Bus
@@ -65,6 +67,15 @@ class Runs(Protocol):
     def holding(self) -> Hold: ...
 
 
+class Named(Protocol):
+    """What is asked of a model by its name."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def manner(self) -> Manner | None: ...
+
+
 class Stock(Protocol):
     """What can be served, as prepared from the configuration (``daemon.backends.stock``)."""
 
@@ -74,6 +85,14 @@ class Stock(Protocol):
 
     def edits(self, model: str) -> Edits | None:
         """What its configuration does to bodies of requests."""
+        ...
+
+    def find(self, name: str) -> Named | Problem:
+        """The model that a name means."""
+        ...
+
+    def manner(self, model: str) -> Manner | None:
+        """How a model is spoken to."""
         ...
 
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...

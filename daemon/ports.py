@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from daemon.access.principals import Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Problem
+from daemon.dialects.manner import Manner
 from daemon.views import (
     BackendView,
     EventView,
@@ -25,6 +26,7 @@ from daemon.views import (
     StatusView,
     StoryView,
 )
+from daemon.views import ModelCard as ModelCard
 
 
 class Route(StrEnum):
@@ -116,10 +118,11 @@ class Lease(Protocol):
     """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`.
 
     The relay sets ``status`` (0: no answer yet) and ``sent`` (bytes of a good answer so far), from
-    which it is seen that the backend goes on.
+    which it is seen that the backend goes on, and ``rescued`` (tool calls made of text).
     """
 
     status: int
+    rescued: int
 
     @property
     def model(self) -> str: ...
@@ -133,6 +136,8 @@ class Lease(Protocol):
     def keep_query(self) -> bool: ...  # mlx-lm answers 404 to any query string
     @property
     def edits(self) -> Edits | None: ...  # to the body, as configured; None: none
+    @property
+    def manner(self) -> Manner | None: ...  # how it is spoken to; None: as the client speaks
     @property
     def arrived(self) -> float: ...
     @property
@@ -159,21 +164,6 @@ class Waiting(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One line of ``GET /v1/models``."""
-
-    id: str
-    aliases: tuple[str, ...] = ()
-    created: int = 0  # Unix seconds
-    context: int | None = None
-    max_output: int | None = None
-    state: str = "stopped"
-    engine: str | None = None
-    kind: str = "chat"
-    facts: Mapping[str, object] = field(default_factory=dict)
-
-
 class LeasePort(Protocol):
     """What the relay may ask. All of it is for the event loop's thread and never blocks."""
 
@@ -187,6 +177,13 @@ class LeasePort(Protocol):
         ...
 
     def card(self, name: str) -> ModelCard | Problem: ...
+    def manner(self, name: str) -> Manner | None:
+        """How the model of this name is spoken to; None: there is none, or not yet."""
+        ...
+
+    def waiting_text(self, name: str) -> str:
+        """What a request for this model waits for, in one line; "" if that is not to be shown."""
+        ...
 
     @property
     def draining(self) -> bool:

@@ -25,6 +25,7 @@ from daemon.core.messages import (
     Ticket,
 )
 from daemon.core.problems import Code, Problem
+from daemon.dialects.manner import Manner
 from daemon.leases import Early, Held, Queued
 from daemon.orders import Orders
 from daemon.ports import Lease, ModelCard, Waiting, Wish
@@ -43,6 +44,7 @@ class Supervisor(Orders):
 
     on_lease: Callable[[], None] = lambda: None  # a request is given to a backend
     on_end: Callable[[Held], None] = lambda _: None  # and is over
+    rescued: dict[str, int] = field(default_factory=dict)  # tool calls made of text, by model
     _ids: count[int] = field(default_factory=lambda: count(1))
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
@@ -193,6 +195,8 @@ class Supervisor(Orders):
                 self.broken[lease.model] = self.broken.get(lease.model, 0) + 1
             if outcome in (Outcome.LOST, Outcome.UPSTREAM_ERROR):
                 self.accidents.lost(lease.model, lease.generation, lease.mark(), self.clock())
+            if lease.rescued:
+                self.rescued[lease.model] = self.rescued.get(lease.model, 0) + lease.rescued
             self.on_end(lease)
             fact = RequestEnded(lease.ticket.id, outcome)
             if run is None or lease.taken_back or not self._doubt(lease, outcome, fact):
@@ -236,6 +240,20 @@ class Supervisor(Orders):
         if self.stock is None:
             return STARTING
         return self.stock.card(name, self.states())
+
+    def manner(self, name: str) -> Manner | None:
+        """See ``LeasePort``."""
+        found = self.stock.find(name) if self.stock is not None else None
+        return None if found is None or isinstance(found, Problem) else found.manner
+
+    def waiting_text(self, name: str) -> str:
+        """See ``LeasePort``: only where the model is configured to show it."""
+        found = self.stock.find(name) if self.stock is not None else None
+        if found is None or isinstance(found, Problem) or not found.model.loading_text:
+            return ""
+        told = self.scheduler.explain(self.clock()).waiting
+        why = next((wait.why.text for wait in told if wait.model == found.model.name), "")
+        return f"{found.model.name}: {why or 'reading the prompt'}"
 
     def catalog(
         self,

@@ -6,6 +6,7 @@ durations seconds, instants Unix time in seconds. ``control_api.schemas`` publis
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class BackendView:
     ready_at: float | None
     log: str
     warning: str = ""
+    rescued: int = 0  # tool calls that it wrote as text, and that were made calls
     degraded: str = ""  # what is given up after running out of memory
     degraded_since: float | None = None
     climbs_in: float | None = None  # seconds until it may try its full size again by itself
@@ -305,3 +307,19 @@ class RequestView:
     tokens_out: int | None
     tokens_per_second: float | None
     retried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One line of ``GET /v1/models``, for clients of the data plane."""
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    created: int = 0  # Unix seconds
+    context: int | None = None
+    max_output: int | None = None
+    state: str = "stopped"
+    engine: str | None = None
+    kind: str = "chat"
+    facts: Mapping[str, object] = field(default_factory=dict)
+    present: bool = True  # its weights are on this machine

@@ -109,7 +109,9 @@ def _print_backends(backends: Sequence[BackendView], out: Out) -> None:
     out.table(_PS_HEADERS, rows)
     for backend in backends:
         degraded = _degraded(backend, backend.model) if backend.degraded else ""
-        for told in filter(None, (degraded, backend.warning)):
+        written = f"tool calls that it wrote as text, made calls: {backend.rescued}"
+        rescued = written if backend.rescued else ""
+        for told in filter(None, (degraded, backend.warning, rescued)):
             out.line(f"{out.paint('!', 'yellow')} {backend.model}: {told}")
 
 

@@ -18,6 +18,9 @@ from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.manner import Manner
+from daemon.dialects.norms import Norms
+from daemon.dialects.quirks import manner_of
 from daemon.engines import pricing
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
@@ -69,6 +72,7 @@ class Prepared:
     engine_env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     edits: Edits | None = None  # to the bodies of its requests
+    manner: Manner | None = None  # how it is spoken to
     pulled: bool = True
     problem: Problem | None = None
 
@@ -146,7 +150,7 @@ class Preparer:
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
         spec = _spec(model, Ways({}, ()))
-        item = Prepared(model, model.engine, spec, kind=model.kind or "chat", edits=_edits(model))
+        item = Prepared(model, model.engine, spec, kind=model.kind or "chat")
         try:
             return self._prepare(model, item)
         except ProblemError as error:
@@ -181,7 +185,10 @@ class Preparer:
             weights=weights,
             routes=_routes(engine, kind, model),
         )
-        return self._priced(item)
+        item = self._priced(item)
+        context = item.best.ctx if item.best else None
+        manner = manner_of(model, engine.name, item.routes, context)
+        return replace(item, manner=manner, edits=_edits(manner.norms))
 
     def _engine(self, model: Model, weights: Weights | None, kind: str) -> tuple[Engine, Installed]:
         """The engine named for it, else the best one here that runs such weights.
@@ -299,14 +306,11 @@ def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSp
     )
 
 
-def _edits(model: Model) -> Edits | None:
-    """What its configuration does to the bodies of its requests."""
-    params = model.params
-    if not (params.default or params.force or params.with_tools or params.strip):
+def _edits(norms: Norms) -> Edits | None:
+    """What is done to the bodies of its requests that its engine gets as they came."""
+    if not (norms.default or norms.force or norms.with_tools or norms.strip):
         return None
-    return Edits(
-        _texts(params.default), _texts(params.force), _texts(params.with_tools), params.strip
-    )
+    return Edits(_texts(norms.default), _texts(norms.force), _texts(norms.with_tools), norms.strip)
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, bytes]:

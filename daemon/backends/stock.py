@@ -24,6 +24,7 @@ from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
 from daemon.core.messages import Event, ModelSpec, Variant
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.manner import Manner, reachable
 from daemon.engines.base import Installed, Launch, LaunchPlan
 from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import Edits, Hold, ModelCard, Resolved, Route, Target
@@ -132,7 +133,7 @@ class Stock:
             return item
         if item.problem is not None:
             return item.problem
-        if route != Route.UPSTREAM.value and route not in item.routes:
+        if route != Route.UPSTREAM.value and route not in reachable(item.routes):
             return self._unsupported(item, route)
         small = route == Route.INFILL.value or (
             means_small(name) and self.catalog.meant(name) is None
@@ -145,6 +146,11 @@ class Stock:
         item = self.prepared.get(model)
         return item.edits if item is not None else None
 
+    def manner(self, model: str) -> Manner | None:
+        """See ``supervisor.Stock``."""
+        item = self.prepared.get(model)
+        return item.manner if item is not None else None
+
     def _stand_in(self, item: Prepared, route: str) -> str | None:
         """Who else may serve a small call: the small model for another, the default one for it."""
         small, default = self.catalog.small, self.catalog.default
@@ -152,17 +158,17 @@ class Stock:
         found = self.prepared.get(other.name) if other is not None else None
         if found is None or found is item or found.problem is not None:
             return None
-        return found.model.name if route in found.routes else None
+        return found.model.name if route in reachable(found.routes) else None
 
     @staticmethod
     def _unsupported(item: Prepared, route: str) -> Problem:
         what = ROUTE_WORDS.get(route, route)
-        speaks = ", ".join(sorted(item.routes)) or "nothing"
+        speaks = ", ".join(sorted(reachable(item.routes))) or "nothing"
         return Problem(
             Code.UNSUPPORTED_DIALECT,
             f"{item.model.name} ({item.engine_name}, {item.kind}) does not serve {what}.",
             f"It serves: {speaks}.",
-            facts={"routes": sorted(item.routes)},
+            facts={"routes": sorted(reachable(item.routes))},
         )
 
     # ------------------------------------------------------------ showing
@@ -183,7 +189,9 @@ class Stock:
             context=item.best.ctx if item.best else item.trained_context,
             state=states.get(name, "stopped"),
             engine=item.engine_name,
+            max_output=item.model.max_output,
             kind=item.kind,
+            present=item.pulled,
         )
 
     # ------------------------------------------------------------ starting

@@ -201,19 +201,15 @@ NOT_YET: Final = (
     ("defaults", "auto_pull"),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
     ("service",),
-    *(("timing", "machine_probe"), ("timing", "stream_keepalive")),
-    *(("timing", "loading_text"), ("timing", "auth_window"), ("timing", "auth_delay")),
+    *(("timing", "machine_probe"), ("timing", "auth_window"), ("timing", "auth_delay")),
     ("timing", "flush"),
 )
 """Settings that are read and checked, and have no effect in this version."""
 
-MODEL_NOT_YET: Final = ("thinking", "rescue_tools", "loading_text", "allow_tools")
-"""The same, in a model's entry."""
-
 
 def without_effect(settings: Settings) -> list[Finding]:
     """Settings written by the user that nothing acts upon yet: silence would be a lie."""
-    plain, blank = Settings(), ModelEntry()
+    plain = Settings()
     pairs: list[tuple[KeyPath, Any, Any]] = []
     for path in NOT_YET:
         value: Any = settings
@@ -221,11 +217,6 @@ def without_effect(settings: Settings) -> list[Finding]:
         for part in path:
             value, default = getattr(value, part), getattr(default, part)
         pairs.append((path, value, default))
-    for name, entry in settings.models.items():
-        pairs += [
-            (("models", name, key), getattr(entry, key), getattr(blank, key))
-            for key in MODEL_NOT_YET
-        ]
     hint = "It is kept for a later version; nothing acts on it now."
     return [
         Finding(path, shown(value) if isinstance(value, str | int) else "a value", "unset", hint)

@@ -183,6 +183,16 @@ class ModelEntry(Part):
     allow_tools: tuple[Line, ...] | None = Field(
         default=None, description="Only these tools reach the model, * as wildcard; unset: all."
     )
+    tell_cut_calls: Flag = Field(
+        default=False, description="Tell in words of a tool call that the output limit has cut."
+    )
+    min_output: Tokens | None = Field(
+        default=None,
+        description="A lower output limit of a request with tools is lifted to this; unset: 8192.",
+    )
+    max_output: Tokens | None = Field(
+        default=None, description="No answer may be longer than this; unset: as it is asked for."
+    )
     conversations: Flag | None = Field(
         default=None, description="Keep its conversations; unset: as set."
     )

@@ -92,6 +92,9 @@ class Model:
     rescue_tools: str = "auto"
     loading_text: bool = False
     allow_tools: tuple[str, ...] | None = None
+    tell_cut_calls: bool = False
+    min_output: int | None = None
+    max_output: int | None = None
     conversations: bool = True
     warnings: tuple[str, ...] = ()
 
@@ -221,6 +224,9 @@ def _requests(
         "rescue_tools": entry.rescue_tools,
         "loading_text": entry.loading_text,
         "allow_tools": entry.allow_tools,
+        "tell_cut_calls": entry.tell_cut_calls,
+        "min_output": entry.min_output,
+        "max_output": entry.max_output,
         "conversations": _first(entry.conversations, settings.conversations.enabled),
     }
 

@@ -24,6 +24,7 @@ class Dialect(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
     CONTROL = "control"
 
 
@@ -106,6 +107,8 @@ def render(
         status, body = look.openai, openai_error(problem)
     elif dialect is Dialect.ANTHROPIC:
         status, body = look.anthropic, anthropic_error(problem, request_id)
+    elif dialect is Dialect.OLLAMA:
+        status, body = look.openai, {"error": problem.text}
     else:
         status, body = look.control, control_error(problem, request_id)
     headers = [

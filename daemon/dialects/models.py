@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from daemon.ports import ModelCard
+from daemon.views import ModelCard
 
 OWNER = "modelport"
 DISCOVERY_PREFIX = "anthropic/"

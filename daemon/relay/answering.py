@@ -265,6 +265,8 @@ class Answering(ABC):
 
     def _waited(self) -> bytes:
         """Of a request that was refused: all that is known is how long that took."""
+        if self._lease is not None:
+            return wire.server_timing(self._trace.waited())
         return wire.server_timing(Waits(time.monotonic() - self._trace.start))
 
     def _keep(self) -> bool:

@@ -26,10 +26,11 @@ NAME_LIMIT = 256
 
 
 class Peek(msgspec.Struct, gc=False, frozen=True):
-    """What routing needs of a body. ``model`` is empty where the field is missing or null."""
+    """What routing needs of a body. ``model`` is empty where the field is missing or null,
+    ``stream`` None where it says nothing of the kind."""
 
     model: str
-    stream: bool
+    stream: bool | None
 
 
 # ---------------------------------------------------------------- reading
@@ -202,7 +203,8 @@ def peek(body: Body, *, required: bool = True) -> Peek:
         text = "The field `model` is missing."
         hint = "Name one of the models that GET /v1/models lists."
         raise ProblemError(Problem(Code.MODEL_MISSING, text, hint))
-    return Peek(name or "", fields.stream is True)
+    stream = fields.stream
+    return Peek(name or "", stream if isinstance(stream, bool) else None)
 
 
 def _explain(body: Body, error: Exception) -> ProblemError:

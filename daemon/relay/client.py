@@ -354,6 +354,8 @@ class ClientConnection(Outlet):
             self._expire()
         if now >= self._stall_at:
             self._check_stall(now)
+        if self._exchange is not None and self._phase is Phase.BUSY:
+            self._exchange.sweep(now)
 
     def _too_slow(self, now: float) -> bool:
         assert self._reader is not None

@@ -14,15 +14,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
+from daemon.access.principals import CONTROL
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.errors import Dialect
+from daemon.dialects.manner import Way, counting_way
 from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
-from daemon.relay.answering import Answering, Step
+from daemon.relay.answering import Step
 from daemon.relay.body import Body
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
+from daemon.relay.speaking import Speaking
+from daemon.relay.talks import estimated, load_asked, loaded, talk_for
 from daemon.relay.upstream import Fault, Upstream
 
 if TYPE_CHECKING:
@@ -50,10 +55,10 @@ def _entry(
     return guarded
 
 
-class Exchange(Answering):
+class Exchange(Speaking):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
-    __slots__ = ("_arrived", "_fresh", "_opening", "_refused", "_waiting")
+    __slots__ = ("_arrived", "_fresh", "_loads", "_opening", "_refused", "_waiting")
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Exchange(Answering):
         self._arrived: float | None = None
         self._waiting: Waiting | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._loads = False  # it is no question, but an order to load the model
         self._fresh = self._refused = False  # tried once more on a new connection
 
     # ------------------------------------------------------------ from the client's connection
@@ -91,15 +97,38 @@ class Exchange(Answering):
         assert admitted is not None
         self._body = body
         self._trace.bytes_in = len(body)
-        if admitted.place.local is not None:
-            self._plain(*local.answer(admitted.place, self.head, self._plane.leases, self))
-            return
+        leases, place = self._plane.leases, admitted.place
         try:
-            self._model = named(admitted, self.head, body, self._plane.leases)
+            if place.local is not None:
+                self._plain(*local.answer(admitted, self.head, body, leases, self))
+                return
+            self._model = named(admitted, self.head, body, leases)
+            if place.route is Route.COUNT_TOKENS and self._estimated(body):
+                return
+            if place.dialect is Dialect.OLLAMA:
+                self._order(admitted, body)
         except ProblemError as error:
             self.refuse(error.problem)
             return
         self._acquire(admitted)
+
+    def _estimated(self, body: Body) -> bool:
+        """Answer at once where nobody could count: no model is loaded for an estimate."""
+        spoken = self._plane.leases.manner(self._model)
+        if spoken is None or counting_way(spoken, body) is not Way.ESTIMATE:
+            return False
+        self._tell(estimated(body, spoken.norms))
+        return True
+
+    def _order(self, admitted: Admitted, body: Body) -> None:
+        """One of Ollama's orders: to load a model anybody may, to unload it not. Raises
+        ProblemError."""
+        order = load_asked(admitted.place, body)
+        self._loads = order is not None
+        if order is not None and order.unload and not admitted.principal.may(CONTROL):
+            text = "Unloading a model needs a key with the scope control."
+            hint = f"On this machine: ctl unload {self._model}"
+            raise ProblemError(Problem(Code.UNAUTHORIZED, text, hint))
 
     def client_gone(self) -> None:
         """The client left: stop waiting, and stop the backend's work for it at once."""
@@ -111,6 +140,11 @@ class Exchange(Answering):
         """The client takes no more for now (or does again): so the backend is not read."""
         if self._upstream is not None:
             self._upstream.pause(full)
+
+    @_entry
+    def sweep(self, now: float) -> None:
+        """Every moment, from the plane's one timer."""
+        super().sweep(now)
 
     def from_client(self, data: bytes) -> None:
         """Bytes of a tunnel."""
@@ -166,14 +200,31 @@ class Exchange(Answering):
         self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
         assert self._admitted is not None
-        renamed = bool(self._model) and result.upstream_model != self._model
-        name = result.upstream_model if renamed else None
+        if self._loads:
+            self._tell(loaded(self._admitted.place, self._model))
+            return
         try:
-            self._parts = rewritten(self._admitted, self.head, self._body, name, result.edits)
+            self._word(result, self._admitted)
         except ProblemError as error:
             self.refuse(error.problem)
             return
         self._open(fresh=False)
+
+    def _word(self, lease: Lease, admitted: Admitted) -> None:
+        """What goes to the engine of this lease. Raises ProblemError."""
+        body, name, spoken = self._body, lease.upstream_model, lease.manner
+        self._talk = talk = None
+        if spoken is not None:
+            who = (self._model, self.request_id)
+            talk = talk_for(admitted.place, body, spoken, name, *who, begun=self._begun)
+        if talk is not None:
+            self._talk, self._parts = talk, talk.parts
+            for note in talk.notes:
+                log.debug("%s: %s", self.request_id, note)
+            return
+        renamed = bool(self._model) and name != self._model
+        edits = lease.edits
+        self._parts = rewritten(admitted, self.head, body, name if renamed else None, edits)
 
     @_entry
     def _cancelled(self, problem: Problem) -> None:
@@ -219,8 +270,10 @@ class Exchange(Answering):
         admitted, head = self._admitted, self.head
         assert admitted is not None
         body = self._parts
-        path = admitted.upstream_path
-        if lease.keep_query and head.query:
+        path, headers, talk = admitted.upstream_path, lease.headers, self._talk
+        if talk is not None:
+            path, headers = talk.path, {**headers, "content-type": "application/json"}
+        elif lease.keep_query and head.query:
             path = f"{path}?{head.query}"
         upgrade = head.upgrade if admitted.place.route is Route.UPSTREAM else b""
         sent = wire.request_head(
@@ -228,7 +281,7 @@ class Exchange(Answering):
             path,
             lease.target,
             length=sum(map(len, body)),
-            headers=lease.headers,
+            headers=headers,
             request_id=self.request_id,
             upgrade=upgrade,
         )
@@ -240,7 +293,7 @@ class Exchange(Answering):
             body,
             head_only=head.method == "HEAD",
             upgrade=upgrade,
-            raw=head.http11,
+            raw=head.http11 and talk is None,
         )
 
     def failed(self, fault: Fault, text: str) -> None:
@@ -254,6 +307,9 @@ class Exchange(Answering):
 
     def _fail(self, fault: Fault, text: str) -> None:
         retry = self._plane.limits.retry_after_lost
+        if self._hearing and self._stream is not None and self._stream.over:
+            self._finish()  # it had said all
+            return
         message = f"The backend of {self._model or 'the model'} failed: {text}."
         if self.step in (Step.ANSWERING, Step.TUNNEL):
             problem = Problem(Code.UPSTREAM_ERROR, message, retry_after=retry)
@@ -284,6 +340,10 @@ class Exchange(Answering):
             return
         budget.again += 1
         self._trace.attempt = 2
+        self._hearing = False
+        self._gathered = None
+        if not self._begun:
+            self._stream = None
         self._fresh = self._refused = False
         assert self._admitted is not None
         self._acquire(self._admitted)

@@ -46,6 +46,10 @@ class Limits:
     answer_head_fields: int = 100
     pool_idle: float = 60.0
     pool_size: int = 64  # idle connections kept for each backend
+    answer_bytes: int = 64 * MIB  # of a whole answer that is put into the client's dialect
+    # signs of life, to clients that asked for a stream
+    stream_keepalive: float = 15.0  # of silence
+    loading_text: float = 3.0  # between two lines of the loading status
     # the sweeps
     tick: float = 0.5
     # what a client is told

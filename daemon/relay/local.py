@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daemon.core.problems import Problem
-from daemon.dialects import models
-from daemon.ports import LeasePort
+from daemon.access.principals import CONTROL
+from daemon.core.problems import Code, Problem
+from daemon.dialects import models, ollama_answer
+from daemon.dialects.fields import bad, encode, read
+from daemon.ports import LeasePort, ModelCard
+from daemon.relay.admission import Admitted
+from daemon.relay.body import Body
 from daemon.relay.heads import Head
-from daemon.relay.routes import Local, Place, listed
+from daemon.relay.routes import Local, listed
 
 if TYPE_CHECKING:
     from daemon.relay.exchange import Exchange
@@ -16,29 +20,69 @@ if TYPE_CHECKING:
 Plain = tuple[int, list[tuple[str, str]], bytes]
 
 
-def answer(place: Place, head: Head, leases: LeasePort, exchange: Exchange) -> Plain:
-    """Status, headers and body of a local path. Never waits for a load."""
-    status, kind, body = 200, "application/json", b""
+def answer(
+    admitted: Admitted, head: Head, body: Body, leases: LeasePort, exchange: Exchange
+) -> Plain:
+    """Status, headers and body of a local path. Never waits for a load. Raises ProblemError."""
+    place = admitted.place
+    kind, said = "application/json", b""
     match place.local:
         case Local.HEALTH:
-            body = b'{"status":"ok"}'
+            said = b'{"status":"ok"}'
         case Local.MODELS:
             # Claude Code asks with ?limit=…; it shows only ids of Anthropic's making.
-            body = models.listing(leases.cards(), discovery="limit=" in head.query)
+            said = models.listing(leases.cards(), discovery="limit=" in head.query)
         case Local.MODEL:
             card = leases.card(place.rest)
             if isinstance(card, Problem):
                 return exchange.rendered(card)
-            body = models.single(card)
+            said = models.single(card)
+        case Local.TAGS:
+            said = ollama_answer.tags([card for card in leases.cards() if card.present])
+        case Local.RUNNING:
+            said = ollama_answer.running(leases.cards())
+        case Local.VERSION:
+            said = ollama_answer.version()
+        case Local.SHOW | Local.PULL | Local.DELETE:
+            found = _ollama(admitted, body, leases)
+            if isinstance(found, Problem):
+                return exchange.rendered(found)
+            kind, said = found
         case _:
-            kind, body = "text/plain; charset=utf-8", _WELCOME
+            kind, said = "text/plain; charset=utf-8", _WELCOME
     headers = [("Content-Type", kind), ("x-request-id", exchange.request_id)]
-    return status, headers, body
+    return 200, headers, said
+
+
+def _ollama(admitted: Admitted, body: Body, leases: LeasePort) -> tuple[str, bytes] | Problem:
+    """What Ollama's clients ask of one model: it is shown, and pulled if it is there already."""
+    asked = read(body)
+    name = asked.get("model") or asked.get("name")
+    if not isinstance(name, str):
+        raise bad("model: allowed is the name of a model.")
+    local = admitted.place.local
+    card = leases.card(name)
+    here = isinstance(card, ModelCard) and card.present
+    if local is Local.DELETE or (local is Local.PULL and not here):
+        verb = "Deleting" if local is Local.DELETE else "Pulling"
+        command = "rm" if local is Local.DELETE else "pull"
+        hint = f"On this machine: ctl {command} {name}"
+        if not admitted.principal.may(CONTROL):
+            return Problem(Code.UNAUTHORIZED, f"{verb} needs a key with the scope control.", hint)
+        return Problem(Code.FORBIDDEN, f"{verb} is not done over this path.", hint)
+    if isinstance(card, Problem):
+        return card
+    if local is Local.SHOW:
+        return "application/json", ollama_answer.show(card)
+    done = encode({"status": "success"})
+    if asked.get("stream") is False:
+        return "application/json", done
+    return "application/x-ndjson", encode({"status": "pulling manifest"}) + b"\n" + done + b"\n"
 
 
 _WELCOME = (
     "modelport: one port for every language model of this machine.\n\n"
-    + "".join(f"{method:5}{path}\n" for method, path in listed())
-    + "GET  /v1/models/{id}\nANY  /upstream/{model}/{path}\n\n"
+    + "".join(f"{method:7}{path}\n" for method, path in listed())
+    + "GET    /v1/models/{id}\nANY    /upstream/{model}/{path}\n\n"
     + "On this machine: ctl status\n"
 ).encode()

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import resource
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -70,6 +71,10 @@ class Plane:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
         return f"req_{self._start}{next(self._numbers):06x}"
+
+    def unix_time(self) -> int:
+        """Seconds since 1970, for what answers say of themselves."""
+        return int(time.time())
 
     def set_limits(self, limits: Limits) -> None:
         """New limits from now on; connections to backends keep theirs."""

@@ -52,9 +52,12 @@ class Trace:
         "bytes_in",
         "bytes_out",
         "first_at",
+        "heard",
         "leased_at",
+        "own",
         "start",
         "status",
+        "tokens",
         "waits",
     )
 
@@ -65,12 +68,19 @@ class Trace:
         self.status = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.heard = 0  # bytes of an answer that were not sent on as they came
+        self.own = 0  # bytes of signs of life: of our own, not the backend's
+        self.tokens: tuple[int | None, int | None] | None = None  # where the answer's end hides it
         self.attempt = 1
         self.waits: Waits | None = None
 
     def sent(self) -> int:
         """Bytes of a good answer so far: errors are no progress of a backend."""
-        return self.bytes_out if self.status < 500 else 0
+        return self.bytes_out + self.heard - self.own if self.status < 500 else 0
+
+    def mark_first(self) -> None:
+        """The first byte of the answer goes out."""
+        self.first_at = time.monotonic()
 
     def waited(self) -> Waits:
         """What it waited for until its lease."""
@@ -93,7 +103,7 @@ class Trace:
     ) -> RequestRecord:
         """The finished record, as of ``now``. ``tail``: the last bytes of the answer."""
         waits, leased = self.waits, self.leased_at
-        tokens = usage(tail) if tail else (None, None)
+        tokens = self.tokens or (usage(tail) if tail else (None, None))
         return RequestRecord(
             request_id=request_id,
             method=method,

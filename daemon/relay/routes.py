@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from daemon.core.problems import Code, Problem
 from daemon.dialects.errors import Dialect
+from daemon.dialects.shapes import SHAPES, Shape
 from daemon.ports import Route
 
 
@@ -33,6 +34,12 @@ class Local(Enum):
     WELCOME = auto()
     MODELS = auto()
     MODEL = auto()
+    TAGS = auto()  # Ollama's
+    RUNNING = auto()
+    VERSION = auto()
+    SHOW = auto()
+    PULL = auto()
+    DELETE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class Place:
 
     ``bare``: the engine's own API, which has no ``model`` field, so that it may be left out.
     ``rest`` is what follows a prefix: a model's id, or ``model/path`` below ``/upstream/``.
+    ``shape``: of its requests, where other engines can be asked the same in their own way.
     """
 
     route: Route | None
@@ -50,6 +58,7 @@ class Place:
     local: Local | None = None
     bare: bool = False
     rest: str = ""
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ MODELS_PREFIX = "/v1/models/"
 UPSTREAM_PREFIX = "/upstream/"
 _CONTROL = re.compile(r"/(?:control|ui|metrics)(?:/|$)")
 _MESSAGES = re.compile(r"/v1/messages(?:/|$)")
+_OLLAMA = re.compile(r"/api(?:/|$)")
 
 
 def _post(
@@ -75,7 +85,14 @@ def _post(
     body: BodyKind = BodyKind.JSON,
     bare: bool = False,
 ) -> dict[str, Place]:
-    return {path: Place(route, dialect, to or path, body, bare=bare) for path in paths}
+    return {
+        path: Place(route, dialect, to or path, body, bare=bare, shape=SHAPES.get(to or path))
+        for path in paths
+    }
+
+
+def _ollama(local: Local, body: BodyKind = BodyKind.NONE) -> Place:
+    return Place(None, Dialect.OLLAMA, body=body, local=local)
 
 
 _RANK = ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")
@@ -94,12 +111,20 @@ _POSTS: dict[str, Place] = {
     **_post(Route.AUDIO, "/v1/audio/speech"),
     **_post(Route.IMAGES, "/v1/images/generations"),
     **_post(Route.IMAGES, "/v1/images/edits", "/v1/images/variations", body=BodyKind.FORM),
+    **_post(Route.CHAT, "/api/chat", "/api/generate", dialect=Dialect.OLLAMA),
+    **_post(Route.EMBEDDINGS, "/api/embed", "/api/embeddings", dialect=Dialect.OLLAMA),
+    "/api/show": _ollama(Local.SHOW, BodyKind.JSON),
+    "/api/pull": _ollama(Local.PULL, BodyKind.JSON),
 }
+_DELETES = {"/api/delete": _ollama(Local.DELETE, BodyKind.JSON)}
 _GETS: dict[str, Place] = {
     "/": Place(None, Dialect.OPENAI, local=Local.WELCOME),
     "/health": Place(None, Dialect.OPENAI, local=Local.HEALTH),
     "/v1/models": Place(None, Dialect.OPENAI, local=Local.MODELS),
     "/models": Place(None, Dialect.OPENAI, local=Local.MODELS),
+    "/api/tags": _ollama(Local.TAGS),
+    "/api/ps": _ollama(Local.RUNNING),
+    "/api/version": _ollama(Local.VERSION),
 }
 _READ = frozenset({"GET", "HEAD"})
 _ALLOW_GET = "GET, HEAD, OPTIONS"
@@ -108,7 +133,8 @@ _ALLOW_POST = "POST, OPTIONS"
 
 def listed() -> list[tuple[str, str]]:
     """Every method and path of the table, for tests and documents."""
-    return [("POST", path) for path in _POSTS] + [("GET", path) for path in _GETS]
+    tables = (("POST", _POSTS), ("GET", _GETS), ("DELETE", _DELETES))
+    return [(method, path) for method, table in tables for path in table]
 
 
 def is_control(path: str) -> bool:
@@ -120,6 +146,8 @@ def dialect_of(path: str) -> Dialect:
     """The shape of errors below ``path``, whether or not there is anything."""
     if _MESSAGES.match(path):
         return Dialect.ANTHROPIC
+    if _OLLAMA.match(path):
+        return Dialect.OLLAMA
     return Dialect.CONTROL if is_control(path) else Dialect.OPENAI
 
 
@@ -128,6 +156,8 @@ def resolve(method: str, path: str) -> Place | Refused:
     if method == "POST" and (place := _POSTS.get(path)) is not None:
         return place
     if method in _READ and (place := _GETS.get(path)) is not None:
+        return place
+    if method == "DELETE" and (place := _DELETES.get(path)) is not None:
         return place
     if path.startswith(UPSTREAM_PREFIX) and len(path) > len(UPSTREAM_PREFIX):
         rest = path[len(UPSTREAM_PREFIX) :]
@@ -160,6 +190,8 @@ def allowed(path: str) -> str:
     """The value of an ``Allow`` header for ``path``; empty if there is nothing."""
     if path in _POSTS:
         return _ALLOW_POST
+    if path in _DELETES:
+        return "DELETE, OPTIONS"
     if path in _GETS or (path.startswith(MODELS_PREFIX) and path != MODELS_PREFIX):
         return _ALLOW_GET
     if path.startswith(UPSTREAM_PREFIX) and len(path) > len(UPSTREAM_PREFIX):

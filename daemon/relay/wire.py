@@ -161,6 +161,15 @@ def answer_start(status: int, fields: Fields, named: AbstractSet[bytes]) -> byte
     return _status_line(status) + _answer_sieve.passes(_without(fields, named - _PLAIN))
 
 
+def stream_head(media: bytes, own: bytes) -> bytes:
+    """The head of a stream that we write ourselves. ``own`` are ready lines."""
+    return b"%bcontent-type: %b\r\ncache-control: no-cache\r\n%b\r\n" % (
+        _status_line(200),
+        media,
+        own,
+    )
+
+
 def switching_head(start: bytes, upgrade: bytes, own: bytes) -> bytes:
     """The head of a 101: from here on, bytes are tunnelled. ``start`` is an answer's."""
     return b"%bconnection: upgrade\r\nupgrade: %b\r\n%b\r\n" % (start, upgrade, own)

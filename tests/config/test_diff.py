@@ -56,6 +56,8 @@ def test_what_the_process_is_started_with_is_a_change(entry: dict[str, Any]) -> 
         {"tools": False},
         {"allow_tools": ["x"]},
         {"loading_text": True},
+        {"tell_cut_calls": True},
+        {"max_output": 4096},
         {"conversations": False},
     ],
 )

@@ -34,6 +34,9 @@ FULL: dict[str, Any] = {
     "rescue_tools": True,
     "loading_text": True,
     "allow_tools": ["Bash", "mcp__*"],
+    "tell_cut_calls": True,
+    "min_output": 4096,
+    "max_output": "16k",
     "conversations": False,
     "hf": "owner/repo:Q4_K_M",
 }

@@ -39,14 +39,18 @@ def test_mlx_lm(make_house: MakeHouse, mlx_python: Path, tiny_hf: Path) -> None:
         assert "".join(house.stream("other")) == TEN, "its model name is rewritten for mlx-lm"
         view = house.client.get("/models/mlx")
         assert view["kind"] == "chat"
-        assert "messages" not in view["routes"]
-        refused = house.request(
-            "POST",
-            "/v1/messages",
-            {"model": "mlx", "max_tokens": 8, "messages": [{"role": "user", "content": "hi"}]},
-        )
+        assert "messages" in view["routes"], "by translation"
+        asked = {"model": "mlx", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}
+        message = house.request("POST", "/v1/messages", asked)
+        assert message.json()["content"][0]["text"] == TEN
+        streamed = house.request("POST", "/v1/messages?beta=true", {**asked, "stream": True})
+        assert b"event: message_stop" in streamed.body
+        response = house.request("POST", "/v1/responses", {"model": "mlx", "input": "hi"})
+        assert response.json()["output"][0]["content"][0]["text"] == TEN
+        counted = house.request("POST", "/v1/messages/count_tokens", asked)
+        assert counted.headers["x-token-count"] == "estimated"
+        refused = house.request("POST", "/v1/embeddings", {"model": "mlx", "input": "hi"})
         assert refused.status == 400
-        assert refused.json()["type"] == "error"
         assert "mlx" in refused.json()["error"]["message"]
         # it answers 404 to any query string
         asked = house.request(
@@ -123,7 +127,9 @@ dialects = ["chat", "messages"]
         view = house.client.get("/models/mine")
         assert list(view["estimate"].values()) == [100 << 20]
         assert {"chat", "messages"} <= set(view["routes"])
-        assert house.request("POST", "/v1/responses", {"model": "mine", "input": "x"}).status == 400
+        assert house.request("POST", "/v1/responses", {"model": "mine", "input": "x"}).status == 200
+        unable = house.request("POST", "/v1/embeddings", {"model": "mine", "input": "x"})
+        assert unable.status == 400
 
 
 def test_the_engine_is_chosen_where_none_is_named(make_house: MakeHouse, tiny_gguf: Path) -> None:

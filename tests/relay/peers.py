@@ -16,6 +16,7 @@ import uvloop
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
+from daemon.dialects.manner import Manner
 from daemon.ports import Edits, Lease, ModelCard, Target, Waits, Wish
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
@@ -67,6 +68,8 @@ class FakeLease:
         self.sent: Callable[[], int] | None = None
         self.suspected = False
         self.edits: Edits | None = None
+        self.manner: Manner | None = None
+        self.rescued = 0
 
     def waits(self) -> Waits | None:
         return None
@@ -94,6 +97,8 @@ class FakeLeases:
         self.rename: dict[str, str] = {}
         self.keep_query = True
         self.edits: Edits | None = None
+        self.spoken: Manner | None = None
+        self.waits_for = ""  # told to clients that show it
         self.hold = False
         self.problems: list[Problem] = []
         self.wishes: list[Wish] = []
@@ -118,6 +123,7 @@ class FakeLeases:
         lease = FakeLease(wish, self.target, self.rename.get(wish.model, wish.model))
         lease.keep_query = self.keep_query
         lease.edits = self.edits
+        lease.manner = self.spoken
         self.leases.append(lease)
         done(lease)
 
@@ -127,6 +133,12 @@ class FakeLeases:
     def card(self, name: str) -> ModelCard | Problem:
         missing = Problem(Code.MODEL_NOT_FOUND, f"There is no model {name!r}.")
         return self.known.get(name, missing)
+
+    def manner(self, name: str) -> Manner | None:
+        return self.spoken
+
+    def waiting_text(self, name: str) -> str:
+        return self.waits_for
 
     def check(self) -> None:
         """Every lease that was granted was ended exactly once, and nobody listens to it."""

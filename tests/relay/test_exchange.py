@@ -271,7 +271,7 @@ async def test_answers_pass_whatever_their_status(answer: bytes, status: int, bo
     async with world(always(answer)) as here:
         client = await here.client()
         for _ in range(2):
-            await client.send(post())
+            await client.send(post("/v1/rerank"))
             reply = await client.reply()
             assert (reply.status, reply.body) == (status, body)
         assert here.leases.outcomes == [Outcome.OK, Outcome.OK]
