@@ -27,6 +27,7 @@ from daemon.core.messages import BackendExited, BackendReady, ExitClass, StartFa
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
+from daemon.ports import Target
 from tests.backends.backend_house import FAKE, Stage, alive, until
 
 pytestmark = pytest.mark.processes
@@ -373,11 +374,11 @@ async def test_a_second_stop_with_a_hanging_request_insists(stage: Stage) -> Non
     body = json.dumps({"messages": [{"role": "user", "content": "a"}]}).encode()
     asking = asyncio.create_task(
         probing.ask(
-            backend.plan.port, "POST", "/v1/chat/completions",
+            backend.plan.target, "POST", "/v1/chat/completions",
             body=body, headers=backend.launch.headers, deadline=30.0,
         )
     )  # fmt: skip
-    stats = await _until_in_flight(backend.plan.port)
+    stats = await _until_in_flight(backend.plan.target)
     assert stats == 1
     backend.stop()
     await told.ended()
@@ -511,9 +512,9 @@ def test_a_digest_tells_no_value_and_knows_no_order() -> None:
     assert "canary" not in mark
 
 
-async def _until_in_flight(port: int) -> int:
+async def _until_in_flight(target: Target) -> int:
     while True:
-        answer = await probing.ask(port, "GET", "/fake", deadline=5.0)
+        answer = await probing.ask(target, "GET", "/fake", deadline=5.0)
         counts = json.loads(answer.body)
         if counts["in_flight"]:
             return int(counts["in_flight"])

@@ -33,13 +33,13 @@ async def stage(short_dir: Path) -> AsyncIterator[Stage]:
 
 async def burning(backend: Backend) -> asyncio.Task[probing.Answer]:
     """A request whose prompt is long: the only slot is taken, and a core is busy."""
-    engine, port = backend.engine.probe(backend.plan), backend.plan.port
+    engine, target = backend.engine.probe(backend.plan), backend.plan.target
     request = asyncio.create_task(
-        probing.answers(port, engine, backend.launch.headers, deadline=None)
+        probing.answers(target, engine, backend.launch.headers, deadline=None)
     )
     in_flight = 0
     while not in_flight:
-        told = await probing.ask(port, "GET", "/fake", headers=backend.launch.headers, deadline=5)
+        told = await probing.ask(target, "GET", "/fake", headers=backend.launch.headers, deadline=5)
         in_flight = json.loads(told.body)["in_flight"]
     return request
 
