@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import sys
 import time
@@ -269,6 +270,36 @@ async def test_a_port_that_is_really_taken(stage: Stage) -> None:
     second.launch = replace(second.launch, argv=argv)
     second.begin()
     assert (await said.ended()).exit_class is ExitClass.PORT
+
+
+async def test_one_that_listens_on_a_socket_leaves_none(stage: Stage) -> None:
+    """What lay in its place, left by who was killed, is no hindrance."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        backend, told = stage.make(by_socket=True)
+        place = backend.plan.socket
+        assert place is not None
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(place))
+        backend.begin()
+        await told.have(BackendReady)
+        assert place.is_socket()
+        facts = json.loads(backend.places.record.read_text())["facts"]
+        assert (facts["port"], facts["listens"]) == (0, str(place))
+        assert await backend.look_over(5.0) is Found.SERVES
+        assert backend.pid is not None
+        os.kill(backend.pid, signum)
+        await told.ended()
+        assert not place.exists(), "gone before its end is told"
+        await backend.closed()
+
+
+async def test_its_socket_goes_with_it_when_its_keeper_was_killed(stage: Stage) -> None:
+    backend, told = stage.begin(by_socket=True)
+    await told.have(BackendReady)
+    assert backend.keeper is not None
+    os.kill(backend.keeper.hello.keeper_pid, signal.SIGKILL)
+    await told.ended()
+    assert stage.left() == []
 
 
 async def test_a_program_that_is_not_there(stage: Stage) -> None:

@@ -19,7 +19,7 @@ from daemon.backends import probing
 from daemon.backends.backend import Backend
 from daemon.backends.readiness import Found
 from daemon.core.messages import BackendReady, ExitClass, StartFailed
-from tests.backends.backend_house import FAKE, Stage, free_port
+from tests.backends.backend_house import FAKE, Stage, free_port, until
 
 pytestmark = pytest.mark.processes
 
@@ -101,9 +101,29 @@ async def test_a_stranger_on_its_port_is_not_taken_for_the_backend(
         process.wait()
 
 
-async def test_a_server_that_has_lost_its_parent_is_still_the_backends(stage: Stage) -> None:
+async def test_a_stranger_on_its_socket_is_not_taken_for_the_backend(stage: Stage) -> None:
+    backend, told = stage.make(program=SLEEPS, by_socket=True)
+    place = backend.plan.socket
+    assert place is not None
+    backend.begin()
+    await until(lambda: backend.pid is not None, "its start")  # what lay there is gone by now
+    command = [*FAKE, "--host", str(place)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        failed = await told.have(StartFailed)
+        process.kill()
+    assert isinstance(failed, StartFailed)
+    assert failed.exit_class is ExitClass.PORT
+    assert f"socket {place} is answered by another program" in failed.detail
+    backend.stop()
+    await told.ended()
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+async def test_a_server_that_has_lost_its_parent_is_still_the_backends(
+    stage: Stage, by_socket: bool
+) -> None:
     """A start script that puts the server into the background, and stays."""
     script = "import os, sys, time\nif os.fork() == 0:\n    if os.fork() == 0:\n"
     script += "        os.execv(sys.argv[1], sys.argv[1:])\n    os._exit(0)\ntime.sleep(60)"
-    _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE))
+    _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE), by_socket=by_socket)
     await told.have(BackendReady)
