@@ -67,8 +67,11 @@ async def test_one_that_is_deaf_and_does_nothing_fails(stage: Stage) -> None:
 def a_stranger() -> tuple[subprocess.Popen[bytes], int]:
     """A server that answers everything, and that nobody here has started as a backend."""
     port = free_port()
-    process = subprocess.Popen([*FAKE, "--port", str(port)], stderr=subprocess.DEVNULL)
-    return process, port
+    return a_server("--port", str(port)), port
+
+
+def a_server(*flags: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*FAKE, *flags], stderr=subprocess.DEVNULL)
 
 
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -107,10 +110,12 @@ async def test_a_stranger_on_its_socket_is_not_taken_for_the_backend(stage: Stag
     assert place is not None
     backend.begin()
     await until(lambda: backend.pid is not None, "its start")  # what lay there is gone by now
-    command = [*FAKE, "--host", str(place)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    process = a_server("--host", str(place))
+    try:
         failed = await told.have(StartFailed)
+    finally:
         process.kill()
+        process.wait()
     assert isinstance(failed, StartFailed)
     assert failed.exit_class is ExitClass.PORT
     assert f"socket {place} is answered by another program" in failed.detail
