@@ -180,7 +180,7 @@ class Control:
             state=page.state.label,
             pid=run.pid,
             keeper_pid=run.keeper.hello.keeper_pid if run.keeper else None,
-            address=f"{run.holding.target.host}:{run.holding.target.port}",
+            address=str(run.holding.target),
             where=where(run, charged),
             variant=run.variant.id,
             context=run.plan.running.ctx,

@@ -78,6 +78,9 @@ class Target:
     port: int
     uds: str | None = None
 
+    def __str__(self) -> str:
+        return f"unix:{self.uds}" if self.uds is not None else f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Edits:

@@ -225,7 +225,7 @@ class Watcher:
         if path is None:
             return ""
         answer = await probing.ask(
-            run.plan.port, "GET", path, headers=run.launch.headers, deadline=self.patience.slots
+            run.plan.target, "GET", path, headers=run.launch.headers, deadline=self.patience.slots
         )
         if answer.status != 200:
             return ""
@@ -254,7 +254,7 @@ class Watcher:
         try:
             while True:
                 # No deadline of its own: the looks go on meanwhile, and end it.
-                answer = await probing.answers(run.plan.port, probe, headers, deadline=None)
+                answer = await probing.answers(run.plan.target, probe, headers, deadline=None)
                 if answer.status not in (0, 429, 503):
                     break
                 await asyncio.sleep(AGAIN)

@@ -179,12 +179,14 @@ class Backend:
             connect_grace=self.timing.keeper_connect,
             lost_grace=self.timing.keeper_lost,
             files=tuple(OrderFile(Path(path), text) for path, text in self.launch.files.items()),
+            leaves=(self.plan.socket,) if self.plan.socket is not None else (),
             mark=self.mark,
             facts={
                 "model": self.model,
                 "engine": self.engine.name,
                 "version": self.installed.version,
                 "port": self.plan.port,
+                "listens": None if self.plan.socket is None else str(self.plan.socket),
                 "secret": self.plan.secret,
                 "secret_file": str(self.plan.secret_file),
                 "env": digest(self.plan.env),
@@ -251,6 +253,7 @@ class Backend:
     async def _reap(self) -> str:
         """End what a keeper left, by its record and the mark of this start."""
         files = [*map(Path, self.launch.files), self.places.socket]
+        files += [self.plan.socket] if self.plan.socket is not None else []
         return await asyncio.to_thread(reap_recorded, self.places.record, files, self.mark)
 
     def _log_trouble(self, event: LogTrouble) -> None:

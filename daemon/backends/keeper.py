@@ -102,6 +102,7 @@ ORDER: dict[str, Any] = {
     "connect_grace": (float, 10.0),  # until the first connection
     "lost_grace": (float, 1.0),  # from TERM to KILL when nobody is there to wait
     "files": (list, []),  # {path, text}: written 0600 before the start, removed at the end
+    "leaves": (list, []),  # paths that the engine makes and does not remove: a socket
     "mark": (str, None),  # by which the daemon finds what the engine started; only kept here
     "facts": (dict, {}),  # anything that a later daemon must know: port, version, ...
 }
@@ -623,6 +624,7 @@ class Keeper:
         if LINUX:
             _widen(output)
         self.poll.register(self.output, select.POLLIN)
+        self._clear()
         try:
             for file in order["files"]:
                 self._own(file["path"], file["text"])
@@ -647,6 +649,14 @@ class Keeper:
                 self._own(order["record"], json.dumps(self.record))
             except OSError as error:  # a full disk must not stop the engine
                 print(f"cannot write the record: {error}", file=sys.stderr)
+
+    def _clear(self) -> None:
+        """Remove what an engine leaves; a socket that is there would be in the way of its start."""
+        for path in self.order["leaves"]:
+            try:  # noqa: SIM105 (contextlib is not loaded here)
+                os.unlink(path)
+            except OSError:
+                pass
 
     def _own(self, path: str, text: str) -> None:
         """Write a private file whole or not at all, and remember to remove it."""
@@ -814,6 +824,7 @@ class Keeper:
         if everything:
             self.gone, self.plan = True, []
             self._drain()
+            self._clear()  # before it is told: then a successor may make them anew
             self._tell({"type": "gone"})
 
     def _leave_word(self) -> None:

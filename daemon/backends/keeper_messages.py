@@ -58,6 +58,7 @@ class Order:
     connect_grace: float = 10.0
     lost_grace: float = 1.0
     files: tuple[OrderFile, ...] = ()
+    leaves: tuple[Path, ...] = ()
     mark: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict, repr=False)
 

@@ -24,6 +24,7 @@ import psutil
 from daemon.backends import keeper as program
 from daemon.backends import marks
 from daemon.backends.keeper_messages import Exited, exited
+from daemon.config.paths import ENGINE_SOCKET
 from daemon.files import move_aside, read_private
 
 log = logging.getLogger("modelport.backends")
@@ -102,7 +103,9 @@ def reap(record: Record) -> Reaped:
             (os.killpg if leads else os.kill)(record.pid, signal.SIGKILL)
     _end(record.backend, record.mark, family)
     if not record.keeper_alive:
-        for path in (record.path, record.socket, record.path.with_suffix(".key")):
+        suffixes = (".key", ENGINE_SOCKET)
+        made = [record.path.with_suffix(suffix) for suffix in suffixes]
+        for path in (record.path, record.socket, *made):
             with contextlib.suppress(OSError):
                 path.unlink()
     return verdict
@@ -132,12 +135,19 @@ def _end(backend: str, mark: str, family: Mapping[int, str]) -> None:
 
 def sweep(directory: Path) -> None:
     """Remove the socket and the key of keepers that never got an order: their daemon was killed
-    between making them and giving it. They have no record, and nobody listens. Blocks."""
+    between making them and giving it. They have no record, and nobody listens. So are sockets of
+    engines whose keeper was killed, and its record taken away by an older version. Blocks."""
     for path in directory.glob("*.sock"):
-        if not path.with_suffix(".json").exists() and not _listens(path):
-            for file in (path, path.with_suffix(".key")):
+        whose = path.with_name(path.name.removesuffix(ENGINE_SOCKET)) if _engines(path) else path
+        if not whose.with_suffix(".json").exists() and not _listens(path):
+            for file in (path,) if _engines(path) else (path, path.with_suffix(".key")):
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+
+def _engines(path: Path) -> bool:
+    """Whether this is the socket of an engine, and not its keeper's."""
+    return path.name.endswith(ENGINE_SOCKET)
 
 
 def _listens(path: Path) -> bool:

@@ -10,7 +10,9 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from daemon.dialing import dial
 from daemon.engines.base import Probe
+from daemon.ports import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Answer:
 
 
 async def ask(
-    port: int,
+    target: Target,
     method: str,
     path: str,
     *,
@@ -31,18 +33,19 @@ async def ask(
     deadline: float | None,
     limit: int = 1 << 20,
 ) -> Answer:
-    """One request to a backend of ours on loopback, on a connection of its own.
+    """One request to a backend of ours, on a connection of its own.
 
     ``deadline`` seconds in all; None: as long as it takes. A refused or broken connection is
     ``Answer(0)``, not an error.
     """
-    head = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: close"]
+    host = "localhost" if target.uds is not None else f"{target.host}:{target.port}"
+    head = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     head += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if body or method == "POST":
         head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     try:
         async with asyncio.timeout(deadline):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await _connect(target)
             try:
                 writer.write("\r\n".join([*head, "", ""]).encode("latin-1") + body)
                 raw = await _read(reader, limit)
@@ -51,6 +54,12 @@ async def ask(
     except (OSError, TimeoutError):
         return Answer(0)
     return _parse(raw)
+
+
+async def _connect(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if target.uds is not None:
+        return await asyncio.open_unix_connection(sock=await dial(target.uds))
+    return await asyncio.open_connection(target.host, target.port)
 
 
 async def _read(reader: asyncio.StreamReader, limit: int) -> bytes:
@@ -85,18 +94,20 @@ def _parse(raw: bytes) -> Answer:
     return Answer(int(words[1]), body)
 
 
-async def healthy(port: int, probe: Probe, headers: Mapping[str, str], *, deadline: float) -> bool:
+async def healthy(
+    target: Target, probe: Probe, headers: Mapping[str, str], *, deadline: float
+) -> bool:
     """The cheap look: the health path answers 200 (with the text that means it)."""
     if probe.health is None:
-        return await _listens(port, deadline)
-    answer = await ask(port, "GET", probe.health, headers=headers, deadline=deadline)
+        return await _listens(target, deadline)
+    answer = await ask(target, "GET", probe.health, headers=headers, deadline=deadline)
     return answer.status == 200 and probe.healthy_text in answer.body
 
 
-async def _listens(port: int, deadline: float) -> bool:
+async def _listens(target: Target, deadline: float) -> bool:
     try:
         async with asyncio.timeout(deadline):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await _connect(target)
     except (OSError, TimeoutError):
         return False
     writer.transport.abort()
@@ -104,9 +115,9 @@ async def _listens(port: int, deadline: float) -> bool:
 
 
 async def answers(
-    port: int, probe: Probe, headers: Mapping[str, str], *, deadline: float | None
+    target: Target, probe: Probe, headers: Mapping[str, str], *, deadline: float | None
 ) -> Answer:
     """The real request. Ready is a 2xx to it. ``deadline`` as in :func:`ask`."""
     return await ask(
-        port, probe.method, probe.path, body=probe.body, headers=headers, deadline=deadline
+        target, probe.method, probe.path, body=probe.body, headers=headers, deadline=deadline
     )

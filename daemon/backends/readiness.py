@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HEARD = 0.2  # of the wait for an answer; what an engine does on hearing a request is done in it
 ADVICE_STRANGER = (
-    "A new port is chosen. If the server runs in a container, say so: "
+    "It is started again in another place. If the server runs in a container, say so: "
     "`elsewhere = true` in its [engines.command] table."
 )
 LOOK = 1.0  # seconds between two looks at whether a load goes on; the waits below end within one
@@ -67,10 +67,10 @@ def _hanging(run: Backend, watch: Watch) -> str | None:
 async def _probe(run: Backend) -> Verdict | None:
     probe = run.engine.probe(run.plan)
     headers = run.launch.headers
-    port, poll = run.plan.port, run.timing.ready_poll
+    target, poll = run.plan.target, run.timing.ready_poll
     limit = run.timing.health_timeout
     while not await probing.healthy(  # noqa: ASYNC110 (another process has no event for us)
-        port, probe, headers, deadline=limit
+        target, probe, headers, deadline=limit
     ):
         await asyncio.sleep(poll)
     run.timeline.healthy = time.monotonic()
@@ -78,7 +78,7 @@ async def _probe(run: Backend) -> Verdict | None:
         return stranger
     while True:
         # No deadline of its own: the rules above end it, and mlx-lm loads only now.
-        answer = await probing.answers(port, probe, headers, deadline=None)
+        answer = await probing.answers(target, probe, headers, deadline=None)
         if 200 <= answer.status < 300:
             return None
         if answer.status not in (0, 503):  # 503: still loading
@@ -93,15 +93,16 @@ async def _probe(run: Backend) -> Verdict | None:
 
 
 async def _stranger(run: Backend) -> Verdict | None:
-    """Why what answers on its port is none of its processes; None: it is, or that cannot be seen.
+    """Why what answers in its place is none of its processes; None: it is, or that is not seen.
     Where an engine checks no key, nothing else would tell."""
-    keeper, port = run.keeper, run.plan.port
+    keeper, target = run.keeper, run.plan.target
     if keeper is None or run.engine.probe(run.plan).elsewhere:
         return None
     # below the keeper: there is also what has lost its parent
-    if await asyncio.to_thread(listens, keeper.hello.keeper_pid, port) is not False or run.died:
+    if await asyncio.to_thread(listens, keeper.hello.keeper_pid, target) is not False or run.died:
         return None
-    what = f"port {port} is answered by another program than the one that was started"
+    place = f"its socket {target.uds}" if target.uds is not None else f"port {target.port}"
+    what = f"{place} is answered by another program than the one that was started"
     return Verdict(ExitClass.PORT, what, ADVICE_STRANGER)
 
 
@@ -119,7 +120,7 @@ class Found(Enum):
 async def look_over(run: Backend, wait: float) -> Found:
     """Ask it one real request; where that is not answered in ``wait`` seconds, see what it does."""
     ask, headers = run.engine.probe(run.plan), run.launch.headers
-    probe = asyncio.create_task(probing.answers(run.plan.port, ask, headers, deadline=None))
+    probe = asyncio.create_task(probing.answers(run.plan.target, ask, headers, deadline=None))
     try:
         # What it logs and does because it was asked is over by then, and no sign of work.
         await asyncio.wait({probe}, timeout=wait * HEARD)
@@ -143,9 +144,9 @@ async def _works(run: Backend, probe: asyncio.Task[probing.Answer], wait: float)
 
 
 def _seen(run: Backend) -> tuple[Signs, bool, bool]:
-    """Its signs of life; whether it is who listens on its port; whether a GPU works for it."""
+    """Its signs of life; whether it is who listens in its place; whether a GPU works for it."""
     signs, pid = run.signs_of_life(), run.pid
     if pid is None:
         return signs, False, False
     family = {pid, *descendants(pid)}
-    return signs, listens(pid, run.plan.port) is True, observe.computing(family)
+    return signs, listens(pid, run.plan.target) is True, observe.computing(family)

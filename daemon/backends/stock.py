@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from daemon.backends.backend import Backend, digest
 from daemon.backends.keeping import Keeper
@@ -22,12 +22,19 @@ from daemon.backends.standings import Standings
 from daemon.backends.terms import Places, Timing
 from daemon.config.catalog import Catalog, means_small
 from daemon.config.paths import Paths
-from daemon.core.messages import Event, ModelSpec, Variant
+from daemon.core.messages import (
+    BackendExited,
+    Event,
+    ExitClass,
+    ModelSpec,
+    StartFailed,
+    Variant,
+)
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.manner import Manner, reachable
 from daemon.engines.base import Installed, Launch, LaunchPlan
 from daemon.engines.signatures import METAL_RETRY
-from daemon.ports import Edits, Hold, ModelCard, Resolved, Route, Target
+from daemon.ports import Edits, Hold, ModelCard, Resolved, Route
 
 ROUTE_WORDS = {
     Route.MESSAGES.value: "the Anthropic messages API",
@@ -66,6 +73,7 @@ class Stock:
     totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
     standings: Standings | None = None
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
+    _unable: set[str] = field(default_factory=set)  # engines that could not make their socket
     # Asked for each request, and the same for as long as this stock is.
     _resolved: dict[tuple[str, str], Resolved] = field(
         default_factory=dict, init=False, compare=False, repr=False
@@ -208,7 +216,8 @@ class Stock:
         if variant.id not in item.ways:  # the configuration was swapped a moment ago
             text = f"{model} was changed while it was about to start."
             raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, "Ask again.", 1.0))
-        plan = self._plan(item, generation, variant)
+        place = self._place(item, generation)
+        plan = self._plan(item, generation, variant, place)
         launch, installed = self._remedied(item.engine.launch(plan, item.installed), item.installed)
         backend = Backend(
             generation=generation,
@@ -221,10 +230,32 @@ class Stock:
             places=self._places(model, generation),
             timing=self.timing,
             mode=self.mode,
-            tell=tell,
+            tell=self._learning(item.installed, tell) if plan.socket is not None else tell,
         )
         backend.begin()
         return backend
+
+    def _place(self, item: Prepared, generation: int) -> Path | int:
+        """Where a start is to listen: a socket where its engine can, else a port."""
+        own = item.engine_name is not None and item.engine_name.startswith("command.")
+        if item.installed is not None and item.installed.sockets:
+            path = self.paths.engine_socket(item.model.name, generation)
+            if path is not None and (own or engine_key(item.installed) not in self._unable):
+                return path
+        return free_port(self._taken)
+
+    def _learning(self, installed: Installed, tell: Callable[[Event], None]) -> Callable[..., None]:
+        """``tell``; and an engine that cannot listen on its socket (one that is kept out of our
+        folder, as a snap is) gets a port at its next start."""
+
+        def told(event: Event) -> None:
+            if isinstance(event, BackendExited | StartFailed) and (
+                event.exit_class is ExitClass.PORT
+            ):
+                self._unable.add(engine_key(installed))
+            tell(event)
+
+        return told
 
     def resume(self, keeper: Keeper, tell: Callable[[Event], None]) -> Backend | None:
         """The backend behind an earlier daemon's keeper, if it is what would be started today:
@@ -244,7 +275,7 @@ class Stock:
             return None
         try:
             plan = replace(
-                self._plan(item, hello.generation, variant, port=int(facts["port"])),
+                self._plan(item, hello.generation, variant, _placed(facts)),
                 secret=str(facts["secret"]),
                 secret_file=Path(facts["secret_file"]),
             )
@@ -272,7 +303,9 @@ class Stock:
             ready_at=started,
         )
 
-    def _plan(self, item: Prepared, generation: int, variant: Variant, port: int = 0) -> LaunchPlan:
+    def _plan(
+        self, item: Prepared, generation: int, variant: Variant, place: Path | int
+    ) -> LaunchPlan:
         model = item.model
         running = item.ways[variant.id]
         stem = self.paths.backend_stem(model.name, generation)
@@ -281,7 +314,8 @@ class Stock:
             path=item.path,
             running=running,
             kind=item.kind,
-            port=port or free_port(self._taken),
+            port=place if isinstance(place, int) else 0,
+            socket=place if isinstance(place, Path) else None,
             secret=secrets.token_urlsafe(24),
             secret_file=stem.with_suffix(".key"),
             mmproj=item.mmproj,
@@ -330,9 +364,16 @@ class Stock:
         return replace(self, prepared={**self.prepared, item.model.name: item})
 
 
+def _placed(facts: Mapping[str, Any]) -> Path | int:
+    """Where an earlier daemon's start listens; before there were sockets of engines, facts told of
+    a port alone. KeyError, TypeError, ValueError."""
+    path = facts.get("listens")
+    return int(facts["port"]) if path is None else Path(path)
+
+
 def _hold(plan: LaunchPlan, launch: Launch) -> Hold:
     return Hold(
-        Target("127.0.0.1", plan.port),
+        plan.target,
         launch.upstream_model or plan.model,
         dict(launch.headers),
         launch.keep_query,

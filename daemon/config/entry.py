@@ -71,6 +71,7 @@ PLACEHOLDERS: Final = frozenset(
         "draft",
         "template",
         "key_file",
+        "socket",
     }
 )
 """What may stand in braces in ``argv`` and ``env`` of a command engine."""
@@ -216,7 +217,8 @@ class CommandEntry(Part):
     """An inference server of the user's own, started by a template of arguments."""
 
     argv: tuple[Arg, ...] = Field(
-        min_length=1, description="The command, with {port}, {path}, {name}, {ctx}, … in it."
+        min_length=1,
+        description="The command, with {port} or {socket}, {path}, {name}, {ctx}, … in it.",
     )
     env: EnvTable = Field(default={}, description="More environment; placeholders as in argv.")
     cwd: Line | None = Field(
@@ -251,9 +253,14 @@ class CommandEntry(Part):
         return value
 
     @model_validator(mode="after")
-    def _a_port(self) -> CommandEntry:
-        if not any("{port}" in text for text in (*self.argv, *self.env.values())):
-            raise refuse(f"{_PLACES} in argv", "Without {port} the server cannot be reached.")
+    def _a_place(self) -> CommandEntry:
+        texts = (*self.argv, *self.env.values())
+        found = [word for word in ("{port}", "{socket}") if any(word in text for text in texts)]
+        if not found:
+            why = "Without {port} or {socket} the server cannot be reached."
+            raise refuse(f"{_PLACES} in argv", why)
+        if len(found) > 1:
+            raise refuse("{port} or {socket}, not both", "The server listens on one of them.")
         return self
 
 

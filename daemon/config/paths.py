@@ -19,6 +19,9 @@ APP: Final = "modelport"
 MAX_SOCKET_PATH: Final = 100
 """Bytes. A unix socket's address holds 104 (macOS) or 108 (Linux), with a NUL at the end."""
 
+ENGINE_SOCKET: Final = ".engine.sock"
+"""How the sockets of engines end; those of their keepers end in ``.sock`` alone."""
+
 _PLAIN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _HASHED_NAME: Final = re.compile(r".*-[0-9a-f]{10}")
 _DIR_MODE: Final = 0o700
@@ -113,6 +116,13 @@ class Paths:
         Short whatever the model is called: add ``.json`` or ``.sock``.
         """
         return self.backends_dir / f"{_digest(model)}-{generation}"
+
+    def engine_socket(self, model: str, generation: int) -> Path | None:
+        """Where the engine of one backend listens. None: on a port, since such a path would be too
+        long, or has a comma, which to llama.cpp stands between two hosts."""
+        path = self.backend_stem(model, generation).with_suffix(ENGINE_SOCKET)
+        usable = len(os.fsencode(path)) <= MAX_SOCKET_PATH and "," not in str(path)
+        return path if usable else None
 
     def ensure(self) -> None:
         """Create the directories, 0700, and see that nobody else can write there.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from daemon.core.messages import ExitClass
+from daemon.ports import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Installed:
     flags: frozenset[str] = frozenset()  # flags that it knows, where it could be asked
     accelerators: tuple[str, ...] = ()
     warning: str = ""  # e.g. cannot use the GPU that is there, with the command that mends it
+    sockets: bool = False  # it can listen on a unix socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """All that an engine needs for one start."""
+    """All that an engine needs for one start. It listens on ``socket``, or (None) on ``port``."""
 
     model: str  # the name that clients use
     path: Path | None  # weights on the disk (file, or folder for safetensors)
@@ -68,6 +70,14 @@ class LaunchPlan:
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)  # engine-specific
     memory_share: float | None = None  # of its pool, 0 to 1: what this way to run was priced at
+    socket: Path | None = None  # only where ``Installed.sockets``; then ``port`` means nothing
+
+    @property
+    def target(self) -> Target:
+        """Where it is reached."""
+        if self.socket is not None:
+            return Target("", 0, str(self.socket))
+        return Target("127.0.0.1", self.port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class Facts:
     version: str = ""
     flags: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
+    sockets: bool = False  # it listens on a unix socket, too
 
 
 class Inspector:
@@ -172,4 +173,10 @@ def _facts(value: dict[str, object]) -> Facts:
             raise TypeError(name)
         return tuple(found)
 
-    return Facts(str(value["version"]), texts("flags"), texts("accelerators"))
+    return Facts(
+        # What an older version of ours wrote has no "sockets": then programs are asked again.
+        str(value["version"]),
+        texts("flags"),
+        texts("accelerators"),
+        value["sockets"] is True,
+    )

@@ -19,7 +19,7 @@ from daemon.engines.environment import child_environment
 PLACEHOLDERS: Final = frozenset(
     {
         "host", "port", "path", "name", "model", "ctx", "slots", "mmproj", "draft", "template",
-        "key_file",
+        "key_file", "socket",
     }
 )  # fmt: skip
 
@@ -75,9 +75,15 @@ class Template:
         allowed = ", ".join(f"{{{word}}}" for word in sorted(PLACEHOLDERS))
         for word in sorted(used - PLACEHOLDERS):
             raise _mistake(f"{where} argv has an unknown {{{word}}}.", f"There are: {allowed}.")
-        if "port" not in used:
+        if not used & {"port", "socket"}:
             raise _mistake(
-                f"{where} argv has no {{port}}.", "Without it nobody can reach the server."
+                f"{where} argv has neither {{port}} nor {{socket}}.",
+                "Without one of them nobody can reach the server.",
+            )
+        if {"port", "socket"} <= used:
+            raise _mistake(
+                f"{where} argv has both {{port}} and {{socket}}.",
+                "Write one of them: where the server is to listen.",
             )
         if self.ready != REQUEST and not self.ready.startswith("/"):
             allowed = f'A path such as "/health", or "{REQUEST}".'
@@ -90,7 +96,15 @@ class Template:
     @property
     def keyed(self) -> bool:
         """It reads the key of each start."""
-        return any("{key_file}" in text for text in (*self.argv, *self.env.values()))
+        return self._says("{key_file}")
+
+    @property
+    def sockets(self) -> bool:
+        """It listens on a unix socket, and on no port."""
+        return self._says("{socket}")
+
+    def _says(self, placeholder: str) -> bool:
+        return any(placeholder in text for text in (*self.argv, *self.env.values()))
 
 
 def _mistake(message: str, hint: str) -> ProblemError:
@@ -111,7 +125,7 @@ class Command:
         """See ``Engine.find``: the template's first word, by its path or on the PATH."""
         word = self.template.argv[0]
         if _BRACES.search(word):
-            return Installed(self.name, (word,), version="")
+            return Installed(self.name, (word,), version="", sockets=self.template.sockets)
         if "/" in word:
             program = runnable(self.name, Path(word).expanduser())
         else:
@@ -119,7 +133,7 @@ class Command:
             if found is None:
                 raise missing(self.name, f"{word} is not on the PATH")
             program = found
-        return Installed(self.name, (str(program),), version="")
+        return Installed(self.name, (str(program),), version="", sockets=self.template.sockets)
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
         """See ``Engine.launch``. Raises MODEL_UNAVAILABLE where the template wants what the model
@@ -203,11 +217,16 @@ def _values(plan: LaunchPlan) -> dict[str, str | None]:
         "draft": text(plan.draft),
         "template": text(plan.template),
         "key_file": str(plan.secret_file),
+        "socket": text(plan.socket),
     }
 
 
 def _value(plan: LaunchPlan, values: Mapping[str, str | None], word: str) -> str:
     value = values[word]
+    if word == "socket" and value is None:
+        message = f"{plan.model}: a socket's path would be too long, or has a comma."
+        hint = "Name another runtime directory with MODELPORT_RUNTIME_DIR, or write {port}."
+        raise llama.refuse(message, hint)
     if value is None:
         hint = f"Set `{word}` of the model, or leave {{{word}}} out of the template."
         raise llama.refuse(f"{plan.model} has no {word}, which its engine's argv wants.", hint)

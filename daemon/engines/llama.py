@@ -289,8 +289,11 @@ def arguments(plan: LaunchPlan, installed: Installed) -> tuple[str, ...]:
     line = _Line(plan, installed)
     line.add(("-m", "--model"), str(plan.path), need="any model")
     line.add(("-a", "--alias"), plan.model)
-    line.add(("--host",), "127.0.0.1", need="any model")
-    line.add(("--port",), str(plan.port), need="any model")
+    if plan.socket is not None:
+        line.add(("--host",), str(plan.socket), need="any model")
+    else:
+        line.add(("--host",), "127.0.0.1", need="any model")
+        line.add(("--port",), str(plan.port), need="any model")
     line.add(("--api-key-file",), str(plan.secret_file), need="its own key")
     _add_memory(line, plan, installed)
     _add_kind(line, plan)

@@ -27,6 +27,8 @@ _ENTRY: Final = re.compile(rf"\s{{0,3}}{_NAME}(?: [^\s,]+)?(?:,\s+{_NAME}(?: [^\
 _NAMES: Final = re.compile(rf"(?:^|,)\s*({_NAME})")
 _DEVICE: Final = re.compile(r"^\s+([A-Za-z]+)\d*:", re.MULTILINE)
 _ACCELERATORS: Final[Mapping[str, str]] = {"mtl": "metal", "metal": "metal"}
+# Of --host: "… or UNIX socket paths ending in .sock", which older builds word otherwise.
+_SOCKETS: Final = re.compile(r"\bunix\s+socket", re.IGNORECASE)
 _NOT_ACCELERATORS: Final = frozenset({"cpu", "blas", "rpc"})
 
 
@@ -49,6 +51,11 @@ def parse_devices(text: str) -> tuple[str, ...]:
     kinds = (kind.lower() for kind in _DEVICE.findall(text))
     usable = (_ACCELERATORS.get(kind, kind) for kind in kinds if kind not in _NOT_ACCELERATORS)
     return tuple(dict.fromkeys(usable))
+
+
+def parse_sockets(text: str) -> bool:
+    """Whether ``--help`` says that it can listen on a unix socket."""
+    return _SOCKETS.search(text) is not None
 
 
 def gpu_warning(engine: str, accelerators: Sequence[str], platform: Platform) -> str:
@@ -86,6 +93,7 @@ class LlamaServer(LlamaAdapter):
             flags=frozenset(facts.flags),
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
+            sockets=facts.sockets,
         )
 
 
@@ -99,4 +107,9 @@ def _ask(program: Path, environ: Mapping[str, str], inspector: Inspector) -> Fac
     devices = ""
     if "--list-devices" in flags:
         devices = output((str(program), "--list-devices"), environ) or ""
-    return Facts(parse_version(version), tuple(sorted(flags)), parse_devices(devices))
+    return Facts(
+        parse_version(version),
+        tuple(sorted(flags)),
+        parse_devices(devices),
+        parse_sockets(text or ""),
+    )

@@ -61,6 +61,7 @@ class Xllamacpp(LlamaAdapter):
             flags=xllamacpp_flags.known_flags(),
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
+            sockets=True,  # since it takes several hosts, without which our runner does not work
         )
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:

@@ -19,11 +19,16 @@ import psutil
 from daemon.core.units import GIB
 from daemon.machine import observe
 from daemon.machine.base import RAM, UNIFIED
+from daemon.ports import Target
 
 # Reading smaps_rollup walks the page table under the process's memory lock: 3 to 9 ms per GiB.
 # Above this the resident size must do.
 PROPORTIONAL_UP_TO: Final = 4 * GIB
 MAX_PROCESSES: Final = 1024  # of one tree; a fork bomb may not hold us up
+# Num: RefCount Protocol Flags Type St Inode Path
+_UNIX: Final = re.compile(
+    rb"^[0-9a-f]+: \w+ \w+ ([0-9A-F]{8}) \w+ \w+ +(\d{1,20}) (.+)$", re.MULTILINE
+)
 
 
 def footprint(pid: int) -> int | None:
@@ -74,21 +79,53 @@ def descendants(pid: int) -> list[int]:
         return []
 
 
-def listens(pid: int, port: int) -> bool | None:
-    """Whether ``pid`` or one of its descendants is who listens on this TCP port; None where that
-    cannot be seen: one of them is another user's. For a thread."""
+def listens(pid: int, target: Target) -> bool | None:
+    """Whether ``pid`` or one of its descendants is who listens on this TCP port or unix socket;
+    None where that cannot be seen: one of them is another user's. For a thread."""
     hidden = False
     for each in (pid, *descendants(pid)):
         try:
-            sockets = psutil.Process(each).net_connections("tcp")
+            if target.uds is not None:
+                found = Path(target.uds).name in _unix_listeners(each)
+            else:
+                sockets = psutil.Process(each).net_connections("tcp")
+                ports = (s.laddr.port for s in sockets if s.status == psutil.CONN_LISTEN)
+                found = target.port in ports
         except (psutil.AccessDenied, PermissionError):
             hidden = True
         except (psutil.Error, OSError):
             pass  # gone meanwhile
         else:
-            if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+            if found:
                 return True
     return None if hidden else False
+
+
+def _unix_listeners(pid: int) -> set[str]:
+    """The names of the files of unix sockets on which a process listens.
+
+    Of the path only the name: a server may have bound it from within the folder, or by a link.
+    psutil tells neither who listens nor paths with a space (Linux). OSError, psutil.Error.
+    """
+    if sys.platform != "linux":
+        sockets = psutil.Process(pid).net_connections("unix")
+        return {os.path.basename(str(s.laddr)) for s in sockets}  # noqa: PTH119
+    listeners = parse_unix(Path(f"/proc/{pid}/net/unix").read_bytes())
+    held = set()
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            held.add(os.readlink(descriptor.path))  # noqa: PTH115
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    names = (path for inode, path in listeners.items() if f"socket:[{inode}]" in held)
+    return {os.path.basename(os.fsdecode(path)) for path in names}  # noqa: PTH119
+
+
+def parse_unix(text: bytes) -> dict[int, bytes]:
+    """Inode and path of each listening socket of ``/proc/PID/net/unix`` (proc_pid_net(5)): its
+    flags have ``__SO_ACCEPTCON`` (0x10000) of ``<linux/net.h>``."""
+    lines = _UNIX.findall(text)
+    return {int(inode): path for flags, inode, path in lines if int(flags, 16) & 0x10000}
 
 
 def parse_status(text: str) -> int | None:

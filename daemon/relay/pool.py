@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from daemon.dialing import dial
 from daemon.ports import Target
 from daemon.relay.limits import Limits
 from daemon.relay.upstream import Upstream
@@ -50,7 +51,9 @@ class Pool:
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
                 if target.uds is not None:
-                    _, upstream = await self._loop.create_unix_connection(factory, target.uds)
+                    _, upstream = await self._loop.create_unix_connection(
+                        factory, sock=await dial(target.uds)
+                    )
                 else:
                     _, upstream = await self._loop.create_connection(
                         factory, target.host, target.port

@@ -17,7 +17,7 @@ from daemon.backends.terms import Places, Timing
 from daemon.core.messages import BackendExited, Event, Variant
 from daemon.engines.base import Installed, LaunchPlan, Running
 from daemon.engines.command import Command, Template
-from daemon.ports import Hold, Target
+from daemon.ports import Hold
 from tests.fakes.start import argv as fake_argv
 
 DEADLINE = 15.0  # seconds; nothing here takes a tenth of it on an idle machine
@@ -85,15 +85,19 @@ class Stage:
         cwd: str | None = None,
         service: bool = False,
         elsewhere: bool = False,
+        by_socket: bool = False,
         **waits: float,
     ) -> tuple[Backend, Told]:
         """A backend that has not begun. ``flags`` are the stand-in's, ``waits`` change timing."""
-        keys = ("--port", "{port}", "--api-key-file", "{key_file}")
+        place = ("--host", "{socket}") if by_socket else ("--port", "{port}")
+        keys = (*place, "--api-key-file", "{key_file}")
         template = Template(
             "fake", (*program, *keys, *flags), ready=ready, cwd=cwd, elsewhere=elsewhere
         )
         engine = Command(template)
         plan = self.plan(generation)
+        if by_socket:
+            plan = replace(plan, port=0, socket=self.root / "run" / f"b{generation}.engine.sock")
         launch = engine.launch(plan, Installed(engine.name, program[:1], "1.0"))
         told = Told()
         stem = self.root / "run" / f"b{generation}"
@@ -104,7 +108,7 @@ class Stage:
             installed=Installed(engine.name, program[:1], "1.0"),
             plan=plan,
             launch=launch,
-            holding=Hold(Target("127.0.0.1", plan.port), plan.model, launch.headers, True),
+            holding=Hold(plan.target, plan.model, launch.headers, True),
             places=Places(
                 socket=stem.with_suffix(".sock"),
                 record=stem.with_suffix(".json"),

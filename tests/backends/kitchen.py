@@ -91,10 +91,12 @@ class Kitchen:
     def environ(self) -> dict[str, str]:
         return {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "HOME": str(self.folder)}
 
-    def install(self, name: str = "llama-server") -> Path:
-        """A llama-server that says what it is; started with a port it is the stand-in."""
+    def install(self, name: str = "llama-server", *, sockets: bool = False) -> Path:
+        """A llama-server that says what it is; started with a port (or, if it says that it can,
+        with a socket) it is the stand-in."""
         path = self.folder / "bin" / name
-        (self.folder / "help.txt").write_text(HELP)
+        said = "--host HOST  IP addresses, comma-separated, or UNIX socket paths"
+        (self.folder / "help.txt").write_text(HELP + said * sockets + "\n")
         words = " ".join(f"'{word}'" for word in fake_argv())
         path.write_text(
             f"#!/bin/sh\ncase $1 in\n--help) cat '{self.folder}/help.txt'; exit;;\n"

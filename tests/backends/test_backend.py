@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import sys
 import time
@@ -27,6 +28,7 @@ from daemon.core.messages import BackendExited, BackendReady, ExitClass, StartFa
 from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
+from daemon.ports import Target
 from tests.backends.backend_house import FAKE, Stage, alive, until
 
 pytestmark = pytest.mark.processes
@@ -270,6 +272,36 @@ async def test_a_port_that_is_really_taken(stage: Stage) -> None:
     assert (await said.ended()).exit_class is ExitClass.PORT
 
 
+async def test_one_that_listens_on_a_socket_leaves_none(stage: Stage) -> None:
+    """What lay in its place, left by who was killed, is no hindrance."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        backend, told = stage.make(by_socket=True)
+        place = backend.plan.socket
+        assert place is not None
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(place))
+        backend.begin()
+        await told.have(BackendReady)
+        assert place.is_socket()
+        facts = json.loads(backend.places.record.read_text())["facts"]
+        assert (facts["port"], facts["listens"]) == (0, str(place))
+        assert await backend.look_over(5.0) is Found.SERVES
+        assert backend.pid is not None
+        os.kill(backend.pid, signum)
+        await told.ended()
+        assert not place.exists(), "gone before its end is told"
+        await backend.closed()
+
+
+async def test_its_socket_goes_with_it_when_its_keeper_was_killed(stage: Stage) -> None:
+    backend, told = stage.begin(by_socket=True)
+    await told.have(BackendReady)
+    assert backend.keeper is not None
+    os.kill(backend.keeper.hello.keeper_pid, signal.SIGKILL)
+    await told.ended()
+    assert stage.left() == []
+
+
 async def test_a_program_that_is_not_there(stage: Stage) -> None:
     backend, told = stage.begin(program=("/no/such/program",))
     ended = await told.ended()
@@ -373,11 +405,11 @@ async def test_a_second_stop_with_a_hanging_request_insists(stage: Stage) -> Non
     body = json.dumps({"messages": [{"role": "user", "content": "a"}]}).encode()
     asking = asyncio.create_task(
         probing.ask(
-            backend.plan.port, "POST", "/v1/chat/completions",
+            backend.plan.target, "POST", "/v1/chat/completions",
             body=body, headers=backend.launch.headers, deadline=30.0,
         )
     )  # fmt: skip
-    stats = await _until_in_flight(backend.plan.port)
+    stats = await _until_in_flight(backend.plan.target)
     assert stats == 1
     backend.stop()
     await told.ended()
@@ -511,9 +543,9 @@ def test_a_digest_tells_no_value_and_knows_no_order() -> None:
     assert "canary" not in mark
 
 
-async def _until_in_flight(port: int) -> int:
+async def _until_in_flight(target: Target) -> int:
     while True:
-        answer = await probing.ask(port, "GET", "/fake", deadline=5.0)
+        answer = await probing.ask(target, "GET", "/fake", deadline=5.0)
         counts = json.loads(answer.body)
         if counts["in_flight"]:
             return int(counts["in_flight"])

@@ -65,7 +65,8 @@ def leftover(house: House) -> Iterator[tuple[Record, subprocess.Popen[bytes]]]:
         path = house.root / "b.json"
         made = {**GOOD, "pid": process.pid, "start": start, "argv": argv}
         path.write_text(json.dumps({**made, "socket": os.fspath(house.root / "b.sock")}))
-        (house.root / "b.sock").touch()
+        for left in ("b.sock", "b.engine.sock"):
+            (house.root / left).touch()
         [record] = records(house.root)
         yield record, process
         for pid in house.pids():
@@ -86,6 +87,7 @@ def test_a_leftover_is_killed_with_all_that_it_started(
     assert reap(record) is Reaped.ABSENT
     assert not record.path.exists()
     assert not record.socket.exists()
+    assert not (house.root / "b.engine.sock").exists()
 
 
 ORPHAN = "import signal, sys; print(flush=True); signal.pause()"
@@ -203,6 +205,23 @@ def test_files_of_keepers_that_never_got_an_order_are_swept_away(house: House) -
     assert left == [
         *("recorded.json", "recorded.key", "recorded.sock"),
         *("starting.key", "starting.sock"),
+    ]
+
+
+def test_sockets_of_engines_are_told_from_those_of_keepers(house: House) -> None:
+    """One that somebody listens on stays, and so does one whose backend has a record."""
+    with contextlib.ExitStack() as open_sockets:
+        for name in ("orphan", "recorded", "serving"):
+            listener = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.fspath(house.root / f"{name}.engine.sock"))
+            if name == "serving":
+                listener.listen()
+        for other in ("recorded.json", "orphan.key", "orphan.engine.key"):
+            (house.root / other).touch()
+        sweep(house.root)
+    assert sorted(path.name for path in house.root.iterdir()) == [
+        *("orphan.engine.key", "orphan.key"),
+        *("recorded.engine.sock", "recorded.json", "serving.engine.sock"),
     ]
 
 

@@ -354,7 +354,7 @@ def test_of_two_cards_each_alone_is_tried_first_then_both(tmp_path: Path, tiny_g
     assert set(both.need) == {"gpu0", "gpu1", "ram"}
     stock = kitchen.stock(model(tiny_gguf, ctx=2048))
     for variant, seen, split in ((second, "GPU-gpu1", None), (both, "GPU-gpu0,GPU-gpu1", "1,1")):
-        plan = stock._plan(stock.prepared["tiny"], 1, variant)
+        plan = stock._plan(stock.prepared["tiny"], 1, variant, 40000)
         assert item.engine is not None
         assert item.installed is not None
         launch = item.engine.launch(plan, item.installed)

@@ -19,7 +19,7 @@ from daemon.backends import probing
 from daemon.backends.backend import Backend
 from daemon.backends.readiness import Found
 from daemon.core.messages import BackendReady, ExitClass, StartFailed
-from tests.backends.backend_house import FAKE, Stage, free_port
+from tests.backends.backend_house import FAKE, Stage, free_port, until
 
 pytestmark = pytest.mark.processes
 
@@ -33,13 +33,13 @@ async def stage(short_dir: Path) -> AsyncIterator[Stage]:
 
 async def burning(backend: Backend) -> asyncio.Task[probing.Answer]:
     """A request whose prompt is long: the only slot is taken, and a core is busy."""
-    engine, port = backend.engine.probe(backend.plan), backend.plan.port
+    engine, target = backend.engine.probe(backend.plan), backend.plan.target
     request = asyncio.create_task(
-        probing.answers(port, engine, backend.launch.headers, deadline=None)
+        probing.answers(target, engine, backend.launch.headers, deadline=None)
     )
     in_flight = 0
     while not in_flight:
-        told = await probing.ask(port, "GET", "/fake", headers=backend.launch.headers, deadline=5)
+        told = await probing.ask(target, "GET", "/fake", headers=backend.launch.headers, deadline=5)
         in_flight = json.loads(told.body)["in_flight"]
     return request
 
@@ -67,8 +67,11 @@ async def test_one_that_is_deaf_and_does_nothing_fails(stage: Stage) -> None:
 def a_stranger() -> tuple[subprocess.Popen[bytes], int]:
     """A server that answers everything, and that nobody here has started as a backend."""
     port = free_port()
-    process = subprocess.Popen([*FAKE, "--port", str(port)], stderr=subprocess.DEVNULL)
-    return process, port
+    return a_server("--port", str(port)), port
+
+
+def a_server(*flags: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*FAKE, *flags], stderr=subprocess.DEVNULL)
 
 
 SLEEPS = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -101,9 +104,31 @@ async def test_a_stranger_on_its_port_is_not_taken_for_the_backend(
         process.wait()
 
 
-async def test_a_server_that_has_lost_its_parent_is_still_the_backends(stage: Stage) -> None:
+async def test_a_stranger_on_its_socket_is_not_taken_for_the_backend(stage: Stage) -> None:
+    backend, told = stage.make(program=SLEEPS, by_socket=True)
+    place = backend.plan.socket
+    assert place is not None
+    backend.begin()
+    await until(lambda: backend.pid is not None, "its start")  # what lay there is gone by now
+    process = a_server("--host", str(place))
+    try:
+        failed = await told.have(StartFailed)
+    finally:
+        process.kill()
+        process.wait()
+    assert isinstance(failed, StartFailed)
+    assert failed.exit_class is ExitClass.PORT
+    assert f"socket {place} is answered by another program" in failed.detail
+    backend.stop()
+    await told.ended()
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+async def test_a_server_that_has_lost_its_parent_is_still_the_backends(
+    stage: Stage, by_socket: bool
+) -> None:
     """A start script that puts the server into the background, and stays."""
     script = "import os, sys, time\nif os.fork() == 0:\n    if os.fork() == 0:\n"
     script += "        os.execv(sys.argv[1], sys.argv[1:])\n    os._exit(0)\ntime.sleep(60)"
-    _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE))
+    _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE), by_socket=by_socket)
     await told.have(BackendReady)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from daemon.backends.backend import Backend
 from daemon.backends.keeping import Keeper
 from daemon.backends.readiness import Found
 from daemon.backends.stock import Stock, free_port
@@ -385,3 +386,101 @@ async def test_facts_that_do_not_fit(
 
 async def test_a_model_that_is_no_longer_there(left: Left, kitchen: Kitchen) -> None:
     assert kitchen.stock({}, service=True).resume(left.keeper, left.told.append) is None
+
+
+# ---------------------------------------------------------------- sockets of engines
+
+
+@pytest.fixture
+def by_socket(kitchen: Kitchen, configured: Callable[..., Stock]) -> Callable[..., Stock]:
+    """A stock whose llama-server says that it can listen on a unix socket."""
+    kitchen.install(sockets=True)
+    return configured
+
+
+def begun(stock: Stock, generation: int = 4) -> tuple[Backend, Told]:
+    told = Told()
+    variant = stock.prepared["tiny"].spec.variants[0]
+    return stock.begin("tiny", generation, variant, told.append), told
+
+
+async def ended(backend: Backend, told: Told) -> None:
+    backend.stop()
+    await told.ended()
+    await backend.closed()
+
+
+async def test_an_engine_that_can_gets_a_socket(by_socket: Callable[..., Stock]) -> None:
+    stock = by_socket()
+    backend, told = begun(stock)
+    await told.have(BackendReady)
+    place = stock.paths.engine_socket("tiny", 4)
+    assert (backend.plan.socket, backend.holding.target.uds) == (place, str(place))
+    assert str(place) in backend.launch.argv
+    assert "--port" not in backend.launch.argv
+    await ended(backend, told)
+    assert list(stock.paths.backends_dir.iterdir()) == []
+
+
+async def test_by_its_socket_it_is_taken_over(by_socket: Callable[..., Stock]) -> None:
+    left = await Left(by_socket()).leave()
+    resumed = by_socket().resume(await left.found(), left.told.append)
+    assert resumed is not None
+    assert (resumed.plan, resumed.launch) == (left.backend.plan, left.backend.launch)
+    assert await resumed.look_over(5.0) is Found.SERVES
+    facts = left.keeper.hello.facts
+    for listens in (None, 5, "/elsewhere/x.engine.sock"):  # None: as an older daemon reads it
+        left.keeper.hello = replace(left.keeper.hello, facts={**facts, "listens": listens})
+        assert by_socket().resume(left.keeper, left.told.append) is None
+    await left.end()
+
+
+async def test_what_an_older_daemon_started_by_a_port_is_taken_over(
+    configured: Callable[..., Stock],
+) -> None:
+    """The daemon is newer than the start: the engine could have a socket now."""
+    left = await Left(configured()).leave()
+    hello = await left.found()
+    facts = {name: fact for name, fact in hello.hello.facts.items() if name != "listens"}
+    left.keeper.hello = replace(hello.hello, facts=facts)
+    stock = configured()
+    item = stock.prepared["tiny"]
+    assert item.installed is not None
+    able = replace(item, installed=replace(item.installed, sockets=True))
+    resumed = stock.with_prepared(able).resume(left.keeper, left.told.append)
+    assert resumed is not None
+    assert resumed.plan == left.backend.plan
+    assert await resumed.look_over(5.0) is Found.SERVES
+    await left.end()
+
+
+@pytest.mark.parametrize("folder", ["d" * 90, "a,b"])
+async def test_a_path_that_cannot_be_a_sockets_means_a_port(
+    by_socket: Callable[..., Stock], folder: str
+) -> None:
+    stock = by_socket()
+    short = stock.paths
+    stock = replace(stock, paths=replace(short, runtime_dir=short.runtime_dir / folder))
+    item = stock.prepared["tiny"]
+    place = stock._place(item, 4)
+    assert isinstance(place, int)
+    assert stock._plan(item, 4, item.spec.variants[0], place).target.port == place
+
+
+async def test_an_engine_that_cannot_make_its_socket_gets_a_port_next(
+    by_socket: Callable[..., Stock], kitchen: Kitchen
+) -> None:
+    program = kitchen.folder / "bin" / "llama-server"
+    words = "couldn't bind HTTP server socket, hostname: x, port: 8080"
+    text = program.read_text().replace(
+        "\nexec", f'\ncase "$*" in *.sock*) echo "{words}" >&2; exit 1; esac\nexec'
+    )
+    program.write_text(text)
+    stock = by_socket()
+    backend, told = begun(stock)
+    assert (await told.ended()).exit_class is ExitClass.PORT
+    await backend.closed()
+    again, told = begun(stock, 5)
+    await told.have(BackendReady)
+    assert again.plan.socket is None
+    await ended(again, told)

@@ -1,12 +1,14 @@
 """What the relay adds, beside nginx and a plain aiohttp proxy.
 
     python -P -m tests.bench.bench_relay [--runs 3] [--only latency,rate,chunks,memory,agent]
+        [--ways socket,relay,nginx,pump,aiohttp]
 
 One run: the proxy under test alone on one processor, clients and backends on the other. modelport
 is measured whole: guard, metrics, scheduler, lease. Latencies are medians of turns taken one after
 the other; of the rest the best of ``--runs`` counts for each way, since other programs only ever
 make it worse, and the spread is shown. Exit status 1 if a target is missed.
 
+``by socket`` is modelport with a backend that it reaches by a unix socket instead of a port.
 ``pump`` is the floor: bytes passed on unread by the same event loop in the same language. Where it
 misses a target, nothing that is written so can meet it.
 
@@ -101,7 +103,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--only", default=",".join(PARTS))
-    options.add_argument("--ways", default="relay,nginx,pump,aiohttp")
+    options.add_argument("--ways", default="socket,relay,nginx,pump,aiohttp")
     given = options.parse_args()
     parts = given.only.split(",")
     if not sys.platform.startswith("linux") or (os.cpu_count() or 1) < 2:

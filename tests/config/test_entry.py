@@ -128,7 +128,8 @@ def test_a_command_has_placeholders_that_exist_and_a_port() -> None:
     command = CommandEntry.model_validate({"argv": ["serve", "--port={port}", "{path}", "{}"]})
     assert (command.ready, command.kind, command.dialects) == ("/health", "chat", ("chat",))
     assert CommandEntry.model_validate({"argv": ["x", "{port}", '{"a": 1}']}).argv[2] == '{"a": 1}'
-    for argv in ([], ["serve"], ["serve", "{port}", "{prot}"]):
+    assert CommandEntry.model_validate({"argv": ["x", "--uds", "{socket}"]}).argv[2] == "{socket}"
+    for argv in ([], ["serve"], ["serve", "{port}", "{prot}"], ["serve", "{port}", "{socket}"]):
         with pytest.raises(ValidationError):
             CommandEntry.model_validate({"argv": argv})
 

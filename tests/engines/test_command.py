@@ -57,7 +57,8 @@ def test_a_file_that_the_model_lacks() -> None:
     [((), {}, "argv is empty", "program"),
      (("serve", "{port}", "{prot}"), {}, "{prot}", "{port}"),
      (("serve", "{port}"), {"env": {"A": "{nope}"}}, "{nope}", "{port}"),
-     (("serve",), {}, "no {port}", "reach"),
+     (("serve",), {}, "neither {port} nor {socket}", "reach"),
+     (("serve", "{port}"), {"env": {"AT": "{socket}"}}, "both {port} and {socket}", "one of them"),
      (("serve", "{port}"), {"ready": "health"}, "'health'", "/health"),
      (("serve", "{port}"), {"dialects": ("soap",)}, "'soap'", "messages")],
 )  # fmt: skip
@@ -124,3 +125,17 @@ def test_one_that_is_not_there(program: str) -> None:
     with pytest.raises(ProblemError, match=program) as caught:
         Command(template(program, "{port}")).find({}, {"PATH": "/bin"})
     assert caught.value.problem.code is Code.ENGINE_MISSING
+
+
+def test_a_server_that_listens_on_a_socket() -> None:
+    engine = Command(template("serve", "--uds={socket}"), ENVIRON)
+    found = installed("serve")
+    socket = Path("/run/a b/q-1.engine.sock")
+    start = plan(socket=socket, port=0)
+    assert engine.launch(start, found).argv == ("/bin/serve", f"--uds={socket}")
+    assert str(start.target) == f"unix:{socket}"
+    with pytest.raises(ProblemError, match="too long") as caught:
+        engine.launch(plan(), found)
+    assert "MODELPORT_RUNTIME_DIR" in caught.value.problem.hint
+    assert Command(template("{path}", "{socket}")).find({}, {}).sockets
+    assert not Command(template("{path}", "{port}")).find({}, {}).sockets

@@ -276,3 +276,10 @@ def test_routes() -> None:
     assert llama.routes("embedding") == {"embeddings", "upstream"}
     assert llama.routes("rerank") == {"rerank", "upstream"}
     assert llama.routes("other") == {"upstream"}
+
+
+def test_on_a_socket_it_has_no_port() -> None:
+    start = plan(socket=Path("/run/q-1.engine.sock"), port=0)
+    argv = llama.arguments(start, installed("llama-server"))
+    assert argv[argv.index("--host") + 1] == "/run/q-1.engine.sock"
+    assert "--port" not in argv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from daemon.engines.llama_server import (
     gpu_warning,
     parse_devices,
     parse_help,
+    parse_sockets,
     parse_version,
 )
 from tests.engines.plans import plan
@@ -36,6 +38,14 @@ HELP = """\
 --port PORT                             port to listen (default: 8080)
 --fim-qwen-1.5b-default                 use default Qwen 2.5 Coder 1.5B
 """
+NEW_HOST = """\
+--host HOST               IP addresses to listen on, comma-separated, or UNIX socket paths
+                          ending in .sock; with multiple TCP addresses, :: binds IPv6 only;
+"""
+OLD_HOST = """\
+--host HOST               ip address to listen, or bind to an UNIX socket if the address
+                          ends with .sock (default: 127.0.0.1)
+"""
 PLAIN = Platform("Linux", "x86_64")
 NVIDIA = Platform("Linux", "x86_64", ("nvidia",))
 
@@ -50,6 +60,13 @@ def test_help_is_read_entry_by_entry() -> None:
     assert parse_help("no such thing\n") == frozenset()
     indented = "usage: x [-h] [--foo]\n\n  -m MODEL, --model MODEL\n  --flag            as -c\n"
     assert parse_help(indented) == {"-m", "--model", "--flag"}
+
+
+def test_its_help_tells_whether_it_listens_on_a_unix_socket() -> None:
+    assert parse_sockets(NEW_HOST)
+    assert parse_sockets(OLD_HOST)
+    assert parse_sockets("--host HOST  bind to an UNIX\n             socket")
+    assert not parse_sockets(HELP)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +135,21 @@ def test_it_is_found_on_the_path_and_asked_once(tmp_path: Path) -> None:
     assert engine.find({}, environ) == found
     assert LlamaServer(Inspector(cache), environ, NVIDIA).find({}, environ) == found
     assert len(asked(tmp_path)) == 3
+
+
+def test_what_an_older_version_of_ours_remembers_is_asked_again(tmp_path: Path) -> None:
+    script(tmp_path)
+    (tmp_path / "help.txt").write_text(HELP + NEW_HOST)
+    environ = {"PATH": f"{tmp_path}:/bin"}
+    cache = tmp_path / "cache.json"
+    found = LlamaServer(Inspector(cache), environ, PLAIN).find({}, environ)
+    assert found.sockets
+    known = json.loads(cache.read_text())
+    for facts in known.values():
+        del facts["sockets"]
+    cache.write_text(json.dumps(known))
+    assert LlamaServer(Inspector(cache), environ, PLAIN).find({}, environ) == found
+    assert len(asked(tmp_path)) == 6
 
 
 def test_a_new_binary_is_asked_anew(tmp_path: Path) -> None:

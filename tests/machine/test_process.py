@@ -25,7 +25,9 @@ from daemon.machine.process import (
     mac_footprint,
     parse_rollup,
     parse_status,
+    parse_unix,
 )
+from daemon.ports import Target
 from tests.machine.samples import ROLLUP, STATUS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -198,11 +200,44 @@ def test_without_libproc_nothing_is_told() -> None:
 
 def test_who_listens_on_a_port_is_known() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+        port = Target("127.0.0.1", server.getsockname()[1])
         assert listens(os.getpid(), port)
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
             assert listens(other.pid, port) is False
             other.communicate()
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            assert not listens(os.getpid(), client.getsockname()[1]), "that is no listener"
+        with socket.create_connection((port.host, port.port)) as client:
+            own = Target("127.0.0.1", client.getsockname()[1])
+            assert not listens(os.getpid(), own), "that is no listener"
     assert not listens(os.getpid(), port)
+
+
+def test_who_listens_on_a_unix_socket_is_known(short_dir: Path) -> None:
+    folder = short_dir / "with a space"
+    folder.mkdir()
+    place = Target("", 0, str(folder / "x.engine.sock"))
+    with socket.socket(socket.AF_UNIX) as server:
+        assert place.uds is not None
+        server.bind(place.uds)
+        if sys.platform == "linux":
+            assert listens(os.getpid(), place) is False, "bound is not yet listening"
+        server.listen()
+        assert listens(os.getpid(), place)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            assert listens(other.pid, place) is False
+            other.communicate()
+        assert not listens(os.getpid(), Target("", 0, str(folder / "y.engine.sock")))
+    assert not listens(os.getpid(), place)
+
+
+def test_the_kernels_list_of_unix_sockets() -> None:
+    text = (
+        b"Num       RefCount Protocol Flags    Type St Inode Path\n"
+        b"0000000007cdb850: 00000003 00000000 00000000 0001 03  1140\n"
+        b"00000000739661a8: 00000002 00000000 00010000 0001 01  5338 /run/a b/m.engine.sock\n"
+        b"000000007d9ec84c: 00000003 00000000 00000000 0001 03 5965345 /run/m.engine.sock\n"
+        b"0000000000000001: 00000002 00000000 00010000 0001 01 99 @abstract\n"
+        b"0000000000000002: 00000002 00000000 00010000 0001 01 100 /run/two\nlines x y\n"
+    )
+    listeners = {5338: b"/run/a b/m.engine.sock", 99: b"@abstract", 100: b"/run/two"}
+    assert parse_unix(text) == listeners
+    assert parse_unix(b"") == {}

@@ -1,6 +1,6 @@
 """A backend that costs next to nothing, so that what is measured is what stands before it.
 
-    python -P -m tests.bench.hops.backend --port N --note FILE [--nginx FOLDER]
+    python -P -m tests.bench.hops.backend --port N --note FILE [--uds PATH] [--nginx FOLDER]
 
 Answers every complete request with the same few hundred bytes; one whose body says
 ``"pace": milliseconds`` gets a stream of ``"chunks"`` events (0: one event, and then it stays
@@ -51,7 +51,7 @@ http { access_log off; keepalive_requests 1000000000; client_max_body_size 64m;
   client_body_buffer_size 512k; client_body_temp_path %(folder)s/body;
   proxy_temp_path %(folder)s/proxy; fastcgi_temp_path %(folder)s/f; uwsgi_temp_path %(folder)s/u;
   scgi_temp_path %(folder)s/s; default_type application/json;
-  server { listen 127.0.0.1:%(port)d; location / { return 200 '%(answer)s'; } } }
+  server { listen 127.0.0.1:%(port)d; %(more)s location / { return 200 '%(answer)s'; } } }
 """
 
 
@@ -102,26 +102,29 @@ class Backend(asyncio.Protocol):
         self.loop.call_later(self.pace, self.more)
 
 
-async def serve(port: int, note: Callable[[int], object]) -> None:
+async def serve(port: int, uds: Path | None, note: Callable[[int], object]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     server = await loop.create_server(Backend, "127.0.0.1", port, backlog=1024)
+    also = [await loop.create_unix_server(Backend, uds, backlog=1024)] if uds is not None else []
     note(server.sockets[0].getsockname()[1])
     await stop.wait()
-    server.close()
+    for one in (server, *also):
+        one.close()
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--port", type=int, required=True)
+    options.add_argument("--uds", type=Path)
     options.add_argument("--note", type=Path, required=True)
     options.add_argument("--nginx", type=Path)
     options.add_argument("--cpu", type=int, required=True)
     given = options.parse_args()
     os.sched_setaffinity(0, {given.cpu})
     if given.nginx is None:
-        uvloop.run(serve(given.port, lambda port: given.note.write_text(str(port))))
+        uvloop.run(serve(given.port, given.uds, lambda port: given.note.write_text(str(port))))
         return
     folder = given.nginx
     folder.mkdir(exist_ok=True)
@@ -130,6 +133,7 @@ def main() -> None:
         "mask": format(1 << given.cpu, "b"),
         "folder": folder,
         "port": given.port,
+        "more": f"listen unix:{given.uds};" if given.uds is not None else "",
         "answer": ANSWER.decode(),
     }
     conf.write_text(NGINX % values)

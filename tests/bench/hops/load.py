@@ -57,13 +57,12 @@ class Caller:
 
 def latencies(ways: list[Way], size: int, count: int) -> list[float]:
     """Medians in µs. The ways take turns, so that all meet the same noise."""
-    data = request("plain", size)
-    callers = [Caller(way.plain) for way in ways]
-    for caller in callers:
+    callers = [(Caller(way.plain), request(way.model, size)) for way in ways]
+    for caller, data in callers:
         for _ in range(50):
             caller.seconds(data)
-    turns = [[caller.seconds(data) for caller in callers] for _ in range(count)]
-    for caller in callers:
+    turns = [[caller.seconds(data) for caller, data in callers] for _ in range(count)]
+    for caller, _ in callers:
         caller.sock.close()
     return [statistics.median(times) * 1e6 for times in zip(*turns, strict=True)]
 
@@ -73,7 +72,7 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["User-Agent"] = "OpenAI/Python 3.52.0"
 wrk.headers["Authorization"] = "Bearer local"
-wrk.body = '{"model": "plain", "messages": [{"role": "user", "content": "'
+wrk.body = '{"model": "%s", "messages": [{"role": "user", "content": "'
   .. string.rep("x", 900) .. '"}]}'
 """
 
@@ -83,7 +82,7 @@ def rate(way: Way, folder: Path, seconds: float, clients: int = 64) -> tuple[flo
     before, began = way.cpu_seconds() if way.pid else 0.0, time.monotonic()
     if shutil.which("wrk"):
         script = folder / "post.lua"
-        script.write_text(_SCRIPT)
+        script.write_text(_SCRIPT % way.model)
         words = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(script)]
         url = f"http://127.0.0.1:{way.plain}/v1/chat/completions"
         said = subprocess.run([*words, url], capture_output=True, text=True, check=True).stdout
@@ -92,7 +91,7 @@ def rate(way: Way, folder: Path, seconds: float, clients: int = 64) -> tuple[flo
         assert found is not None, said
         count = int(found[1])
     else:
-        count = asyncio.run(_many(way.plain, seconds, clients))
+        count = asyncio.run(_many(way, seconds, clients))
     wall = time.monotonic() - began
     spent = way.cpu_seconds() - before if way.pid else 0.0
     return count / wall, spent / count * 1e6
@@ -118,11 +117,11 @@ class _Asker(asyncio.Protocol):
             self.transport.write(self.data)
 
 
-async def _many(port: int, seconds: float, clients: int) -> int:
-    loop, data = asyncio.get_running_loop(), request("plain", 1000)
+async def _many(way: Way, seconds: float, clients: int) -> int:
+    loop, data = asyncio.get_running_loop(), request(way.model, 1000)
     askers = [_Asker(data) for _ in range(clients)]
     for asker in askers:
-        await loop.create_connection(lambda asker=asker: asker, "127.0.0.1", port)  # type: ignore[misc]
+        await loop.create_connection(lambda asker=asker: asker, "127.0.0.1", way.plain)  # type: ignore[misc]
     await asyncio.sleep(seconds)
     for asker in askers:
         asker.transport.close()

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.e2e.house import ROOT, House, free_port
@@ -53,6 +53,7 @@ class Way:
     stream: int
     stream_path: str = "/v1/chat/completions"
     pid: int = 0
+    model: str = "plain"
 
     def cpu_seconds(self) -> float:
         """Processor time so far, of all its threads."""
@@ -96,18 +97,26 @@ def listening(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0
 
 
 def _backend(folder: Path, name: str, *more: str) -> str:
-    words = [sys.executable, "-P", "-m", "tests.bench.hops.backend", "--port", "{port}"]
+    place = ["--port", "{port}"]
+    if name == "socket":  # the port is for nobody
+        place = ["--uds", "{socket}", "--port", str(free_port())]
+    words = [sys.executable, "-P", "-m", "tests.bench.hops.backend", *place]
     words += ["--note", str(folder / f"{name}.port"), "--cpu", str(OTHER_CPU), *more]
     return ", ".join(f"'{word}'" for word in words)
 
 
 def config(folder: Path) -> str:
-    """modelport's: ``plain``, and ``stream0`` and so on, which share a program but not a process.
-    The ready request of the core comes first, so what is written down is right."""
-    nginx = ("--nginx", str(folder / "backend")) if shutil.which("nginx") else ()
+    """modelport's: ``plain``, the same by a unix socket, and ``stream0`` and so on, which share a
+    program but not a process. The ready request of the core comes first, so what is written down is
+    right."""
+
+    def nginx(name: str) -> tuple[str, ...]:
+        return ("--nginx", str(folder / f"nginx-{name}")) if shutil.which("nginx") else ()
+
     text = ""
     for name, more in (
-        ("plain", nginx),
+        ("plain", nginx("plain")),
+        ("socket", nginx("socket")),
         *((f"stream{number}", ()) for number in range(STREAM_MODELS)),
     ):
         text += (
@@ -119,17 +128,18 @@ def config(folder: Path) -> str:
 
 
 @contextmanager
-def modelport(folder: Path) -> Iterator[Way]:
+def modelport(folder: Path) -> Iterator[list[Way]]:
     """The daemon with all that it does, and through it the backends."""
     house = House(folder, config(folder))
     with house:
         assert house.process is not None
         pin(house.process.pid, PROXY_CPU)
-        for name in ("plain", *(f"stream{number}" for number in range(STREAM_MODELS))):
+        for name in ("plain", "socket", *(f"stream{number}" for number in range(STREAM_MODELS))):
             answer = house.chat(name)
             assert answer.status == 200, answer.body
         time.sleep(1.0)  # what follows from starting is over
-        yield Way("modelport", house.port, house.port, pid=house.process.pid)
+        way = Way("modelport", house.port, house.port, pid=house.process.pid)
+        yield [way, replace(way, name="by socket", stream=0, model="socket")]
 
 
 @contextmanager
@@ -172,7 +182,7 @@ def ways(folder: Path, wanted: list[str]) -> Iterator[list[Way]]:
     with ExitStack() as stack:
         ours = stack.enter_context(modelport(folder))
         plain, stream = port_in(folder / "plain.port"), port_in(folder / "stream0.port")
-        found = [Way("direct", plain, stream), ours]
+        found = [Way("direct", plain, stream), *(ours if "socket" in wanted else ours[:1])]
         if "nginx" in wanted and shutil.which("nginx"):
             found.append(stack.enter_context(nginx(folder / "nginx", plain, stream)))
         elif "nginx" in wanted:
