@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Lease, Route, Waiting, Wish
-from daemon.relay import local, wire
+from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Answering, Step
 from daemon.relay.body import Body
+from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
 from daemon.relay.upstream import Fault, Upstream
@@ -53,7 +54,7 @@ def _entry(
 class Exchange(Answering):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
-    __slots__ = ("_arrived", "_fresh", "_opening", "_refused", "_waiting")
+    __slots__ = ("_arrived", "_door", "_fresh", "_opening", "_refused", "_waiting")
 
     def __init__(
         self,
@@ -68,12 +69,19 @@ class Exchange(Answering):
         self._waiting: Waiting | None = None
         self._opening: asyncio.Task[None] | None = None
         self._fresh = self._refused = False  # tried once more on a new connection
+        self._door = MAIN
 
     # ------------------------------------------------------------ from the client's connection
 
     def admit(self) -> Admitted | None:
         """Decide on the head. None: it was answered, and its body need not be read."""
-        verdict = admit(self.head, self._client.peer, self._plane.guard, self._plane.limits)
+        verdict = admit(
+            self.head,
+            self._client.peer,
+            self._plane.guard,
+            self._plane.limits,
+            self._client.entry.door,
+        )
         self.dialect = verdict.dialect
         self._cors = verdict.cors
         if isinstance(verdict, Admitted):
@@ -92,10 +100,12 @@ class Exchange(Answering):
         self._body = body
         self._trace.bytes_in = len(body)
         if admitted.place.local is not None:
-            self._plain(*local.answer(admitted.place, self.head, self._plane.leases, self))
+            door, leases = self._client.entry.door, self._plane.leases
+            self._plain(*local.answer(admitted.place, self.head, leases, self, door, body))
             return
         try:
-            self._model = named(admitted, self.head, body, self._plane.leases)
+            door = self._door = self._client.entry.door
+            self._model = named(admitted, self.head, body, self._plane.leases, door)
         except ProblemError as error:
             self.refuse(error.problem)
             return
@@ -134,6 +144,7 @@ class Exchange(Answering):
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
         assert admitted.place.route is not None
+        small = calls.small_call(admitted.place.route, self._body)
         wish = Wish(
             model=self._model,
             route=admitted.place.route,
@@ -144,6 +155,8 @@ class Exchange(Answering):
             attempt=self._trace.attempt,
             arrived=self._arrived,
             mark=self.mark,
+            small=small.kind is not None,
+            movable=small.movable and not self._door.model,
         )
         if not self._counted:
             self._counted = True
@@ -166,10 +179,13 @@ class Exchange(Answering):
         self._trace.waits = result.waits()
         self._trace.leased_at = time.monotonic()
         assert self._admitted is not None
-        renamed = bool(self._model) and result.upstream_model != self._model
+        place = self._admitted.place
+        given = bool(self._door.model) or not (self._model or place.bare)
+        renamed = given or (bool(self._model) and result.upstream_model != self._model)
         name = result.upstream_model if renamed else None
+        edits = result.edits
         try:
-            self._parts = rewritten(self._admitted, self.head, self._body, name, result.edits)
+            self._parts = rewritten(self._admitted, self.head, self._body, name, edits, given=given)
         except ProblemError as error:
             self.refuse(error.problem)
             return

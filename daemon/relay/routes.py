@@ -33,6 +33,7 @@ class Local(Enum):
     WELCOME = auto()
     MODELS = auto()
     MODEL = auto()
+    FACE = auto()  # as another server would: ``faces`` knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class FakeLeases:
     def cards(self) -> list[ModelCard]:
         return list(self.known.values())
 
-    def card(self, name: str) -> ModelCard | Problem:
+    def card(self, name: str, route: str = "") -> ModelCard | Problem:
         missing = Problem(Code.MODEL_NOT_FOUND, f"There is no model {name!r}.")
         return self.known.get(name, missing)
 
