@@ -40,7 +40,7 @@ def resolve(method: str, path: str, door: Door) -> Place | Refused | None:
     allow = allowed(path, door)
     if not allow:
         return None
-    if method not in allow:
+    if method not in allow.split(", "):
         text = f"{method} is not allowed here; allowed: {allow}."
         return Refused(Problem(Code.METHOD_NOT_ALLOWED, text), Dialect.OPENAI, allow)
     body = BodyKind.JSON if path == _SHOW else BodyKind.NONE

@@ -381,8 +381,9 @@ class World:
     records: list[RequestRecord]
     clients: list[Client] = field(default_factory=list)
 
-    async def client(self) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port)
+    async def client(self, port: int | None = None) -> Client:
+        """A connection to the front, or to another of its ports."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.front.port)
         client = Client(reader, writer)
         self.clients.append(client)
         return client

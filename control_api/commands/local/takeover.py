@@ -53,7 +53,7 @@ PROGRAMS: Final = {
 
 def takeover(args: Namespace, out: Out) -> int:
     program, path = PROGRAMS[args.program], config_file(args.config)
-    server = load_settings(args.config).settings.server
+    server = _server(args.config, path)
     there = _there(server, args.program, args.port)
     if args.undo:
         return _undo(args.program, there, path, out)
@@ -75,6 +75,15 @@ def takeover(args: Namespace, out: Out) -> int:
         report_change(out, f"{url} answers as {program.name}", path, reloaded)
         out.line(f"Back: ctl takeover {args.program} --undo")
     return 0
+
+
+def _server(config: str | None, path: Path) -> Server:
+    """As configured; without a file, which will be made, as by default."""
+    if path.exists():
+        return load_settings(config).settings.server
+    from daemon.config.settings import Settings
+
+    return Settings().server
 
 
 def _there(server: Server, program: str, port: int | None) -> Listener | None:
