@@ -45,26 +45,38 @@ class Small:
 ORDINARY: Final = Small()
 _FIM: Final = Small(Kind.COMPLETION, movable=False)
 
-_TASK: Final = "### Task:\n"
-_OPENINGS: Final[tuple[tuple[str, Kind], ...]] = (
-    ("You are naming a coding session", Kind.TITLE),  # Claude Code
+_TASK: Final = "### Task:"
+_Openings = tuple[tuple[str, Kind], ...]
+_CLAUDE: Final[_Openings] = (
+    ("You are naming a coding session", Kind.TITLE),
     ("You are a security monitor for autonomous AI coding agents", Kind.CLASSIFIER),
-    ("You are a title generator. You output ONLY a thread title", Kind.TITLE),  # opencode
-    ("Generate a concise, single-line task title", Kind.TITLE),  # Codex
-    (f"{_TASK}Generate a concise, 3-5 word title", Kind.TITLE),  # Open WebUI, from here on
-    (f"{_TASK}Generate 1-3 broad tags", Kind.TAGS),
-    (f"{_TASK}Analyze the chat history to determine the necessity of generating", Kind.QUERY),
-    (f"{_TASK}You are an autocompletion system", Kind.COMPLETION),
-    (f"{_TASK}Suggest 3-5 relevant follow-up questions", Kind.FOLLOW_UP),
+)
+_CODEX: Final[_Openings] = (("Generate a concise, single-line task title", Kind.TITLE),)
+_OPENCODE: Final[_Openings] = (
+    ("You are a title generator. You output ONLY a thread title", Kind.TITLE),
+)
+_OPEN_WEBUI: Final[_Openings] = (
+    (f"{_TASK}\nGenerate a concise, 3-5 word title", Kind.TITLE),
+    (f"{_TASK}\nGenerate 1-3 broad tags", Kind.TAGS),
+    (f"{_TASK}\nAnalyze the chat history to determine the necessity of generating", Kind.QUERY),
+    (f"{_TASK}\nYou are an autocompletion system", Kind.COMPLETION),
+    (f"{_TASK}\nSuggest 3-5 relevant follow-up questions", Kind.FOLLOW_UP),
     ("Your task is to reflect the speaker's likely facial expression", Kind.EMOJI),
 )
-# As they stand in a body: no opening holds what some write escaped, but for the line's end, and
-# that has one way to be written.
-_NEEDLES: Final = tuple((text.rpartition("\n")[2].encode(), text, kind) for text, kind in _OPENINGS)
+_OPENINGS: Final = {
+    Route.MESSAGES: _CLAUDE,
+    Route.RESPONSES: _CODEX,
+    Route.CHAT: _OPENCODE + _OPEN_WEBUI,
+}
+# Their first lines as they stand in a body: none holds what JSON writes in more than one way. Each
+# is looked for in all of it, so those that begin alike are one.
+_NEEDLES: Final = {
+    route: tuple({text.partition("\n")[0].encode() for text, _ in openings})
+    for route, openings in _OPENINGS.items()
+}
 # Of the model families' own marks for filling in the middle, those in front.
 _MARKS: Final = (b"<|fim_prefix|>", b"<fim_prefix>", b"<PRE> ", b"[SUFFIX]", b"<|fim_begin|>")
-_MESSAGES: Final = frozenset({Route.CHAT, Route.MESSAGES, Route.RESPONSES})
-_LONGEST: Final = 1 << 20  # bytes; no title, tag or classifier is as long
+_LONGEST: Final = 1 << 18  # bytes; the longest recorded, a classifier's, is 144 KB
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -74,10 +86,7 @@ def small_call(route: Route, body: Body) -> Small:
         return ORDINARY
     if route is Route.COMPLETIONS:
         return _FIM if any(mark in body for mark in _MARKS) else ORDINARY
-    if route not in _MESSAGES:
-        return ORDINARY
-    found = [(text, kind) for needle, text, kind in _NEEDLES if needle in body]
-    if not found:
+    if not any(needle in body for needle in _NEEDLES.get(route, ())):
         return ORDINARY
     try:
         asked = _decoder.decode(body)
@@ -86,7 +95,7 @@ def small_call(route: Route, body: Body) -> Small:
     if asked.get("tools"):
         return ORDINARY
     heads = _heads(route, asked)
-    for text, kind in found:
+    for text, kind in _OPENINGS[route]:
         if any(head.lstrip().startswith(text) for head in heads):
             return Small(kind)
     return ORDINARY
