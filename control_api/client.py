@@ -23,6 +23,7 @@ from daemon.views import (
     ClaimView,
     HeldView,
     IncidentView,
+    ListenerView,
     PoolView,
     VictimView,
     WaitView,
@@ -46,6 +47,7 @@ NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 _View = TypeVar("_View")
 # The values inside a value, by the name of the field.
 _INNER: Final[dict[str, type]] = {
+    "listeners": ListenerView,
     "pools": PoolView,
     "choices": ChoiceView,
     "claim": ClaimView,

@@ -30,6 +30,7 @@ from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.files import DISK
 from daemon.incidents import Recorder
+from daemon.listeners import Listeners
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.machine.awake import Awake
@@ -100,6 +101,7 @@ class Daemon:
         )
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
+        self.listeners: Listeners | None = None  # beside the fixed port
         self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
@@ -114,7 +116,11 @@ class Daemon:
         self._signals()
         front = await self._open_front()
         runner = housekeeper = None
+        listeners = self.listeners = Listeners(front)
+        self.control.listeners = listeners.views
+        self.configured.followed = listeners.follow
         try:
+            await listeners.follow(self.settings)
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.configured.applied = partial(self._apply, front, housekeeper)
@@ -273,6 +279,8 @@ class Daemon:
         log.info("stopping")
         self.notifier.stopping()
         self.supervisor.leave()
+        if self.listeners is not None:
+            self.listeners.leave()
         for reload in self._reloads:
             reload.cancel()
         await self._unless_hurried(front.drain(self.settings.timing.drain_grace))

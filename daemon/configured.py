@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,6 +61,7 @@ class Configured:
     pulls: Pulls = field(init=False)
     kept: Remembered = field(init=False)
     applied: Callable[[Settings], None] = lambda _: None  # what else follows settings at a reload
+    followed: Callable[[Settings], Awaitable[list[str]]] | None = None  # the same, in its own time
     budget_source: str = ""
     problem: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -128,7 +129,8 @@ class Configured:
             self._overrides.clear()
             self.take(reading, touched)
             self.problem = ""
-            view = view_of(changes, touched)
+            troubles = await self.followed(reading.settings) if self.followed is not None else []
+            view = view_of(changes, touched, troubles)
             self.bus.publish("reload", "", summary(view), {"changed": view.changed})
             return view
 

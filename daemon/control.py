@@ -45,6 +45,7 @@ from daemon.views import (
     EventView,
     FitView,
     IncidentView,
+    ListenerView,
     ModelView,
     ReloadView,
     RequestView,
@@ -70,6 +71,7 @@ class Control:
     url: str = ""
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
+    listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
 
     # ------------------------------------------------------------ looking
 
@@ -99,6 +101,7 @@ class Control:
             draining=self.supervisor.draining,
             counters=dict(self.supervisor.counters),
             troubles=troubles(self.supervisor.backends.values()),
+            listeners=self.listeners(),
         )
 
     def models(self, *, presets: bool = False) -> list[ModelView]:

@@ -79,7 +79,7 @@ class Named(Protocol):
 class Stock(Protocol):
     """What can be served, as prepared from the configuration (``daemon.backends.stock``)."""
 
-    def resolve(self, name: str, route: str) -> Resolved | Problem:
+    def resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
         """The model that is meant, or why this route of it cannot be served."""
         ...
 
@@ -96,7 +96,7 @@ class Stock(Protocol):
         ...
 
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...
-    def card(self, name: str, states: Mapping[str, str]) -> ModelCard | Problem: ...
+    def card(self, name: str, states: Mapping[str, str], route: str) -> ModelCard | Problem: ...
     def begin(
         self, model: str, generation: int, variant: Variant, tell: Callable[[Event], None]
     ) -> Runs:

@@ -58,16 +58,18 @@ class Wish:
     attempt: int = 1
     arrived: float | None = None  # the supervisor's seconds; set on a second attempt
     mark: Callable[[], str] = str  # a digest of the body, worked out when asked for; "" for none
+    small: bool = False  # by what it says: a title, a tag, a classifier, an autocompletion
+    movable: bool = True  # another model may serve it while its own is not ready, if it is small
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a request's name means. ``small``: a title, a tag, an autocompletion; ``stand_in``: who
-    may serve it while the model itself is not ready."""
+    """What a request's name means. ``small``: a title, a tag, an autocompletion; ``stand_ins``: who
+    may serve it while the model itself is not ready, the likeliest first."""
 
     model: str
     small: bool = False
-    stand_in: str | None = None
+    stand_ins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,10 @@ class LeasePort(Protocol):
         """Every model that can be named, for ``GET /v1/models``. Never waits for a load."""
         ...
 
-    def card(self, name: str) -> ModelCard | Problem: ...
+    def card(self, name: str, route: str = "") -> ModelCard | Problem:
+        """The model that ``name`` means ("": none named) to who asks for ``route``."""
+        ...
+
     def manner(self, name: str) -> Manner | None:
         """How the model of this name is spoken to; None: there is none, or not yet."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from daemon.config.diff import Changes
 from daemon.config.mistakes import ConfigError
 from daemon.core.problems import ProblemError
@@ -28,7 +30,7 @@ def refused(error: ConfigError | ProblemError) -> ReloadView:
     )
 
 
-def view_of(changes: Changes, touched: frozenset[str]) -> ReloadView:
+def view_of(changes: Changes, touched: frozenset[str], troubles: Sequence[str] = ()) -> ReloadView:
     """``touched``: models whose process starts anew."""
     return ReloadView(
         ok=True,
@@ -38,6 +40,7 @@ def view_of(changes: Changes, touched: frozenset[str]) -> ReloadView:
         relabelled=sorted({*changes.relabelled, *changes.retuned} - touched),
         settings=list(changes.keys),
         needs_restart=list(changes.needs_restart),
+        troubles=list(troubles),
     )
 
 

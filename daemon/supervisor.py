@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from daemon.backends.accidents import poisoned
+from daemon.core.lifecycle import State
 from daemon.core.messages import (
     CatalogChanged,
     Event,
@@ -28,7 +29,7 @@ from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
 from daemon.leases import Early, Held, Queued
 from daemon.orders import Orders
-from daemon.ports import Lease, ModelCard, Waiting, Wish
+from daemon.ports import Lease, ModelCard, Resolved, Waiting, Wish
 
 STOPPING = Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0)
 STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
@@ -81,7 +82,7 @@ class Supervisor(Orders):
         if self.stock is None or not self._opened:
             self._early.append(Early(wish, done, self))
             return self._early[-1]
-        found = self.stock.resolve(wish.model, wish.route.value)
+        found = self.stock.resolve(wish.model, wish.route.value, wish.small, wish.movable)
         if isinstance(found, Problem):
             done(found)
             return None
@@ -101,7 +102,7 @@ class Supervisor(Orders):
             wish.attempt,
             float(wish.principal.priority),
             small=found.small,
-            stand_in=found.stand_in,
+            stand_in=self._stand_in(found),
         )
         queued = Queued(ticket, done, self, wish.mark)
         run = self.backends.get(name)
@@ -110,6 +111,16 @@ class Supervisor(Orders):
         else:
             self._enqueue(queued)
         return queued
+
+    def _stand_in(self, found: Resolved) -> str | None:
+        """Who serves a small call meanwhile: the likeliest that is ready, else the likeliest."""
+        pages = self.scheduler.pages
+        ready = (
+            name
+            for name in found.stand_ins
+            if (page := pages.get(name)) is not None and page.state is State.READY
+        )
+        return next(ready, next(iter(found.stand_ins), None))
 
     def load(
         self, model: str, done: Callable[[Lease | Problem], None], patience: float
@@ -234,12 +245,28 @@ class Supervisor(Orders):
         return {name: page.state.label for name, page in self.scheduler.pages.items()}
 
     def cards(self) -> list[ModelCard]:
-        return self.stock.cards(self.states()) if self.stock else []
+        cards = self.stock.cards(self.states()) if self.stock else []
+        return [self._with_run(card) for card in cards]
 
-    def card(self, name: str) -> ModelCard | Problem:
+    def card(self, name: str, route: str = "") -> ModelCard | Problem:
         if self.stock is None:
             return STARTING
-        return self.stock.card(name, self.states())
+        card = self.stock.card(name, self.states(), route)
+        return card if isinstance(card, Problem) else self._with_run(card)
+
+    def _with_run(self, card: ModelCard) -> ModelCard:
+        """With what is known of its backend: bytes, context, requests at work, its end."""
+        page, run = self.scheduler.pages.get(card.id), self.backends.get(card.id)
+        if page is None or run is None or not page.state.resident:
+            return card
+        expires = page.expires_at()
+        facts: dict[str, object] = {
+            "footprint": sum(self.scheduler.ledger.charged(card.id).values()),
+            "busy": len(page.leases),
+        }
+        if expires is not None:
+            facts["expires_in"] = round(max(0.0, expires - self.clock()))
+        return replace(card, facts={**card.facts, **facts})
 
     def manner(self, name: str) -> Manner | None:
         """See ``LeasePort``."""

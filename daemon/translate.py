@@ -16,6 +16,7 @@ def policy(settings: Settings) -> Policy:
         memory_policy=settings.memory.policy,
         memory_wait=timing.memory_wait,
         max_drain=settings.memory.max_drain,
+        small_evicts=settings.server.small_evicts,
         pressure_clear=timing.pressure_clear,
         thrash_window=timing.thrash_window,
         settle=timing.settle,

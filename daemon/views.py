@@ -150,6 +150,18 @@ class WaitView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerView:
+    """A port beside the fixed one: bound to ``model``, or answering as ``speaks`` does."""
+
+    url: str
+    port: int
+    model: str
+    speaks: str  # openai | ollama | lmstudio | llama-server; "" where it is bound to a model
+    open: bool
+    problem: str  # why it is not open: who holds it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     version: str
     pid: int
@@ -172,6 +184,7 @@ class StatusView:
     draining: bool
     counters: dict[str, int]
     troubles: list[str] = field(default_factory=list)  # serving goes on, but something is lost
+    listeners: list[ListenerView] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +292,7 @@ class ReloadView:
     needs_restart: list[str]
     problem: str = ""
     mistakes: list[dict[str, Any]] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)  # taken, but not all of it could be done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

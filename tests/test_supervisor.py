@@ -75,7 +75,7 @@ class FakeStock:
     runs: list[FakeRun] = field(default_factory=list)
     tell: Callable[[Event], None] = lambda _: None
 
-    def resolve(self, name: str, route: str) -> Resolved | Problem:
+    def resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
         if name in self.names:
             return Resolved(name)
         return Problem(Code.MODEL_NOT_FOUND, f"no {name} for {route}")
@@ -85,7 +85,7 @@ class FakeStock:
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
         return [ModelCard(name, state=states.get(name, "stopped")) for name in self.names]
 
-    def card(self, name: str, states: Mapping[str, str]) -> ModelCard | Problem:
+    def card(self, name: str, states: Mapping[str, str], route: str) -> ModelCard | Problem:
         return ModelCard(name, state=states.get(name, "stopped"))
 
     def begin(

@@ -20,7 +20,7 @@ from control_api.client import (
 from control_api.commands.command import Command
 from control_api.commands.output import Out, duration, size
 from control_api.version import version
-from daemon.views import PoolView, ReloadView, StatusView
+from daemon.views import ListenerView, PoolView, ReloadView, StatusView
 
 STOP_SECONDS: Final = 60.0
 MAX_PAUSE: Final = 30 * 86_400.0  # as the API allows
@@ -39,6 +39,7 @@ def show_status(args: Namespace, out: Out) -> int:
         [
             ("daemon", f"{state}, {status.mode}, pid {status.pid}, {status.version}"),
             ("address", status.url),
+            *(("also", _listener(one)) for one in status.listeners if one.open),
             ("uptime", duration(max(0.0, time.time() - status.started_at))),
             ("config", status.config),
             ("log", status.log),
@@ -57,11 +58,18 @@ def show_status(args: Namespace, out: Out) -> int:
         out.line(line)
     if status.advice:
         out.line(f"{out.paint('!', 'yellow')} {status.advice}")
+    for one in status.listeners:
+        if not one.open:
+            out.line(f"{out.paint('!', 'yellow')} {one.problem or f'{one.url} is not open yet'}")
     for trouble in status.troubles:
         out.line(f"{out.paint('!', 'yellow')} {trouble}")
     if status.config_problem:
         out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
     return 0
+
+
+def _listener(one: ListenerView) -> str:
+    return f"{one.url}, {f'always {one.model}' if one.model else f'as {one.speaks}'}"
 
 
 def _pool(pool: PoolView) -> str:
@@ -195,6 +203,8 @@ def print_reload(done: ReloadView, out: Out) -> None:
     ]
     out.line("reloaded" if any(names for _, names in pairs) else "reloaded; nothing has changed")
     out.facts([(f"  {name}", ", ".join(names)) for name, names in pairs])
+    for trouble in done.troubles:
+        out.line(f"! {trouble}")
     if done.needs_restart:
         out.line(f"! In force only after a restart: {', '.join(done.needs_restart)}.")
 

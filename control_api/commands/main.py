@@ -57,6 +57,7 @@ VERBS: Final[dict[str, Verb]] = {
     "estimate": Verb("local.estimate", "models", "the memory that a model will take"),
     "plan": Verb("local.plan", "models", "which models fit together, and how"),
     "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
+    "takeover": Verb("local.takeover", "clients", "answer on the port of Ollama, LM Studio, …"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),
     "config": Verb("local.config", "settings", "path, show, check, edit, schema"),

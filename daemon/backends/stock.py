@@ -20,7 +20,8 @@ from daemon.backends.learned import key_of
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
 from daemon.backends.terms import Places, Timing
-from daemon.config.catalog import Catalog, means_small
+from daemon.config.catalog import Catalog, foreign, means_small
+from daemon.config.model import Model
 from daemon.config.paths import Paths
 from daemon.core.messages import (
     BackendExited,
@@ -46,6 +47,7 @@ ROUTE_WORDS = {
 
 
 _REMEMBERED = 256
+_TALKING = frozenset({"chat", "vision"})  # kinds of models
 REMEDY = (
     "Metal did not start with its tensor units; it is run without them "
     f"({' '.join(f'{name}={value}' for name, value in METAL_RETRY.items())})."
@@ -75,7 +77,7 @@ class Stock:
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
     _unable: set[str] = field(default_factory=set)  # engines that could not make their socket
     # Asked for each request, and the same for as long as this stock is.
-    _resolved: dict[tuple[str, str], Resolved] = field(
+    _resolved: dict[tuple[str, str, bool, bool], Resolved] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
 
@@ -89,12 +91,13 @@ class Stock:
 
     # ------------------------------------------------------------ naming
 
-    def find(self, name: str) -> Prepared | Problem:
-        """The model that ``name`` (exact, alias, pattern, default) means; "" is none named."""
-        if not name and self.catalog.default is None:
+    def find(self, name: str, route: str = "") -> Prepared | Problem:
+        """The model that ``name`` (exact, alias, pattern, default) means to who asks for
+        ``route``; "" is none named."""
+        model = self.catalog.resolve(name, route)
+        if not name and model is None:
             hint = "Name one in `model`, or set server.default_model."
             return Problem(Code.MODEL_MISSING, "The request names no model.", hint)
-        model = self.catalog.resolve(name)
         item = self.prepared.get(model.name) if model is not None else None
         if item is not None:
             return item
@@ -112,10 +115,12 @@ class Stock:
         have = sorted(self.prepared)
         if not have and not near:
             hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
-        elif near:
+        elif near and not foreign(name):
             hint = f"Did you mean {', '.join(near)}?"
         else:
             hint = f"There are: {', '.join(have[:10])}{' …' if len(have) > 10 else ''}"
+        if foreign(name):  # a client's own choice, which no spelling would mend
+            hint += " (server.default_model says who answers to such names)"
         return Problem(
             Code.MODEL_NOT_FOUND,
             f"There is no model named {name[:200]!r}.",
@@ -123,31 +128,41 @@ class Stock:
             facts={"nearest": near},
         )
 
-    def resolve(self, name: str, route: str) -> Resolved | Problem:
+    def resolve(
+        self, name: str, route: str, small: bool = False, movable: bool = True
+    ) -> Resolved | Problem:
         """See ``supervisor.Stock``."""
-        known = self._resolved.get((name, route))
+        key = (name, route, small, movable)
+        known = self._resolved.get(key)
         if known is not None:
             return known
-        found = self._resolve(name, route)
+        found = self._resolve(*key)
         if isinstance(found, Resolved):
             if len(self._resolved) >= _REMEMBERED:  # patterns match any number of names
                 self._resolved.clear()
-            self._resolved[name, route] = found
+            self._resolved[key] = found
         return found
 
-    def _resolve(self, name: str, route: str) -> Resolved | Problem:
-        item = self.find(name)
+    def _resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
+        item = self.find(name, route)
         if isinstance(item, Problem):
             return item
         if item.problem is not None:
             return item.problem
         if route != Route.UPSTREAM.value and route not in reachable(item.routes):
             return self._unsupported(item, route)
-        small = route == Route.INFILL.value or (
-            means_small(name) and self.catalog.meant(name) is None
+        way = self.catalog.settings.server.small_calls
+        small = way != "own" and (
+            small
+            or route == Route.INFILL.value
+            or (means_small(name) and self.catalog.meant(name) is None)
         )
-        stand_in = self._stand_in(item, route) if small else None
-        return Resolved(item.model.name, small, stand_in)
+        if not small or not movable:
+            return Resolved(item.model.name, small)
+        if way == "small_model":
+            chosen = self._serving(self.catalog.small, route)
+            return Resolved(chosen.model.name if chosen is not None else item.model.name, small)
+        return Resolved(item.model.name, small, self._stand_ins(item, route))
 
     def edits(self, model: str) -> Edits | None:
         """See ``supervisor.Stock``."""
@@ -159,14 +174,22 @@ class Stock:
         item = self.prepared.get(model)
         return item.manner if item is not None else None
 
-    def _stand_in(self, item: Prepared, route: str) -> str | None:
-        """Who else may serve a small call: the small model for another, the default one for it."""
+    def _stand_ins(self, item: Prepared, route: str) -> tuple[str, ...]:
+        """Who else may serve a small call, the likeliest first: the small model for another, the
+        default one for it, then whoever is loaded of those that have a conversation at all."""
         small, default = self.catalog.small, self.catalog.default
-        other = default if small is not None and item.model.name == small.name else small
-        found = self.prepared.get(other.name) if other is not None else None
-        if found is None or found is item or found.problem is not None:
-            return None
-        return found.model.name if route in reachable(found.routes) else None
+        first = [default, small] if small is not None and item.model.name == small.name else [small]
+        found = [one for model in first if (one := self._serving(model, route)) is not None]
+        if route != Route.INFILL.value:  # there a model must have learnt it
+            found += [one for _, one in sorted(self.prepared.items()) if one.kind in _TALKING]
+        names = dict.fromkeys(
+            one.model.name for one in found if one is not item and _serves(one, route)
+        )
+        return tuple(names)
+
+    def _serving(self, model: Model | None, route: str) -> Prepared | None:
+        item = self.prepared.get(model.name) if model is not None else None
+        return item if item is not None and _serves(item, route) else None
 
     @staticmethod
     def _unsupported(item: Prepared, route: str) -> Problem:
@@ -184,8 +207,8 @@ class Stock:
     def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
         return [self._card(item, states) for _, item in sorted(self.prepared.items())]
 
-    def card(self, name: str, states: Mapping[str, str]) -> ModelCard | Problem:
-        item = self.find(name)
+    def card(self, name: str, states: Mapping[str, str], route: str = "") -> ModelCard | Problem:
+        item = self.find(name, route)
         return item if isinstance(item, Problem) else self._card(item, states)
 
     def _card(self, item: Prepared, states: Mapping[str, str]) -> ModelCard:
@@ -200,6 +223,7 @@ class Stock:
             max_output=item.model.max_output,
             kind=item.kind,
             present=item.pulled,
+            facts=_facts(item),
         )
 
     # ------------------------------------------------------------ starting
@@ -364,11 +388,32 @@ class Stock:
         return replace(self, prepared={**self.prepared, item.model.name: item})
 
 
+def _serves(item: Prepared, route: str) -> bool:
+    return item.problem is None and route in reachable(item.routes)
+
+
 def _placed(facts: Mapping[str, Any]) -> Path | int:
     """Where an earlier daemon's start listens; before there were sockets of engines, facts told of
     a port alone. KeyError, TypeError, ValueError."""
     path = facts.get("listens")
     return int(facts["port"]) if path is None else Path(path)
+
+
+def _facts(item: Prepared) -> dict[str, object]:
+    """What programs ask of a model beyond its name, where it is known: size in bytes, …"""
+    weights = item.weights
+    found: dict[str, object] = {"slots": item.model.slots}
+    if weights is not None:
+        found |= {
+            "size": weights.disk_bytes,
+            "format": weights.format,
+            "architecture": weights.architecture,
+            "quantisation": weights.quantisation,
+            "n_ctx_train": weights.n_ctx_train,
+        }
+    elif item.model.size is not None:
+        found["size"] = item.model.size
+    return {name: value for name, value in found.items() if value not in ("", 0)}
 
 
 def _hold(plan: LaunchPlan, launch: Launch) -> Hold:

@@ -20,6 +20,7 @@ _PROVIDERS: Final = frozenset(
 )
 _MAX_NAME: Final = 256
 # What the clients call their small models: these calls may go to small_model.
+_FOREIGN: Final = ("claude-*", "gpt-*")
 _SMALL_NAMES: Final = ("claude-*haiku*", "gpt-*-mini*", "gpt-*-nano*")
 
 
@@ -80,18 +81,22 @@ class Catalog:
             _patterns=tuple(patterns),
         )
 
-    def resolve(self, name: str) -> Model | None:
-        """The model that ``name`` means, or None.
+    def resolve(self, name: str, route: str = "") -> Model | None:
+        """The model that ``name`` means to who asks for ``route``, or None.
 
         In this order: a name or an alias as it is, without regard to case, without the provider
         in front (``anthropic/``) or ``:latest`` behind; the most specific pattern; then
-        ``small_model`` for the names of clients' small models, and ``default_model``.
+        ``default_for`` this route, ``small_model`` for the names of clients' small models, and
+        ``default_model``.
         """
         if len(name) > _MAX_NAME:
             return None
         meant = self.meant(name)
         if meant is not None:
             return meant
+        by_path = self.settings.server.default_for.get(route)  # type: ignore[call-overload]
+        if by_path is not None:
+            return self.find(by_path)
         return (self.small if means_small(name) else None) or self.default
 
     def meant(self, name: str) -> Model | None:
@@ -131,6 +136,12 @@ class Catalog:
         wanted = next(iter(reversed(list(_forgiven(name[:_MAX_NAME])))), "").casefold()
         found = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
         return [known[key] for key in found]
+
+
+def foreign(name: str) -> bool:
+    """Whether this is what a hosted service calls its models: clients ask for these unasked."""
+    plain = [form.casefold() for form in _forgiven(name[:_MAX_NAME])][-1]
+    return any(matches(pattern, plain) for pattern in _FOREIGN)
 
 
 def means_small(name: str) -> bool:

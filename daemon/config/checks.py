@@ -150,6 +150,7 @@ def _model_references(
         (("server", "small_model"), server.small_model),
         (("power", "on_battery", "model"), battery.model if battery else None),
     ]
+    references += [(("server", "default_for", path), m) for path, m in server.default_for.items()]
     references += [(("server", "also", i, "model"), a.model) for i, a in enumerate(server.also)]
     references += [(("schedule", i, "model"), s.model) for i, s in enumerate(settings.schedule)]
     for where, model in references:
@@ -197,7 +198,6 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 
 NOT_YET: Final = (
-    ("server", "also"),
     ("defaults", "auto_pull"),
     *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
     ("service",),

@@ -41,7 +41,6 @@ _MODEL_FIELDS: Final = tuple(f.name for f in fields(Model))
 _RESTART: Final = (
     "server.host",
     "server.port",
-    "server.also",
     "lan.enabled",
     "lan.host",
     "tls",

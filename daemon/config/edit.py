@@ -29,6 +29,15 @@ _ENTRY: Final = Node.of(ModelEntry)
 _NEW_MODE: Final = 0o600
 _Change = tuple[KeyPath, Any]
 _UNSET: Final = object()
+_LISTENERS: Final = ("server", "also")
+
+
+class _More(dict[str, Any]):
+    """A table that is put behind the others of a list."""
+
+
+class _Less(int):
+    """The place of a table that is taken out of a list."""
 
 
 def init(path: Path) -> None:
@@ -119,6 +128,30 @@ def set_keys(path: Path, values: Mapping[str, Any]) -> None:
         _apply(path, _read_or_start(path), changes)
 
 
+def add_listener(path: Path, listener: Mapping[str, Any]) -> None:
+    """Put one more port, ``{"port": 11434, "as": "ollama"}``, behind those of ``server.also``.
+
+    The file is made if needed. Raises as :func:`add_model`.
+    """
+    with _locked(path):
+        _apply(path, _read_or_start(path), [(_LISTENERS, _More(listener))])
+
+
+def remove_listener(path: Path, port: int) -> None:
+    """Take the port out of ``server.also``; if it is not there, nothing is done.
+
+    Raises as :func:`add_model`.
+    """
+    with _locked(path):
+        text = _read_existing(path)
+        there = lookup(tomllib.loads(text), _LISTENERS)[1]
+        tables = there if isinstance(there, list) else []
+        for place, table in enumerate(tables):
+            if isinstance(table, dict) and table.get("port") == port:
+                _apply(path, text, [(_LISTENERS, _Less(place))])
+                return
+
+
 def _read_pair(model: str, pair: str) -> _Change:
     key, equals, value = pair.partition("=")
     key, value = key.strip(), value.strip()
@@ -173,6 +206,12 @@ def _change_plain(values: dict[str, Any], path: KeyPath, value: Any) -> None:
         values = inner
     if value is _UNSET:
         values.pop(str(last), None)
+    elif isinstance(value, _More):
+        values.setdefault(str(last), []).append(dict(value))
+    elif isinstance(value, _Less):
+        del values[str(last)][value]
+        if not values[str(last)]:
+            del values[str(last)]
     else:
         values[str(last)] = value
 
@@ -224,7 +263,25 @@ def _change_document(document: Any, path: KeyPath, value: Any) -> None:
             del holder[path[-1]]
         return
     holder = _table_at(document, path[:-1])
-    holder[path[-1]] = value
+    if isinstance(value, _More | _Less):
+        _change_list(holder, str(path[-1]), value)
+    else:
+        holder[path[-1]] = value
+
+
+def _change_list(holder: Any, key: str, value: _More | _Less) -> None:
+    """One table more or less in a list, written as ``[{…}]`` or as ``[[…]]``, as it is there."""
+    if isinstance(value, _Less):
+        del holder[key][int(value)]
+        if not holder[key]:
+            del holder[key]
+        return
+    if key not in holder:
+        holder[key] = tomlkit.array()
+    tables = key in holder and isinstance(holder[key], tomlkit.items.AoT)
+    table: Any = tomlkit.table() if tables else tomlkit.inline_table()
+    table.update(value)
+    holder[key].append(table)
 
 
 def _table_at(document: Any, path: KeyPath) -> Any:

@@ -27,6 +27,20 @@ from daemon.config.types import (
     refuse,
 )
 
+RouteName = Literal[
+    "chat",
+    "completions",
+    "embeddings",
+    "messages",
+    "responses",
+    "rerank",
+    "infill",
+    "audio",
+    "images",
+]
+"""What a request wants, by its path; as ``ctl show`` lists it (``daemon.ports.Route``)."""
+RouteNames = dict[RouteName, Name]
+
 
 class Listener(Part):
     """One more port: bound to one model, or for programs that look for a known port."""
@@ -34,7 +48,7 @@ class Listener(Part):
     port: Port = Field(description="The port to listen on as well.")
     host: Host | None = Field(default=None, description="Its address; unset: that of [server].")
     model: Name | None = Field(default=None, description="Every request here goes to this model.")
-    as_: Literal["ollama", "lmstudio", "openai"] | None = Field(
+    as_: Literal["ollama", "lmstudio", "llama-server", "openai"] | None = Field(
         default=None, alias="as", description="Answer as this program does: 11434, 1234, 8080."
     )
 
@@ -59,6 +73,18 @@ class Server(Part):
     )
     small_model: Name | None = Field(
         default=None, description="Answers titles, tags, classifiers and autocompletion."
+    )
+    small_calls: Literal["loaded", "small_model", "own"] = Field(
+        default="loaded",
+        description="Titles, tags, classifiers and autocompletion go to their own model or "
+        "small_model, or meanwhile to one that is loaded; always to small_model; or as others.",
+    )
+    small_evicts: Flag = Field(
+        default=False, description="These may make a model leave that is in use."
+    )
+    default_for: RouteNames = Field(
+        default_factory=dict,
+        description='Instead of default_model by path, {embeddings = "embed", infill = "fim"}.',
     )
     body_limit: Bytes = Field(default=64 * 2**20, description="The largest request body.")
     queue_timeout: Seconds = Field(default=300.0, description="The longest wait for a turn.")

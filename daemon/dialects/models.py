@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from daemon.dialects.servers import router_status
 from daemon.views import ModelCard
 
 OWNER = "modelport"
@@ -31,6 +32,11 @@ def entry(card: ModelCard, name: str | None = None) -> dict[str, object]:
         "created": card.created,
         "created_at": datetime.fromtimestamp(card.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "owned_by": OWNER,
+        "lifecycle": "active",  # Anthropic's; the next four have no meaning here and are null
+        "deprecated_at": None,
+        "retires_at": None,
+        "line": None,
+        "capabilities": None,
         "aliases": list(card.aliases),
         "state": card.state,
         "engine": card.engine,
@@ -68,14 +74,17 @@ def codex_entry(card: ModelCard, priority: int) -> dict[str, object]:
     return model
 
 
-def listing(cards: Iterable[ModelCard], *, discovery: bool = False) -> bytes:
+def listing(cards: Iterable[ModelCard], *, discovery: bool = False, routed: bool = False) -> bytes:
     """The body of ``GET /v1/models``, all of it on one page.
 
     ``discovery`` lists each model that Claude Code's picker would hide a second time, as
-    ``anthropic/NAME``.
+    ``anthropic/NAME``; ``routed`` adds each one's ``status``, as llama-server's router has it.
     """
     cards = list(cards)
     data = [entry(card) for card in cards]
+    if routed:
+        for model, card in zip(data, cards, strict=True):
+            model["status"] = {"value": router_status(card)}
     if discovery:
         data += [
             entry(card, DISCOVERY_PREFIX + card.id)

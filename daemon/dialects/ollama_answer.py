@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from hashlib import sha256
 
 from daemon.dialects.events import (
     Call,
@@ -169,13 +170,17 @@ def tags(cards: Iterable[ModelCard]) -> bytes:
     return encode({"models": [_entry(card) for card in cards]})
 
 
-def running(cards: Iterable[ModelCard], expires: str = "0001-01-01T00:00:00Z") -> bytes:
-    """``GET /api/ps``: those that are loaded; ``expires``: when they will be unloaded."""
+def running(
+    cards: Iterable[ModelCard], now: float | None = None, expires: str = "2318-01-01T00:00:00Z"
+) -> bytes:
+    """``GET /api/ps``: those that are loaded; ``expires``: when those are unloaded whose end is not
+    known at ``now`` (Unix seconds), as in Ollama a far date for what stays."""
     models = [
         {
             **_entry(card),
-            "expires_at": expires,
-            "size_vram": _size(card),
+            "expires_at": _expiry(card, now) or expires,
+            "size": _taken(card),
+            "size_vram": _taken(card),
             "context_length": card.context or 0,
         }
         for card in cards
@@ -212,7 +217,8 @@ def _entry(card: ModelCard) -> Json:
         "model": card.id,
         "modified_at": stamp(card.created),
         "size": _size(card),
-        "digest": "",
+        # Ollama's own program shows the first twelve characters, and fails where there are none.
+        "digest": sha256(card.id.encode()).hexdigest(),
         "details": _details(card),
     }
 
@@ -220,6 +226,17 @@ def _entry(card: ModelCard) -> Json:
 def _size(card: ModelCard) -> int:
     size = card.facts.get("size")
     return size if isinstance(size, int) else 0
+
+
+def _taken(card: ModelCard) -> int:
+    """Bytes that it takes now, else those of its file."""
+    taken = card.facts.get("footprint")
+    return taken if isinstance(taken, int) else _size(card)
+
+
+def _expiry(card: ModelCard, now: float | None) -> str:
+    left = card.facts.get("expires_in")
+    return stamp(int(now + left)) if now is not None and isinstance(left, int) else ""
 
 
 def _details(card: ModelCard) -> Json:

@@ -10,8 +10,9 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
 from daemon.ports import Edits, LeasePort, ModelCard, Route
 from daemon.relay import body as bodies
-from daemon.relay import forms, routes, wire
+from daemon.relay import faces, forms, routes, wire
 from daemon.relay.body import Body, Parts
+from daemon.relay.doors import MAIN, Door
 from daemon.relay.edits import EDITED, edited
 from daemon.relay.guard import Guard, Peer, check_content_type
 from daemon.relay.heads import Head
@@ -46,18 +47,24 @@ class Answered:
     lines: bytes = b""
 
 
-def admit(head: Head, peer: Peer, guard: Guard, limits: Limits) -> Admitted | Answered:
+def admit(
+    head: Head, peer: Peer, guard: Guard, limits: Limits, door: Door = MAIN
+) -> Admitted | Answered:
     """Guard first, on every path; then the route; then what the head says of the body."""
     verdict = guard.decide(head, peer)
     if isinstance(verdict, Problem):
         return Answered(verdict, routes.dialect_of(head.path))
     origin = head.first.get(b"origin")
     cors = wire.cors_lines(origin) if origin is not None and guard.allows_origin(origin) else b""
-    if head.method == "OPTIONS" and (allow := routes.allowed(head.path)):
+    if head.method == "OPTIONS" and (
+        allow := faces.allowed(head.path, door) or routes.allowed(head.path)
+    ):
         asked = head.first.get(b"access-control-request-headers", b"content-type")
         lines = wire.preflight_lines(asked) if cors and _ASKED_HEADERS.fullmatch(asked) else b""
         return Answered(None, Dialect.OPENAI, allow, cors, lines)
-    place = routes.resolve(head.method, head.path)
+    place = faces.resolve(head.method, head.path, door) or routes.resolve(head.method, head.path)
+    if door.model and isinstance(place, Place) and place.route is Route.UPSTREAM:
+        place = _elsewhere(door, place)
     if isinstance(place, Refused):
         return Answered(place.problem, place.dialect, place.allow, cors)
     problem = check_content_type(head) if place.body is BodyKind.JSON else None
@@ -68,6 +75,12 @@ def admit(head: Head, peer: Peer, guard: Guard, limits: Limits) -> Admitted | An
     if problem is not None:
         return Answered(problem, place.dialect, cors=cors)
     return Admitted(place, place.dialect, verdict, fairness_key(head, peer), cors, place.upstream)
+
+
+def _elsewhere(door: Door, place: Place) -> Refused:
+    text = f"This port is bound to {door.model}: there is no /upstream/ here."
+    hint = "Ask on the fixed port (server.port)."
+    return Refused(Problem(Code.ROUTE_NOT_FOUND, text, hint), place.dialect)
 
 
 def fairness_key(head: Head, peer: Peer) -> str:
@@ -81,8 +94,9 @@ def fairness_key(head: Head, peer: Peer) -> str:
     return f"{peer.address} {agent}"[:_CLIENT_LIMIT]
 
 
-def named(admitted: Admitted, head: Head, body: Body, leases: LeasePort) -> str:
-    """The model's name, as the client wrote it ("" where it may be left out, and is).
+def named(admitted: Admitted, head: Head, body: Body, leases: LeasePort, door: Door = MAIN) -> str:
+    """The model's name, as the client wrote it ("" where it may be left out, and is); at a door
+    with a model of its own that one.
 
     Raises ProblemError. For ``/upstream/`` it also settles the path on the backend.
     """
@@ -91,8 +105,19 @@ def named(admitted: Admitted, head: Head, body: Body, leases: LeasePort) -> str:
         return _named_in_path(admitted, head, leases)
     content_type = head.first.get(b"content-type", b"")
     if place.body is BodyKind.FORM and forms.is_form(content_type):
-        return forms.find_model(body, content_type).model
-    return bodies.peek(body, required=not place.bare).model
+        found = forms.find_model(body, content_type, required=not door.model)
+        return door.model or (found.model if found is not None else "")
+    return door.model or _named_in_body(place, body, leases)
+
+
+def _named_in_body(place: Place, body: Body, leases: LeasePort) -> str:
+    name = bodies.peek(body, required=False).model
+    if not name and not place.bare:
+        meant = leases.card("", place.route.value if place.route is not None else "")
+        # A default model answers who names none; while we start, nobody knows yet.
+        if isinstance(meant, Problem) and meant.code is not Code.MODEL_UNAVAILABLE:
+            bodies.peek(body)
+    return name
 
 
 def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
@@ -110,18 +135,28 @@ def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
 
 
 def rewritten(
-    admitted: Admitted, head: Head, body: Body, model: str | None, edits: Edits | None
+    admitted: Admitted,
+    head: Head,
+    body: Body,
+    model: str | None,
+    edits: Edits | None,
+    *,
+    given: bool = False,
 ) -> Parts:
     """``body`` with the name that the backend knows (None: it is that already), and edited.
+    ``given``: the client may have named none, and it is put in all the same.
 
     Raises ProblemError where there is something to edit and it is no JSON object.
     """
     place = admitted.place
     if edits is not None and place.body is BodyKind.JSON and place.route in EDITED:
-        return edited(body, edits, model)
+        return edited(body, edits, model, given=given)
     if place.route is Route.UPSTREAM or model is None:
         return (body,)
     content_type = head.first.get(b"content-type", b"")
     if place.body is BodyKind.FORM and forms.is_form(content_type):
-        return forms.with_model(body, forms.find_model(body, content_type), model)
-    return bodies.with_model(body, model)
+        field = forms.find_model(body, content_type, required=not given)
+        if field is None:
+            return forms.with_new_model(body, content_type, model)
+        return forms.with_model(body, field, model)
+    return edited(body, Edits(), model, given=True) if given else bodies.with_model(body, model)

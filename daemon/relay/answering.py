@@ -270,7 +270,8 @@ class Answering(ABC):
         return wire.server_timing(Waits(time.monotonic() - self._trace.start))
 
     def _keep(self) -> bool:
-        return self.head.keep_alive and not self._plane.draining
+        leaves = self._plane.draining or self._client.entry.closed
+        return self.head.keep_alive and not leaves
 
     def mark(self) -> str:
         """A digest of the body; "" where there is none. Worked out only when something died."""

@@ -16,6 +16,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect, render
 from daemon.relay import wire
 from daemon.relay.body import BodyReader
+from daemon.relay.doors import Entry
 from daemon.relay.exchange import Exchange
 from daemon.relay.guard import Peer
 from daemon.relay.heads import END, Head, bad, check_start, parse_head
@@ -54,12 +55,15 @@ class ClientConnection(Outlet):
         "_phase",
         "_reader",
         "closing",
+        "entry",
         "peer",
         "unread",
     )
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, entry: Entry | None = None) -> None:
+        """``entry``: of the port that it came by; without one, as by the fixed port."""
         super().__init__(plane)
+        self.entry = entry or Entry()
         self.peer = Peer("", "", False)
         self.closing = False  # this answer is the last
         self.unread = False  # a body was announced that is not read yet
@@ -189,8 +193,8 @@ class ClientConnection(Outlet):
         end += len(END)
         raw, rest = bytes(pending[:end]), bytes(pending[end:])
         self._deadline = math.inf
-        known = self._known
-        if known is not None and again(known, raw, self._plane.guard, limits):
+        known, door = self._known, self.entry.door
+        if known is not None and again(known, raw, self._plane.guard, limits, door):
             self._begin(known.head, rest)
             exchange = self._exchange = Exchange(self._plane, self, known.head, known.admitted)
         else:
@@ -201,7 +205,7 @@ class ClientConnection(Outlet):
             admitted = exchange.admit()
             if admitted is None:
                 return True
-            self._known = learn(raw, self._plane.guard, head, admitted)
+            self._known = learn(raw, self._plane.guard, head, admitted, door)
         self._take_body(exchange, rest)
         return True
 

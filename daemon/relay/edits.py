@@ -23,8 +23,9 @@ _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _Value = bytes | memoryview
 
 
-def edited(body: Body, edits: Edits, model: str | None = None) -> Parts:
-    """``body`` with ``edits`` done, and with ``model`` as its model if it names one.
+def edited(body: Body, edits: Edits, model: str | None = None, *, given: bool = False) -> Parts:
+    """``body`` with ``edits`` done, and with ``model`` as its model if it names one (``given``:
+    also if it names none).
 
     A field that is there twice comes out once: with its last value, which is the one that most
     readers see. Raises ProblemError where the body is no JSON object.
@@ -45,8 +46,10 @@ def edited(body: Body, edits: Edits, model: str | None = None) -> Parts:
         if _says_nothing(fields.get(name)):
             fields[name] = value
     fields.update(edits.force)
-    if named is not None:
-        fields["model"] = named if model is None else msgspec.json.encode(model)
+    if model is not None and (given or named is not None):
+        fields["model"] = msgspec.json.encode(model)
+    elif named is not None:
+        fields["model"] = named
     else:
         fields.pop("model", None)
     return _written(fields)

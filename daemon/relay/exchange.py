@@ -20,10 +20,11 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
 from daemon.dialects.manner import Way, counting_way
 from daemon.ports import Lease, Route, Waiting, Wish
-from daemon.relay import local, wire
+from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Step
 from daemon.relay.body import Body
+from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
 from daemon.relay.speaking import Speaking
@@ -58,7 +59,7 @@ def _entry(
 class Exchange(Speaking):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
-    __slots__ = ("_arrived", "_fresh", "_loads", "_opening", "_refused", "_waiting")
+    __slots__ = ("_arrived", "_door", "_fresh", "_loads", "_opening", "_refused", "_waiting")
 
     def __init__(
         self,
@@ -74,12 +75,19 @@ class Exchange(Speaking):
         self._opening: asyncio.Task[None] | None = None
         self._loads = False  # it is no question, but an order to load the model
         self._fresh = self._refused = False  # tried once more on a new connection
+        self._door = MAIN
 
     # ------------------------------------------------------------ from the client's connection
 
     def admit(self) -> Admitted | None:
         """Decide on the head. None: it was answered, and its body need not be read."""
-        verdict = admit(self.head, self._client.peer, self._plane.guard, self._plane.limits)
+        verdict = admit(
+            self.head,
+            self._client.peer,
+            self._plane.guard,
+            self._plane.limits,
+            self._client.entry.door,
+        )
         self.dialect = verdict.dialect
         self._cors = verdict.cors
         if isinstance(verdict, Admitted):
@@ -98,11 +106,12 @@ class Exchange(Speaking):
         self._body = body
         self._trace.bytes_in = len(body)
         leases, place = self._plane.leases, admitted.place
+        door = self._door = self._client.entry.door
         try:
             if place.local is not None:
-                self._plain(*local.answer(admitted, self.head, body, leases, self))
+                self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
-            self._model = named(admitted, self.head, body, leases)
+            self._model = named(admitted, self.head, body, leases, door)
             if place.route is Route.COUNT_TOKENS and self._estimated(body):
                 return
             if place.dialect is Dialect.OLLAMA:
@@ -168,6 +177,7 @@ class Exchange(Speaking):
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
         assert admitted.place.route is not None
+        small = calls.small_call(admitted.place.route, self._body)
         wish = Wish(
             model=self._model,
             route=admitted.place.route,
@@ -178,6 +188,8 @@ class Exchange(Speaking):
             attempt=self._trace.attempt,
             arrived=self._arrived,
             mark=self.mark,
+            small=small.kind is not None,
+            movable=small.movable and not self._door.model,
         )
         if not self._counted:
             self._counted = True
@@ -222,9 +234,10 @@ class Exchange(Speaking):
             for note in talk.notes:
                 log.debug("%s: %s", self.request_id, note)
             return
-        renamed = bool(self._model) and name != self._model
-        edits = lease.edits
-        self._parts = rewritten(admitted, self.head, body, name if renamed else None, edits)
+        given = bool(self._door.model) or not (self._model or admitted.place.bare)
+        renamed = given or (bool(self._model) and name != self._model)
+        edits, wanted = lease.edits, name if renamed else None
+        self._parts = rewritten(admitted, self.head, body, wanted, edits, given=given)
 
     @_entry
     def _cancelled(self, problem: Problem) -> None:

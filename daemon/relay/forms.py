@@ -6,7 +6,7 @@ Only the parts' borders and their Content-Disposition are read; files are never 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.relay.body import NAME_LIMIT, Body, Parts
@@ -37,13 +37,14 @@ def is_form(content_type: bytes) -> bool:
     return content_type[:19].lower() == b"multipart/form-data"
 
 
-def find_model(body: Body, content_type: bytes) -> Field:
-    """The ``model`` field. Raises ProblemError if the form is malformed, or the field missing,
-    there twice, or not a short line of text."""
-    match = _BOUNDARY.fullmatch(content_type)
-    if match is None:
-        raise bad("The Content-Type multipart/form-data needs a well-formed boundary.")
-    delimiter = b"--" + (match[1] or match[2])
+@overload
+def find_model(body: Body, content_type: bytes) -> Field: ...
+@overload
+def find_model(body: Body, content_type: bytes, *, required: bool) -> Field | None: ...
+def find_model(body: Body, content_type: bytes, *, required: bool = True) -> Field | None:
+    """The ``model`` field. Raises ProblemError if the form is malformed, or the field missing (and
+    ``required``; else None), there twice, or not a short line of text."""
+    delimiter = _delimiter(content_type)
     found: list[tuple[int, int]] = []
     for start, end in _parts(body, delimiter):
         head_end = body.find(END, start, min(end, start + _PART_HEAD_LIMIT))
@@ -51,6 +52,8 @@ def find_model(body: Body, content_type: bytes) -> Field:
             raise bad("A part of the form has no end of its headers, or too long ones.")
         if _part_name(bytes(body[start:head_end])) == b"model":
             found.append((head_end + len(END), end))
+    if not found and not required:
+        return None
     if not found:
         text = "The form has no field `model`."
         hint = "Name one of the models that GET /v1/models lists."
@@ -65,6 +68,22 @@ def with_model(body: Body, field: Field, model: str) -> Parts:
     """The form with another value in its ``model`` field."""
     view = memoryview(body)
     return view[: field.start], model.encode(), view[field.end :]
+
+
+def with_new_model(body: Body, content_type: bytes, model: str) -> Parts:
+    """A form that :func:`find_model` found no model in, with one."""
+    delimiter = _delimiter(content_type)
+    at = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
+    head = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
+    view = memoryview(body)
+    return view[:at], delimiter + head + model.encode() + b"\r\n", view[at:]
+
+
+def _delimiter(content_type: bytes) -> bytes:
+    match = _BOUNDARY.fullmatch(content_type)
+    if match is None:
+        raise bad("The Content-Type multipart/form-data needs a well-formed boundary.")
+    return b"--" + (match[1] or match[2])
 
 
 def _parts(body: Body, delimiter: bytes) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 from daemon.ports import LeasePort, Target
+from daemon.relay.doors import Door, Entry
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.relay.listener import Listener, bound
@@ -49,6 +50,22 @@ class Front:
         for listener in listeners:
             listener.open()
         return cls(plane, listeners)
+
+    def open(self, sock: socket.socket, door: Door) -> Listener:
+        """Listen on one more socket, which from then on is the front's. :meth:`close` ends it."""
+        listener = Listener(self._plane, sock, Entry(door))
+        self._listeners.append(listener)
+        listener.open()
+        return listener
+
+    def close(self, listener: Listener) -> None:
+        """Listen there no more. Who came that way goes: at once if idle, else after the answer in
+        progress. Nobody else notices."""
+        listener.entry.closed = True
+        listener.close()
+        self._listeners.remove(listener)
+        for client in [one for one in self._plane.clients if one.entry is listener.entry]:
+            client.drain()
 
     @property
     def port(self) -> int:

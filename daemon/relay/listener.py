@@ -21,6 +21,7 @@ from daemon.core.problems import Code, Problem
 from daemon.dialects.errors import Dialect, render
 from daemon.relay import wire
 from daemon.relay.client import ClientConnection
+from daemon.relay.doors import Entry
 from daemon.relay.guard import Peer
 from daemon.relay.limits import Limits
 
@@ -46,8 +47,9 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Listener:
     """One listening socket, whose owner it is from :meth:`open` to :meth:`close`."""
 
-    def __init__(self, plane: Plane, sock: socket.socket) -> None:
+    def __init__(self, plane: Plane, sock: socket.socket, entry: Entry | None = None) -> None:
         self.sock = sock
+        self.entry = entry or Entry()
         self._plane = plane
         self._arriving: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
@@ -111,7 +113,7 @@ class Listener:
         if not self._plane.has_room(peer):
             self._refuse(conn)
             return
-        client = ClientConnection(self._plane)
+        client = ClientConnection(self._plane, self.entry)
         self._plane.coming.add(client)
         task = self._plane.loop.create_task(self._take(conn, client))
         self._arriving.add(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from daemon.access.principals import CONTROL
@@ -9,8 +10,10 @@ from daemon.core.problems import Code, Problem
 from daemon.dialects import models, ollama_answer
 from daemon.dialects.fields import bad, encode, read
 from daemon.ports import LeasePort, ModelCard
+from daemon.relay import faces
 from daemon.relay.admission import Admitted
 from daemon.relay.body import Body
+from daemon.relay.doors import Door
 from daemon.relay.heads import Head
 from daemon.relay.routes import Local, listed
 
@@ -21,30 +24,33 @@ Plain = tuple[int, list[tuple[str, str]], bytes]
 
 
 def answer(
-    admitted: Admitted, head: Head, body: Body, leases: LeasePort, exchange: Exchange
+    admitted: Admitted, head: Head, body: Body, leases: LeasePort, exchange: Exchange, door: Door
 ) -> Plain:
-    """Status, headers and body of a local path. Never waits for a load. Raises ProblemError."""
+    """Status, headers and body of a local path at ``door``. Never waits for a load. Raises
+    ProblemError."""
     place = admitted.place
     kind, said = "application/json", b""
     match place.local:
         case Local.HEALTH:
             said = b'{"status":"ok"}'
         case Local.MODELS:
-            # Claude Code asks with ?limit=…; it shows only ids of Anthropic's making.
-            said = models.listing(leases.cards(), discovery="limit=" in head.query)
+            said = faces.listing(door, head, leases)
         case Local.MODEL:
-            card = leases.card(place.rest)
+            card = leases.card(door.model or place.rest)
             if isinstance(card, Problem):
                 return exchange.rendered(card)
             said = models.single(card)
         case Local.TAGS:
-            said = ollama_answer.tags([card for card in leases.cards() if card.present])
+            said = ollama_answer.tags([card for card in faces.cards(door, leases) if card.present])
         case Local.RUNNING:
-            said = ollama_answer.running(leases.cards())
+            said = ollama_answer.running(faces.cards(door, leases), time.time())
         case Local.VERSION:
             said = ollama_answer.version()
-        case Local.SHOW | Local.PULL | Local.DELETE:
-            found = _ollama(admitted, body, leases)
+        case Local.SHOW | Local.PULL | Local.DELETE | Local.FACE:
+            if place.local is Local.FACE:
+                found = faces.answer(door, head, leases)
+            else:
+                found = _ollama(admitted, body, leases, door)
             if isinstance(found, Problem):
                 return exchange.rendered(found)
             kind, said = found
@@ -54,10 +60,12 @@ def answer(
     return 200, headers, said
 
 
-def _ollama(admitted: Admitted, body: Body, leases: LeasePort) -> tuple[str, bytes] | Problem:
+def _ollama(
+    admitted: Admitted, body: Body, leases: LeasePort, door: Door
+) -> tuple[str, bytes] | Problem:
     """What Ollama's clients ask of one model: it is shown, and pulled if it is there already."""
     asked = read(body)
-    name = asked.get("model") or asked.get("name")
+    name = door.model or asked.get("model") or asked.get("name")
     if not isinstance(name, str):
         raise bad("model: allowed is the name of a model.")
     local = admitted.place.local

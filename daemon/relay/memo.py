@@ -2,7 +2,7 @@
 Content-Length. What was parsed and decided for the last one is then used again.
 
 Only for heads that are equal to the byte outside the digits of that one line, on the same
-connection and under the same guard, so nothing can differ that the decision rests on.
+connection, door and under the same guard, so nothing can differ that the decision rests on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from daemon.relay.admission import Admitted
+from daemon.relay.doors import MAIN, Door
 from daemon.relay.guard import Guard
 from daemon.relay.heads import Head
 from daemon.relay.limits import Limits
@@ -23,6 +24,7 @@ class Known(NamedTuple):
 
     key: bytes
     guard: Guard
+    door: Door
     head: Head
     admitted: Admitted
 
@@ -37,16 +39,18 @@ def _key(raw: bytes) -> tuple[bytes, int] | None:
     return raw[:start] + raw[end:], int(match[1])
 
 
-def learn(raw: bytes, guard: Guard, head: Head, admitted: Admitted) -> Known | None:
+def learn(
+    raw: bytes, guard: Guard, head: Head, admitted: Admitted, door: Door = MAIN
+) -> Known | None:
     """What to keep of an admitted head."""
     found = _key(raw)
-    return Known(found[0], guard, head, admitted) if found is not None else None
+    return Known(found[0], guard, door, head, admitted) if found is not None else None
 
 
-def again(known: Known, raw: bytes, guard: Guard, limits: Limits) -> bool:
+def again(known: Known, raw: bytes, guard: Guard, limits: Limits, door: Door = MAIN) -> bool:
     """Is ``raw`` that head again? Then ``known.head`` has its length, and may be used."""
     found = _key(raw)
-    if found is None or found[0] != known.key or known.guard is not guard:
+    if found is None or found[0] != known.key or known.guard is not guard or known.door != door:
         return False
     if found[1] > limits.body_bytes:
         return False

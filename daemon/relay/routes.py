@@ -40,6 +40,7 @@ class Local(Enum):
     SHOW = auto()
     PULL = auto()
     DELETE = auto()
+    FACE = auto()  # as another server would: ``faces`` knows
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pwd
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -80,24 +81,47 @@ def _why(error: OSError, host: str, port: int) -> Problem:
     )
 
 
-def holder(port: int) -> str:
-    """Who listens on ``port``, as far as this user may see: program, pid and command line, else
-    whose it is."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who listens on a port, as far as this user may see. ``command`` is without secrets and on
+    one line; ``user`` is known where the program is not."""
+
+    program: str = ""
+    pid: int | None = None
+    command: str = ""
+    user: str = ""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.program:
+            how = f", started as: {self.command}" if self.command else ""
+            return f"{self.program} (pid {self.pid}){how}"
+        if self.user:
+            return f"a program of {self.user}"
+        return "another program (not one of this user's)"
+
+
+def find_holder(port: int) -> Holder:
+    """Who listens on ``port``."""
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             at = getattr(connection.laddr, "port", None)
             if connection.status == psutil.CONN_LISTEN and at == port and connection.pid:
                 process = psutil.Process(connection.pid)
-                return f"{process.name()} (pid {process.pid}){_command(process)}"
-    owner = _owner(port)
-    return f"a program of {owner}" if owner else "another program (not one of this user's)"
+                return Holder(process.name(), process.pid, _command(process))
+    return Holder(user=_owner(port))
+
+
+def holder(port: int) -> str:
+    """The same in words."""
+    return find_holder(port).text
 
 
 def _command(process: psutil.Process) -> str:
     """Its command line, without secrets and on one line."""
     with suppress(psutil.Error, OSError):
-        words = escape(redact(" ".join(process.cmdline())))
-        return f", started as: {words[:COMMAND]}" if words else ""
+        return escape(redact(" ".join(process.cmdline())))[:COMMAND]
     return ""
 
 

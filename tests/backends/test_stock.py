@@ -484,3 +484,54 @@ async def test_an_engine_that_cannot_make_its_socket_gets_a_port_next(
     await told.have(BackendReady)
     assert again.plan.socket is None
     await ended(again, told)
+
+
+# ---------------------------------------------------------------- small calls
+
+
+@pytest.fixture
+def talkers(kitchen: Kitchen, tiny_gguf: Path, embedding_gguf: Path) -> Callable[..., Stock]:
+    def make(**server: Any) -> Stock:
+        models = {name: {"path": str(tiny_gguf)} for name in ("big", "little", "third")}
+        models["embed"] = {"path": str(embedding_gguf)}
+        return kitchen.stock({"models": models, "server": server})
+
+    return make
+
+
+def test_who_may_serve_a_small_call_meanwhile(talkers: Callable[..., Stock]) -> None:
+    stock = talkers(small_model="little", default_model="big")
+
+    def stand_ins(name: str, **how: bool) -> tuple[str, ...]:
+        found = stock.resolve(name, "chat", True, **how)
+        assert isinstance(found, Resolved)
+        assert found.small
+        return found.stand_ins
+
+    assert stand_ins("big") == ("little", "third")
+    assert stand_ins("little") == ("big", "third"), "the default goes before it may be anyone"
+    assert stand_ins("third") == ("little", "big")
+    assert stand_ins("big", movable=False) == ()
+    assert stock.resolve("claude-haiku-4-5", "chat") == Resolved("little", True, ("big", "third"))
+    assert stock.resolve("big", "chat") == Resolved("big")
+
+
+def test_small_calls_may_always_go_to_the_small_model(talkers: Callable[..., Stock]) -> None:
+    stock = talkers(small_model="little", small_calls="small_model")
+    assert stock.resolve("big", "chat", True) == Resolved("little", True)
+    assert stock.resolve("big", "chat", True, movable=False) == Resolved("big", True)
+    without = talkers(small_calls="small_model")
+    assert without.resolve("big", "chat", True) == Resolved("big", True)
+
+
+def test_small_calls_may_be_as_all_others(talkers: Callable[..., Stock]) -> None:
+    stock = talkers(small_model="little", default_model="big", small_calls="own")
+    assert stock.resolve("big", "chat", True) == Resolved("big")
+    assert stock.resolve("claude-haiku-4-5", "chat") == Resolved("little")
+
+
+def test_a_hosted_services_name_gets_the_names_that_there_are(
+    talkers: Callable[..., Stock],
+) -> None:
+    said = problem(talkers().resolve("gpt-5.1", "chat"))
+    assert said.hint.startswith("There are: big, embed, little, third (server.default_model")

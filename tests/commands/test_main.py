@@ -77,6 +77,7 @@ JSON = {
     "status": (),
     "reload": (),
     "pause": ("30m",),
+    "takeover": ("ollama", "--undo"),
     "resume": (),
     "shutdown": (),
     "doctor": (),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from daemon.config.catalog import Catalog, matches
+from daemon.config.catalog import Catalog, foreign, matches
 from daemon.config.presets import load_presets
 from daemon.config.settings import Settings
 
@@ -166,3 +166,23 @@ def test_resolving_is_the_same_for_every_way_to_write_a_name() -> None:
     for name, model in FILE.models.items():
         for form in (name, name.upper(), f"openai/{name}", f"{name}:latest"):
             assert FILE.resolve(form) is model
+
+
+def test_another_default_by_path() -> None:
+    models = {"embed": {"path": "/e.gguf"}, "chat": {"path": "/c.gguf"}}
+    by_path = {"embeddings": "EMBED", "infill": "chat"}
+    found = catalog(models, default_model="chat", default_for=by_path)
+    for name in ("whatever", "", "gpt-4o", "claude-haiku-4-5"):
+        model = found.resolve(name, "embeddings")
+        assert model is not None
+        assert model.name == "embed"
+    assert found.resolve("chat", "embeddings") is found.models["chat"], "who names one gets it"
+    assert found.resolve("whatever", "chat") is found.models["chat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_so"),
+    [("claude-opus-5-5", True), ("openai/GPT-5.1", True), ("qwen3", False), ("my-gpt-x", False)],
+)
+def test_names_of_hosted_services(name: str, is_so: bool) -> None:
+    assert foreign(name) is is_so

@@ -389,3 +389,31 @@ def test_models_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     edit.set_models(path, {"qwen3-0.6b": {"preset": "qwen3-0.6b", "ctx": 8192}})
     assert load(path, environ={}).models["qwen3-0.6b"].ctx == 8192
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "[server]\nport = 9  # ours\n",
+        '[server]\nalso = [{port = 1, as = "openai"}]  # one\n',
+        '[server]\nalso = [\n  # first\n  {port = 1, as = "openai"},  # one\n]\nport = 7\n',
+        '[server]\nport = 9\n\n[[server.also]]  # one\nport = 1\nas = "openai"\n\n[memory]\n',
+        'server = {port = 9, also = [{port = 1, as = "openai"}]}\n',
+    ],
+)
+def test_a_port_more_and_back(before: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(before)
+    edit.add_listener(path, {"port": 11434, "as": "ollama"})
+    text = path.read_text()
+    had = tomllib.loads(before).get("server", {}).get("also", [])
+    assert tomllib.loads(text)["server"]["also"] == [*had, {"port": 11434, "as": "ollama"}]
+    assert all(line.partition("#")[2] in text for line in before.splitlines())
+    load(path, environ={})
+    edit.remove_listener(path, 11434)
+    after = tomllib.loads(path.read_text())
+    assert after.get("server", {}).get("also", []) == had
+    assert all(line.partition("#")[2] in path.read_text() for line in before.splitlines())
+    edit.remove_listener(path, 11434)
+    assert tomllib.loads(path.read_text()) == after

@@ -55,6 +55,42 @@ def test_claude_codes_picker_sees_all_text_models() -> None:
     assert ids == ["qwen3-coder", "embed", "claude-local", "anthropic/qwen3-coder"]
 
 
+def test_a_codex_entry_is_the_recorded_one() -> None:
+    """The body that Codex 0.169 took as its catalog, recorded."""
+    card = ModelCard("qwen3-coder", context=65536)
+    (made,) = json.loads(listing([card]))["models"]
+    assert made == {
+        "slug": "qwen3-coder",
+        "display_name": "qwen3-coder",
+        "supported_reasoning_levels": [],
+        "shell_type": "unified_exec",
+        "visibility": "list",
+        "supported_in_api": True,
+        "priority": 1,
+        "support_verbosity": False,
+        "truncation_policy": {"mode": "tokens", "limit": 10000},
+        "experimental_supported_tools": [],
+        "base_instructions": "You are a coding agent.",
+        "context_window": 65536,
+        "input_modalities": ["text"],
+    }
+
+
+def test_the_official_clients_types_take_every_entry() -> None:
+    import anthropic.types
+    import openai.types
+
+    for entry in json.loads(listing(CARDS, discovery=True))["data"]:
+        assert openai.types.Model.model_validate(entry, strict=True).id == entry["id"]
+        made = anthropic.types.ModelInfo.model_validate(entry)
+        assert (made.type, made.lifecycle) == ("model", "active")
+
+
+def test_a_routers_list_says_what_is_loaded() -> None:
+    data = json.loads(listing(CARDS, routed=True))["data"]
+    assert [model["status"]["value"] for model in data] == ["loaded", "unloaded", "unloaded"]
+
+
 def test_an_empty_list_is_a_list() -> None:
     shape = json.loads(listing([]))
     assert (shape["data"], shape["models"]) == ([], [])

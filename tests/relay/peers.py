@@ -130,7 +130,7 @@ class FakeLeases:
     def cards(self) -> list[ModelCard]:
         return list(self.known.values())
 
-    def card(self, name: str) -> ModelCard | Problem:
+    def card(self, name: str, route: str = "") -> ModelCard | Problem:
         missing = Problem(Code.MODEL_NOT_FOUND, f"There is no model {name!r}.")
         return self.known.get(name, missing)
 
@@ -393,8 +393,9 @@ class World:
     records: list[RequestRecord]
     clients: list[Client] = field(default_factory=list)
 
-    async def client(self) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port)
+    async def client(self, port: int | None = None) -> Client:
+        """A connection to the front, or to another of its ports."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.front.port)
         client = Client(reader, writer)
         self.clients.append(client)
         return client

@@ -1,0 +1,92 @@
+"""The ports beside the fixed one, as configured."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from daemon.config.settings import Settings
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.listeners import Listeners, doors, meaning, url
+from daemon.relay.doors import Door, Face
+from daemon.service.ports import bind
+from tests.relay.peers import World, world
+
+
+def settings(*also: dict[str, object]) -> Settings:
+    return Settings.from_layers({"server": {"also": list(also)}, "models": {"m": {"path": "/m"}}})
+
+
+@pytest.fixture
+async def here() -> AsyncIterator[World]:
+    async with world() as made:
+        yield made
+
+
+def free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def reachable(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+async def test_they_follow_the_settings(here: World) -> None:
+    listeners = Listeners(here.front)
+    one, two = free(), free()
+    assert await listeners.follow(settings({"port": one, "as": "ollama"})) == []
+    (first,) = listeners.views()
+    assert (first.open, first.speaks, first.url) == (True, "ollama", f"http://127.0.0.1:{one}")
+    before = listeners._open["127.0.0.1", one]
+    changed = settings({"port": one, "model": "m"}, {"port": two, "as": "lmstudio"})
+    assert await listeners.follow(changed) == []
+    assert listeners._open["127.0.0.1", one] is before, "it is not opened anew"
+    assert before.entry.door == Door(model="m")
+    assert reachable(one)
+    assert await listeners.follow(settings({"port": two, "as": "lmstudio"})) == []
+    assert (reachable(one), reachable(two)) == (False, True)
+    assert await listeners.follow(settings()) == []
+    assert (listeners.views(), reachable(two)) == ([], False)
+
+
+async def test_what_cannot_be_had_is_told_and_tried_again(here: World) -> None:
+    answers: list[Exception | None] = [OSError(), None]
+
+    def sometimes(host: str, port: int) -> socket.socket:
+        if answers.pop(0) is not None:
+            raise ProblemError(Problem(Code.CONFIG_INVALID, "Port 9 is taken by x (pid 1)."))
+        return bind(host, port)
+
+    listeners = Listeners(here.front, sometimes)
+    wanted = settings({"port": free(), "as": "ollama"})
+    assert await listeners.follow(wanted) == ["Port 9 is taken by x (pid 1)."]
+    (view,) = listeners.views()
+    assert (view.open, view.problem) == (False, "Port 9 is taken by x (pid 1).")
+    assert await listeners.follow(wanted) == []
+    assert listeners.views()[0].open
+
+
+async def test_nothing_is_opened_once_the_daemon_stops(here: World) -> None:
+    listeners = Listeners(here.front)
+    listeners.leave()
+    port = free()
+    await listeners.follow(settings({"port": port, "as": "ollama"}))
+    assert not reachable(port)
+    assert not listeners.views()[0].open
+
+
+def test_words() -> None:
+    also = settings({"port": 1, "host": "::1", "model": "m"}, {"port": 2, "as": "openai"})
+    found = doors(also.server.also, "127.0.0.1")
+    assert found == {("::1", 1): Door(model="m"), ("127.0.0.1", 2): Door(Face.OPENAI)}
+    assert [meaning(door) for door in found.values()] == ["all requests for m", "as openai"]
+    assert url("::1", 1) == "http://[::1]:1"
