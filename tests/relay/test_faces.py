@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from daemon.core.problems import Problem
-from daemon.ports import ModelCard
 from daemon.relay import faces
 from daemon.relay.doors import MAIN, Door, Face
 from daemon.relay.listener import bound
@@ -32,7 +30,7 @@ def test_paths_by_door(door: Door, paths: set[str]) -> None:
     every = {"/", "/api/v0/models", "/api/v0/models/x", "/props", "/slots", "/v1/health"}
     for path in (*every, "/api/tags", "/api/ps", "/api/version", "/v1/models", "/nothing"):
         place = faces.resolve("GET", path, door)
-        if path in paths or path.startswith(("/api/tags", "/api/ps", "/api/version")):
+        if path in paths:
             assert isinstance(place, Place)
             assert place.local is Local.FACE
             assert "GET" in faces.allowed(path, door)
@@ -109,13 +107,15 @@ async def test_another_purpose_counts_on_open_connections() -> None:
         assert b"modelport" in (await client.reply()).body
 
 
-def test_show_needs_a_name() -> None:
-    class Leases:
-        def card(self, name: str, route: str = "") -> ModelCard:
-            return ModelCard(name)
-
-    for body in (b"", b"[]", b"{}", b'{"model": 7}', b"[" * 10_000):
-        assert isinstance(faces._shown(OLLAMA, body, Leases()), Problem)  # type: ignore[arg-type]
-    for body in (b'{"model":"a"}', b'{"name":"a","verbose":true}'):
-        assert faces._shown(OLLAMA, body, Leases()) == ModelCard("a")  # type: ignore[arg-type]
-    assert faces._shown(BOUND, b"{}", Leases()) == ModelCard("m")  # type: ignore[arg-type]
+@both_loops
+async def test_ollamas_questions_of_one_model_are_answered_at_every_door() -> None:
+    async with world() as here:
+        open_port, bound_port = here.front.port, await opened(here, BOUND)
+        for body in (b"", b"[]", b"{}", b'{"model": 7}', b"[" * 10_000):
+            assert (await ask(here, open_port, post("/api/show", body))).status == 400
+        for body in (b'{"model":"m"}', b'{"name":"m","verbose":true}'):
+            assert (await ask(here, open_port, post("/api/show", body))).status == 200
+        for path in ("/api/show", "/api/pull"):
+            assert (await ask(here, bound_port, post(path, b"{}"))).status == 200
+        listed = json.loads((await ask(here, bound_port, get("/api/tags"))).body)["models"]
+        assert [entry["name"] for entry in listed] == ["m"]
