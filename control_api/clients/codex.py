@@ -82,7 +82,11 @@ def plan(wish: Wish) -> Plan:
         path = f"{wish.folder}/codex/models.json"
         files = (File("codex/models.json", catalog(wish)), File("codex/config.toml", ""))
     argv: list[str] = []
-    for keys, value in settings(wish, path).items():
+    wanted = settings(wish, path)
+    if wish.caged:  # its own sandbox cannot be made inside of ours, and has nothing to add
+        wanted[("sandbox_mode",)] = "danger-full-access"
+        wanted[("approval_policy",)] = "never"
+    for keys, value in wanted.items():
         argv += ["-c", f"{'.'.join(keys)}={json.dumps(value)}"]  # JSON's scalars are TOML's
     return Plan(env=env, unset=unset_for(env), argv=tuple(argv), files=files)
 

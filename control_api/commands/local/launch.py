@@ -22,12 +22,14 @@ from control_api.client import (
     RefusedError,
     UnreachableError,
     segment,
+    state_dir,
     view,
 )
 from control_api.clients import cage
 from control_api.clients.registry import LAUNCHED, ClientProgram
 from control_api.clients.values import Plan, Wish
 from control_api.commands.command import Command
+from control_api.commands.daemon import process_alive
 from control_api.commands.local import wished
 from control_api.commands.output import Out, size
 from daemon.views import ModelView
@@ -53,8 +55,7 @@ def launch(args: Namespace, out: Out) -> int:
             wished.write_own(args.client, wish, out)
         home = None
         if not args.write or folder is not None:
-            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelport-")))
-            home = home.resolve()
+            home = stack.enter_context(throw_away())
         plan = prepare(program, wish, home, folder is not None)
         for note in plan.notes if not args.write else ():
             out.note(note)
@@ -77,6 +78,25 @@ def prepare(program: ClientProgram, wish: Wish, home: Path | None, caged: bool) 
         path.write_text(file.text, "utf-8")
         path.chmod(0o600)
     return plan
+
+
+@contextmanager
+def throw_away() -> Iterator[Path]:
+    """A folder for the client's files, gone afterwards; what killed launchers left goes too.
+
+    Not below /tmp: Codex makes no helpers of its own there, and then cannot run a command.
+    """
+    base = (state_dir() / "clients").resolve()
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in base.glob("run-*"):
+        pid = old.name.split("-")[1]
+        if pid.isdecimal() and not process_alive(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_program(program: ClientProgram) -> Path:
@@ -103,6 +123,7 @@ def _run(found: Path, plan: Plan, rest: list[str]) -> int:
     from control_api.commands.local import child
 
     env = {name: value for name, value in os.environ.items() if name not in plan.unset}
+    env["PWD"] = str(Path.cwd())  # some believe it more than the system
     return child.run([str(found), *plan.argv, *rest], {**env, **plan.env})
 
 
