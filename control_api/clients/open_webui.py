@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from control_api.clients.values import Plan, Wish
+from control_api.clients.values import Plan, Wish, unset_for
 
 IMAGE: Final = "ghcr.io/open-webui/open-webui:main"
 
@@ -35,7 +35,8 @@ def plan(wish: Wish) -> Plan:
         "It listens on http://127.0.0.1:3000 there. What is changed in its own settings wins over"
         " these variables from its second start on.",
     )
-    return Plan(env=_env(wish), argv=("serve",), notes=notes)
+    env = _env(wish)
+    return Plan(env=env, unset=unset_for(env), argv=("serve",), notes=notes)
 
 
 def _env(wish: Wish) -> dict[str, str]:
