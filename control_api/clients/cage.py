@@ -22,11 +22,13 @@ PROTECTED: Final = (
     "CLAUDE.md",
     "AGENTS.md",
     "AI_INSTRUCTIONS.md",
+    ".git/",
     ".git/hooks/",
     ".git/config",
 )
-"""Below the folder. Where one is missing, an empty one that cannot be written stands in its place.
-A name with ``/`` at its end is a folder."""
+"""Below the folder. Where one is missing, an empty one that cannot be written stands in its place
+(so no new repository can be made). A name with ``/`` at its end is a folder. ``.git`` itself can be
+written where it is there, but neither removed nor renamed: it is the place of a mount."""
 WATCHED: Final = (
     "CLAUDE.local.md",
     "GEMINI.md",
@@ -39,6 +41,7 @@ WATCHED: Final = (
     ".aider.conf.yml",
     ".envrc",
     ".vscode",
+    ".git/commondir",
 )
 """Read-only where they are there; a new one is told of afterwards."""
 
@@ -116,7 +119,7 @@ def bubblewrap(
 ) -> list[str]:
     """The command line. ``wire`` is a descriptor for :mod:`control_api.clients.inside`; ``seccomp``
     one to read :func:`no_typing` from (None: a new session in its place, without job control)."""
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--clearenv"]
+    words = ["bwrap", "--unshare-all", "--die-with-parent", "--clearenv", "--cap-drop", "ALL"]
     words += ["--new-session"] if seccomp is None else ["--seccomp", str(seccomp)]
     for place in SYSTEM:
         words += ["--ro-bind-try", place, place]
@@ -139,11 +142,13 @@ def bubblewrap(
 def _protected(cage: Cage) -> list[str]:
     words = []
     for name in PROTECTED:
+        if name != ".git/" and name.startswith(".git/") and ".git/" in cage.missing:
+            continue
         place = f"{cage.folder}/{name.rstrip('/')}"
-        source = place
+        source, kind = place, "--bind" if name == ".git/" else "--ro-bind"
         if name in cage.missing:
-            source = cage.empty_folder if name.endswith("/") else cage.empty_file
-        words += ["--ro-bind", source, place]
+            source, kind = cage.empty_folder if name.endswith("/") else cage.empty_file, "--ro-bind"
+        words += [kind, source, place]
     for name in cage.watched:
         words += ["--ro-bind", f"{cage.folder}/{name}", f"{cage.folder}/{name}"]
     return words

@@ -40,7 +40,11 @@ def test_what_can_be_written() -> None:
     assert binds(words, "--bind") == {
         "/run/modelport/home": "/state/run-1",
         "/home/me/project": "/home/me/project",
+        "/home/me/project/.git": "/home/me/project/.git",
     }
+    without = line(missing=(".git/", ".git/hooks/", ".git/config"))
+    assert binds(without, "--ro-bind")["/home/me/project/.git"] == "/tmp/mp-1/empty"
+    assert "/home/me/project/.git/hooks" not in without
     assert "--dev-bind" not in words
 
 

@@ -72,7 +72,7 @@ def shell_of(folder: Path, real_program: Path, home: Path, url: str) -> Iterator
             port=port if on_linux else gate.port,
             empty_file=str(aside / "nothing"),
             empty_folder=str(aside / "empty"),
-            programs=tuple(programs([real_program, Path(_python()), *_node(real_program)])),
+            programs=tuple(programs([real_program, Path(_python()), *_interpreter(real_program)])),
             missing=missing,
             watched=watched,
         )
@@ -141,14 +141,11 @@ def _guarded(folder: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     watched = tuple(
         n for n in cage.WATCHED if (folder / n).exists() and not (folder / n).is_symlink()
     )
-    had_git = (folder / ".git").exists()
     try:
         yield missing, watched
     finally:
         for name in missing:
             _take_away(folder / name.rstrip("/"))
-        if not had_git:
-            _take_away(folder / ".git")
 
 
 def _take_away(place: Path) -> None:
@@ -222,12 +219,16 @@ def _python() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def _node(program: Path) -> list[Path]:
-    """node, for a program that is a script of it."""
+def _interpreter(program: Path) -> list[Path]:
+    """What runs the program, if it is a script: node, or the Python of an environment."""
+    line = b""
     with contextlib.suppress(OSError), program.open("rb") as file:
-        if b"node" in file.readline(200) and (node := shutil.which("node")):
-            return [Path(node)]
-    return []
+        line = file.readline(300)
+    words = line[2:].decode("utf-8", "replace").split() if line.startswith(b"#!") else []
+    if words and Path(words[0]).name == "env":
+        found = next((shutil.which(word) for word in words[1:] if not word.startswith("-")), None)
+        return [Path(found)] if found else []
+    return [Path(words[0])] if words else []
 
 
 def _bins(places: Sequence[str], program: str) -> list[str]:

@@ -95,9 +95,10 @@ def _arguments(parser: ArgumentParser) -> None:
 COMMANDS: Final = {
     "env": Command(
         summary="what a client needs to use your models: show it, write it, undo that",
-        text=f"Clients: {', '.join(CLIENTS)}. Real keys of cloud services are unset. `--write`\n"
-        "keeps the old text beside each file (*.before-modelport); `--undo` puts it back, and\n"
-        "says what would be lost where you have changed the file since (--yes: all the same).",
+        text=f"Clients: {', '.join(CLIENTS)}.\n"
+        "Real keys of cloud services are unset. `--write` keeps the old text beside each file\n"
+        "(*.before-modelport); `--undo` puts it back, and says what would be lost where you have\n"
+        "changed the file since (--yes: all the same).",
         examples=(
             ('eval "$(ctl env claude qwen3-coder)"', "for this shell"),
             ("ctl env codex qwen3-coder --write", "into ~/.codex/config.toml"),
