@@ -41,6 +41,8 @@ WATCHED: Final = (
     ".aider.conf.yml",
     ".envrc",
     ".vscode",
+    ".husky",
+    ".githooks",
     ".git/commondir",
 )
 """Read-only where they are there; a new one is told of afterwards."""
