@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
+import select
 import shutil
+import signal
+import struct
 import subprocess
+import sys
+import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeHouse
+from tests.e2e.house import ROOT
 from tests.e2e.programs import CLIENTS, Client, Desk, installed, loopback_alone, make_desk
 from tests.fakes import start
 from tests.fakes.tools import TEXT
@@ -42,8 +54,9 @@ def alone() -> Iterator[None]:
 def stand_in(make_house: MakeHouse, short_dir: Path, bins: Path, alone: None) -> MakeDesk:
     """``stand_in("native")``: a desk at an engine that has the client write ``proof.txt``."""
 
-    def make(speaks: str = "native") -> Desk:
-        flags = ["--port", "{port}", "-c", "{ctx}", "-np", "4"]
+    def make(speaks: str = "native", *more: str) -> Desk:
+        flags = [*more]
+        flags += ["--port", "{port}", "-c", "{ctx}", "-np", "4"]
         flags += ["--record", str(short_dir / "record"), "--writes", str(proof(short_dir))]
         argv = json.dumps([*start.argv("engine"), *flags])
         house = make_house(
@@ -128,7 +141,7 @@ def test_its_own_configuration(client: Client, stand_in: MakeDesk) -> None:
 
 
 def test_opencode_asks_for_a_title_beside_the_answer(stand_in: MakeDesk) -> None:
-    desk = stand_in()
+    desk = stand_in("native", "--first-s", "1.5")
     worked(desk, desk.ctl("launch", "opencode", "mine", "--", "run", "Write the file"))
     bodies = [json.loads(one["body"]) for one in record(desk) if "completions" in one["path"]]
     asked = [body for body in bodies if "messages" in body and body.get("stream")]
@@ -136,6 +149,96 @@ def test_opencode_asks_for_a_title_beside_the_answer(stand_in: MakeDesk) -> None
     main = [body for body in asked if body.get("tools")]
     assert len(main) == 2
     assert main[0]["max_tokens"] == 8192
+    assert desk.house.request("GET", "/upstream/mine/fake").json()["max_in_flight"] >= 2
+
+
+class Terminal:
+    """A client on a terminal of its own; what it shows is read all the time."""
+
+    def __init__(self, desk: Desk, *words: str) -> None:
+        self.shown = b""
+        self.pid, self.side = pty.fork()
+        if self.pid == 0:
+            os.chdir(desk.project)
+            argv = [sys.executable, "-P", str(ROOT / "ctl.py"), *words]
+            os.execve(argv[0], argv, {**desk.environ, "TERM": "xterm-256color"})
+        fcntl.ioctl(self.side, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+
+    def until(self, what: Callable[[], object], seconds: float = 60.0) -> None:
+        """Read on until it is so."""
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, self.text[-3000:]
+            self.read(0.1)
+
+    def settle(self) -> None:
+        """Read on until nothing has moved for a second: keys that come too soon are dropped."""
+        last = time.monotonic()
+        while time.monotonic() - last < 1.0:
+            if self.read(0.1):
+                last = time.monotonic()
+
+    def read(self, seconds: float) -> bool:
+        """Whether something was shown within that time."""
+        if not select.select([self.side], [], [], seconds)[0]:
+            return False
+        before = self.text
+        self.shown += os.read(self.side, 65536)
+        return self.text != before
+
+    @property
+    def text(self) -> str:
+        """What was shown, without colours and places, and without blanks."""
+        plain = re.sub(rb"\x1b(?:\[[0-9;?<>=]*[A-Za-z]|[\]P].*?(?:\x07|\x1b\\)|.)", b"", self.shown)
+        return re.sub(r"\s+", "", plain.decode("utf-8", "replace"))
+
+    def press(self, keys: str) -> None:
+        os.write(self.side, keys.encode())
+
+    def close(self) -> int:
+        """Its exit status: it ends by itself."""
+        with contextlib.suppress(OSError):  # Linux says EIO where the other side is closed
+            self.until(lambda: False, 30)
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self) -> None:
+        """Whatever became of it."""
+        os.close(self.side)
+        if self.pid:
+            os.kill(self.pid, signal.SIGTERM)
+            os.waitpid(self.pid, 0)
+
+
+def test_claude_on_a_terminal(stand_in: MakeDesk) -> None:
+    """Its own questions and its own screen; a tool round, and a clean end."""
+    desk = stand_in("native", "--first-s", "0.5")
+    terminal = Terminal(desk, "launch", "claude", "mine")
+    try:
+        terminal.until(lambda: "Entertoconfirm" in terminal.text)
+        terminal.settle()
+        terminal.press("\x1b[B")  # down: the first answer to "do you trust this folder" is no
+        terminal.settle()
+        terminal.press("\r")
+        terminal.until(lambda: "effort" in terminal.text)
+        terminal.settle()
+        terminal.press("Write the file")
+        terminal.until(lambda: "Writethefile" in terminal.text)
+        terminal.settle()
+        terminal.press("\r")
+        terminal.until(lambda: TEN.replace(" ", "") in terminal.text)
+        terminal.settle()
+        terminal.press("/exit")
+        terminal.until(lambda: "/exit" in terminal.text)
+        terminal.settle()
+        terminal.press("\r")
+        assert terminal.close() == 0
+    finally:
+        terminal.end()
+    assert proof(desk.folder).read_text() == TEXT + "\n"
+    bodies = [json.loads(one["body"]) for one in record(desk) if one["path"] == "/v1/messages"]
+    assert {body["model"] for body in bodies} == {"mine"}, "no call by another name"
 
 
 def test_claude_counts_tokens(stand_in: MakeDesk) -> None:

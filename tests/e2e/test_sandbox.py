@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.e2e.house import ROOT, House
@@ -307,7 +308,7 @@ def test_killed_it_takes_the_client_along(desk: Desk) -> None:
     process.wait()
     process.stdout.close()
     deadline = time.monotonic() + 20
-    while subprocess.run(["pgrep", "-f", "^sleep 61.5"], stdout=subprocess.DEVNULL).returncode == 0:
+    while any(one.info["cmdline"] == ["sleep", "61.5"] for one in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
