@@ -1,7 +1,7 @@
 """The way out of the sandbox: a socket that leads to the daemon's port, for inference alone.
 
-Each connection carries one request: its head is read, what is no inference is refused, the key is
-put in (so that it need not be known inside), and ``Connection: close`` makes the daemon end it.
+Each connection carries one request: its head is read, what is no inference is refused, a key is put
+in (so that it need not be known inside), and ``Connection: close`` makes the daemon end it.
 The rest is bytes. Nothing of the control API can be asked through it.
 """
 
@@ -25,9 +25,8 @@ _ALLOWED: Final = re.compile(
     rb"|rerank|reranking|models(?:/[^?#]*)?)|models|health|api/(?:hello|tags|ps|show|version"
     rb"|chat|generate|embed))?(?:\?.*)?"
 )
-_DROPPED: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"authorization", b"x-api-key"}
-)
+_DROPPED: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade"})
+_KEYS: Final = frozenset({b"authorization", b"x-api-key"})
 _REFUSED: Final = (
     b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     b"x-should-retry: false\r\nConnection: close\r\n\r\n%s"
@@ -37,18 +36,19 @@ _REFUSED: Final = (
 def passed(head: bytes, key: str | None) -> bytes | None:
     """The head as it goes on; None where it is no request for inference. Pure.
 
-    ``head`` ends with the empty line.
+    ``head`` ends with the empty line. ``key`` takes the place of the client's own; None: it stays.
     """
     first, *lines = head[:-4].split(b"\r\n")
     match = _LINE.fullmatch(first)
     if match is None or b"/../" in match[2] or _ALLOWED.fullmatch(match[2]) is None:
         return None
     kept = [first]
+    dropped = _DROPPED if key is None else _DROPPED | _KEYS
     for line in lines:
         name, colon, _ = line.partition(b":")
         if not colon or not name or name != name.strip() or b"\n" in line or b"\r" in line:
             return None
-        if name.lower() not in _DROPPED:
+        if name.lower() not in dropped:
             kept.append(line)
     kept.append(b"Connection: close")
     if key is not None:

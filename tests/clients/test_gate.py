@@ -85,7 +85,9 @@ def test_the_key_is_ours_and_the_connection_ends() -> None:
     lines = made.decode().split("\r\n")
     assert lines[:2] == ["POST /v1/messages HTTP/1.1", "Host: x"]
     assert lines[2:] == ["Connection: close", "Authorization: Bearer ours", "", ""]
-    assert b"uthorization" not in (passed(sent, None) or b"")
+    without = passed(sent, None) or b""
+    assert without.count(b"theirs") == 1, "with none of ours, the client's own goes on"
+    assert without.endswith(b"Connection: close\r\n\r\n")
 
 
 @given(st.binary(max_size=60))

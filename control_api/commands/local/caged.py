@@ -61,7 +61,9 @@ def shell_of(folder: Path, real_program: Path, home: Path, url: str) -> Iterator
         host, port, key = parts.hostname or "127.0.0.1", parts.port or 80, os.environ.get(_KEY)
         on_linux = sys.platform == "linux"
         path = aside / "inference.sock" if on_linux else None
-        gate = stack.enter_context(Gate(host, port, key or None, path))
+        # a port is open to everybody on this machine: no key is put in there
+        given = key if key and on_linux else None
+        gate = stack.enter_context(Gate(host, port, given, path))
         missing, watched = stack.enter_context(_guarded(folder))
         yield Cage(
             folder=str(folder),
@@ -119,7 +121,8 @@ def _run_darwin(made: Cage, argv: Sequence[str], env: Mapping[str, str]) -> int:
         profile.write(cage.seatbelt(made))
         profile.flush()
         words = ["sandbox-exec", "-f", profile.name, *argv]
-        return child.run(words, {**env, "HOME": made.home})
+        env = {**env, "HOME": made.home, "PWD": made.folder}
+        return child.run(words, env, folder=made.folder)
 
 
 @contextlib.contextmanager

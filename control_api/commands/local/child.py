@@ -24,8 +24,9 @@ def run(
     *,
     pass_fds: Sequence[int] = (),
     wire: int | None = None,
+    folder: str | None = None,
 ) -> int:
-    """Run it to its end; the result is its exit status, 128 + N after signal N.
+    """Run it (in ``folder``) to its end; the result is its exit status, 128 + N after signal N.
 
     ``wire``: a descriptor that takes signals as bytes, for a client in a sandbox; what stands
     between (bubblewrap) then ignores those of the terminal. Raises ``RefusedError``.
@@ -38,7 +39,7 @@ def run(
             # a handler is gone after exec, what is ignored stays so
             signal.signal(number, _nothing if wire is None else signal.SIG_IGN)
         try:
-            child = subprocess.Popen(argv, env=dict(env), pass_fds=pass_fds)
+            child = subprocess.Popen(argv, env=dict(env), pass_fds=pass_fds, cwd=folder)
         except OSError as error:
             text = f"{argv[0]} cannot be started: {error.strerror}."
             raise RefusedError("client_failed", text) from None

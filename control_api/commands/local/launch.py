@@ -69,9 +69,10 @@ def prepare(program: ClientProgram, wish: Wish, home: Path | None, caged: bool) 
     """The plan, with its files written below ``home``; without one the user's own are used."""
     if home is None:
         return program.plan(wish)
-    inside = cage.HOME if caged and sys.platform == "linux" else str(home)
-    # in the sandbox the key stays outside: the gate puts it in
-    plan = program.plan(replace(wish, folder=inside, key=None if caged else wish.key))
+    walled = caged and sys.platform == "linux"
+    # there the key stays outside: the gate puts it in
+    key = None if walled else wish.key
+    plan = program.plan(replace(wish, folder=cage.HOME if walled else str(home), key=key))
     for file in plan.files:
         path = home / file.path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
