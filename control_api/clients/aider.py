@@ -36,6 +36,7 @@ def options(wish: Wish) -> dict[str, Any]:
         "openai-api-key": wish.secret,
         "show-model-warnings": False,
         "check-update": False,
+        "show-release-notes": False,
         "analytics": False,
     }
 
