@@ -21,7 +21,7 @@ check types "$bin/mypy"
 check imports "$bin/lint-imports"
 if [ "${1:-}" != "--static" ]; then
     check tests "$bin/python" -m pytest -q --ignore tests/fakes \
-        -m "not real and not slow and not processes and not mlx and not llama_server"
+        -m "not real and not slow and not processes and not mlx and not llama_server and not clients"
 fi
 if [ -n "$failed" ]; then
     echo "make check: failed:$failed"

@@ -149,7 +149,9 @@ def test_the_core_needs_the_standard_library_alone(path: Path) -> None:
     assert imported(path) <= sys.stdlib_module_names | {"daemon"}
 
 
-@pytest.mark.parametrize("name", ["daemon/backends/keeper.py", "tests/fakes/engine.py"])
+@pytest.mark.parametrize(
+    "name", ["daemon/backends/keeper.py", "tests/fakes/engine.py", "control_api/clients/inside.py"]
+)
 def test_programs_that_run_alone_need_the_standard_library_alone(name: str) -> None:
     own = {"tests"} if name.startswith("tests") else set()
     assert imported(conftest.ROOT / name) <= sys.stdlib_module_names | own

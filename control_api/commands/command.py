@@ -27,3 +27,4 @@ class Command:
     arguments: Callable[[ArgumentParser], None] = no_arguments
     text: str = ""
     subcommands: Mapping[str, Command] = field(default_factory=dict)
+    trailing: bool = False  # words behind `--` are another program's: they become ``args.rest``

@@ -56,6 +56,8 @@ VERBS: Final[dict[str, Verb]] = {
     "pull": Verb("load", "models", "download a model"),
     "estimate": Verb("local.estimate", "models", "the memory that a model will take"),
     "plan": Verb("local.plan", "models", "which models fit together, and how"),
+    "launch": Verb("local.launch", "clients", "start a client with a model of yours"),
+    "env": Verb("local.env", "clients", "what a client needs: show it, write it, undo that"),
     "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
     "takeover": Verb("local.takeover", "clients", "answer on the port of Ollama, LM Studio, …"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
@@ -101,7 +103,12 @@ def _run(argv: list[str]) -> int:
     if name in HIDDEN:  # its words are not ours to parse
         assert command.run is not None
         return command.run(Namespace(words=rest), Out())
+    behind: list[str] = []
+    if command.trailing and "--" in rest:
+        cut = rest.index("--")
+        rest, behind = [*rest[:cut], *leading], argv[2 + cut :]
     args = parser(name, command).parse_args(rest)
+    args.rest = behind
     return call(args.command, args, Out(as_json=args.json))
 
 

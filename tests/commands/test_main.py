@@ -98,6 +98,7 @@ JSON = {
     "estimate": ("tiny",),
     "plan": ("tiny",),
     "engine ls": (),
+    "env": ("claude", "gemma"),
     "logs": ("daemon",),
     "events": ("--no-follow",),
     "config path": (),
@@ -108,7 +109,7 @@ JSON = {
     "completion": ("bash",),
 }
 # They become, or need, another program, or another system: see their own tests.
-ELSEWHERE = {"serve", "run", "memory raise-gpu-limit", "memory restore"}
+ELSEWHERE = {"serve", "run", "launch", "memory raise-gpu-limit", "memory restore"}
 
 
 def test_every_command_answers_with_json(
@@ -148,6 +149,7 @@ NEEDS_DAEMON = [
     ("events",),
     ("reload",),
     ("shutdown",),
+    ("env", "claude"),
 ]
 
 

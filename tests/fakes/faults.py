@@ -81,6 +81,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--reply", default=REPLY, help="the answer, a token a word")
     add("--reasoning", default="", help="thoughts before a chat answer")
     add("--tool", metavar="NAME", help="answer chats with a call of this tool")
+    add("--writes", default="", metavar="PATH", help="have the client write this file, then answer")
     add("--model-strict", metavar="NAME", help="404 for requests that name another model")
     add("--unhealthy", action="store_true", help="health is 200 and says unhealthy (vllm-mlx)")
     add("--record", metavar="FILE", help="append each request as a line of JSON")

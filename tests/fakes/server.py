@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from tests.fakes import tools
 from tests.fakes.faults import OOM, say
 from tests.fakes.shapes import Shape
 from tests.fakes.wire import Connection, GoneError, RefusalError, Request
@@ -319,6 +320,9 @@ class Server:
             while self.options.hang_answer:
                 connection.wait(60, every=1.0)
             answer = shape(connection, self.name, body, number)
+            if call := tools.wanted(body, self.options.writes):
+                tools.answer(answer, call)
+                return
             limit, total = answer.limit, self.length()
             finish = "length" if limit is not None and (total < 0 or limit < total) else "stop"
             count = total if finish == "stop" else limit
