@@ -32,7 +32,7 @@ from tests.models import make_gguf
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 TEN = "one two three four five six seven eight nine ten"
-DIALECTS = {"native": ["chat", "messages", "responses"]}  # more: engines that speak fewer
+DIALECTS = {"native": ["chat", "messages", "responses"], "chat": ["chat"]}
 MakeDesk = Callable[..., Desk]
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=str)
