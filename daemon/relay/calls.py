@@ -2,8 +2,8 @@
 
 Clients send them beside the conversation, often under the main model's name, so that the name
 tells nothing. They are known by how their instructions begin, and only where these stand: at the
-head of the system prompt or of the last message, in a request that offers no tools. A needle in
-the bytes decides whether it is worth looking, so that a large body is not decoded for it.
+head of the system prompt or of the last message, in a request that offers no tools. A needle near
+the ends of the body decides whether it is worth looking, so that it is not decoded for nothing.
 
 Recorded from Claude Code 2.1, Codex 0.169 and opencode 1.18; Open WebUI's are its default prompts
 (backend/open_webui/config.py).
@@ -76,6 +76,7 @@ _NEEDLES: Final = {
 }
 # Of the model families' own marks for filling in the middle, those in front.
 _MARKS: Final = (b"<|fim_prefix|>", b"<fim_prefix>", b"<PRE> ", b"[SUFFIX]", b"<|fim_begin|>")
+_WINDOW: Final = 4096  # bytes; all that were recorded have them in the first 1000
 _LONGEST: Final = 1 << 18  # bytes; the longest recorded, a classifier's, is 144 KB
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
@@ -86,7 +87,7 @@ def small_call(route: Route, body: Body) -> Small:
         return ORDINARY
     if route is Route.COMPLETIONS:
         return _FIM if any(mark in body for mark in _MARKS) else ORDINARY
-    if not any(needle in body for needle in _NEEDLES.get(route, ())):
+    if not _worth_a_look(route, body):
         return ORDINARY
     try:
         asked = _decoder.decode(body)
@@ -99,6 +100,16 @@ def small_call(route: Route, body: Body) -> Small:
         if any(head.lstrip().startswith(text) for head in heads):
             return Small(kind)
     return ORDINARY
+
+
+def _worth_a_look(route: Route, body: Body) -> bool:
+    """Does it hold one of the first lines, near its ends? A loop, as this is asked of all."""
+    if len(body) > 2 * _WINDOW:  # instructions stand first, or behind all turns
+        body = body[:_WINDOW] + body[-_WINDOW:]
+    for needle in _NEEDLES.get(route, ()):  # noqa: SIM110
+        if needle in body:
+            return True
+    return False
 
 
 def _heads(route: Route, asked: dict[str, Any]) -> list[str]:

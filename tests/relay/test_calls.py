@@ -104,3 +104,12 @@ def test_any_content_gets_an_answer(content: Any) -> None:
     body = json.dumps({**asked, "input": content, "x": TITLE}).encode()
     for route in ROUTES.values():
         assert small_call(route, body).kind in (None, Kind.TITLE)
+
+
+def test_a_long_first_message_hides_no_title_call() -> None:
+    """Claude Code writes the instructions behind the messages."""
+    asked = {
+        "messages": [{"role": "user", "content": "x" * 50_000}],
+        "system": [{"type": "text", "text": "You are naming a coding session. Answer shortly."}],
+    }
+    assert small_call(Route.MESSAGES, json.dumps(asked).encode()).kind is Kind.TITLE
