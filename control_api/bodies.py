@@ -72,7 +72,14 @@ def _allowed(kind: inspect.Type) -> str:
             return "true or false"
         case inspect.NoneType():
             return "null"
-        case inspect.StrType():
-            return "text"
+        case inspect.StrType(max_length=most):
+            return f"text of up to {most} characters" if most else "text"
+        case inspect.FloatType(ge=low, le=high) if low is not None and high is not None:
+            return f"a number from {low:g} to {high:g}"
+        case inspect.ListType(item):
+            return f"a list of one or more, each of which is {_allowed(item)},"
+        case inspect.StructType(fields=parts):
+            told = (f"{part.name} ({_allowed(part.type)})" for part in parts)
+            return f"an object with {', '.join(told)}"
         case _:
             raise AssertionError(f"a body with a field of {kind}: say here what that takes")

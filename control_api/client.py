@@ -21,9 +21,11 @@ from daemon.views import (
     BesideView,
     ChoiceView,
     ClaimView,
+    FindingView,
     HeldView,
     IncidentView,
     PoolView,
+    VerdictView,
     VictimView,
     WaitView,
 )
@@ -53,7 +55,9 @@ _INNER: Final[dict[str, type]] = {
     "waiting": WaitView,
     "memory": HeldView,
     "beside": BesideView,
+    "findings": FindingView,
     "last": IncidentView,
+    "tested": VerdictView,
 }
 
 

@@ -39,9 +39,11 @@ from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.incidents import Book
 from daemon.telemetry.stories import stories
+from daemon.verdicts import Served, Verdicts
 from daemon.views import (
     BackendView,
     EventView,
+    FindingView,
     FitView,
     IncidentView,
     ModelView,
@@ -49,6 +51,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 
 LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
@@ -69,6 +72,7 @@ class Control:
     url: str = ""
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
+    proofs: Verdicts = field(default_factory=Verdicts)
 
     # ------------------------------------------------------------ looking
 
@@ -144,6 +148,8 @@ class Control:
             preset=model.preset,
             args=list(model.args),
             pulled=item.pulled,
+            sees=item.mmproj is not None,
+            tested=self.proofs.last(Served.of(item)),
             **(self._ladder(page) if page else {}),
         )
 
@@ -355,6 +361,20 @@ class Control:
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """See ``ControlPort``."""
         return stories(incidents, self.supervisor.states())
+
+    def verdicts(self, name: str) -> list[VerdictView]:
+        """See ``ControlPort``."""
+        return self.proofs.of(Served.of(self._find(name)))
+
+    def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
+        """See ``ControlPort``."""
+        served = Served.of(self._find(name))
+        found = self.proofs.keep(served, findings, self.version)
+        if found is None:
+            text = "None of these findings says anything of the model."
+            raise ProblemError(Problem(Code.INVALID_REQUEST, text))
+        self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
+        return found
 
     def request(self, request_id: str) -> RequestView:
         return self.requests.view(request_id)

@@ -17,6 +17,7 @@ from daemon.core.problems import Problem
 from daemon.views import (
     BackendView,
     EventView,
+    FindingView,
     FitView,
     IncidentView,
     ModelView,
@@ -24,6 +25,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 
 
@@ -259,6 +261,14 @@ class ControlPort(Protocol):
 
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """The same in plain words, told once where the same happened again."""
+        ...
+
+    def verdicts(self, name: str) -> list[VerdictView]:
+        """What tests of a model have found, that of what is served now first."""
+        ...
+
+    def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
+        """Keep what a test has found, beside what is known of other steps."""
         ...
 
     def request(self, request_id: str) -> RequestView:
