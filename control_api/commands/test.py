@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import string
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ def _subject(client: Client, model: ModelView, args: Namespace) -> Subject:
         slots=backend["slots"],
         sees=model.sees,
         routes=frozenset(model.routes),
-        tag="".join(random.choices(string.ascii_lowercase, k=6)),
+        tag="".join(secrets.choice(string.ascii_lowercase) for _ in range(6)),
         **given,
     )
 
@@ -246,8 +246,8 @@ def _arguments(parser: ArgumentParser) -> None:
 COMMANDS: Final = {
     "test": Command(
         summary="prove that a model works for clients: stream, tools, image, context, leak, stop",
-        text="It is loaded and asked through the fixed port, as clients do. A stream; a whole tool\n"
-        "round per dialect; an image, if it sees; its context filled, and exceeded; two\n"
+        text="It is loaded and asked through the fixed port, as clients do. A stream; a whole\n"
+        "tool round per dialect; an image, if it sees; its context filled, and exceeded; two\n"
         "conversations that must not leak into each other; a stream that is left. Each step\n"
         "says whether all around the model is broken, or the model itself is too weak, and\n"
         "what to do. The verdict is kept per version of the engine: `ctl ls`, `ctl show`.\n"

@@ -58,4 +58,8 @@ def verdict(found: Mapping[str, Found]) -> tuple[str, str]:
 
 
 def _told(found: list[Found]) -> str:
-    return "; ".join(f"{one.step}: {one.text}" for one in found)
+    """Each thing once, with the steps that found it."""
+    steps: dict[str, list[str]] = {}
+    for one in found:
+        steps.setdefault(one.text, []).append(one.step)
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in steps.items())
