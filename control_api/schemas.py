@@ -126,7 +126,7 @@ class TestBody(Body, frozen=True):
 
     __test__ = False  # pytest: it is none
 
-    findings: Annotated[list[FindingBody], msgspec.Meta(min_length=1, max_length=64)]
+    findings: Annotated[list[FindingBody], msgspec.Meta(max_length=64)] = []
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):

@@ -371,7 +371,7 @@ class Control:
         served = Served.of(self._find(name))
         found = self.proofs.keep(served, findings, self.version)
         if found is None:
-            text = "None of these findings says anything of the model."
+            text = f"No finding says anything of {served.model}."
             raise ProblemError(Problem(Code.INVALID_REQUEST, text))
         self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
         return found

@@ -90,15 +90,14 @@ class Verdicts:
         not be tried says nothing and replaces nothing. None: nothing is known of it."""
         said = {step.step: step for step in steps if step.outcome != "unknown"}
         before = next((e for e in self._entries if e.served == served), None)
+        if not said:
+            return _view(before, current=True) if before is not None else None
         merged = {**(before.steps if before else {}), **said}
         ordered = {name: merged[name] for name in STEPS if name in merged}
-        if not ordered:
-            return None
         entry = Entry(served, self.now(), modelport, ordered)
-        if said:
-            self._entries = [*(e for e in self._entries if e.served != served), entry]
-            self._trim(served.model)
-            self._writer.soon()
+        self._entries = [*(e for e in self._entries if e.served != served), entry]
+        self._trim(served.model)
+        self._writer.soon()
         return _view(entry, current=True)
 
     def _trim(self, model: str) -> None:

@@ -68,7 +68,7 @@ def objects(data: bytes, told: Told) -> list[tuple[str, dict[str, Any]]]:
         value = loads(event.data)
         if not isinstance(value, dict):
             told.flaw(f"an event is no JSON object: {event.data[:60]!r}")
-        elif value.get("error") and (event.name == "error" or "choices" not in value):
+        elif value.get("type") == "error" or (value.get("error") and not value.get("choices")):
             told.error = told.error or message_of(value)
         else:
             found.append((event.name, value))

@@ -108,7 +108,7 @@ class _Reading:
         if not isinstance(message, Mapping) or not message.get("id"):
             self.told.flaw("message_start has no message with an id")
         elif isinstance(usage := message.get("usage"), Mapping):
-            self.told.tokens_in = number(usage.get("input_tokens"))
+            self.told.tokens_in = _read_in(usage)
 
     def _open(self, value: Mapping[str, Any]) -> None:
         index, about = value.get("index"), value.get("content_block")
@@ -131,8 +131,12 @@ class _Reading:
         elif kind in ("text", "thinking"):
             self._add(block, str(about.get(kind) or ""))
 
+    def _block(self, value: Mapping[str, Any]) -> _Block | None:
+        index = value.get("index")
+        return self.blocks.get(index) if type(index) is int else None
+
     def _grow(self, value: Mapping[str, Any]) -> None:
-        block = self.blocks.get(value.get("index"))  # type: ignore[arg-type]
+        block = self._block(value)
         delta = value.get("delta")
         if block is None or not block.open or not isinstance(delta, Mapping):
             self.told.flaw("a delta belongs to no open block")
@@ -158,7 +162,7 @@ class _Reading:
             block.parts.append(text)
 
     def _close(self, value: Mapping[str, Any]) -> None:
-        block = self.blocks.get(value.get("index"))  # type: ignore[arg-type]
+        block = self._block(value)
         if block is None or not block.open:
             self.told.flaw("content_block_stop ends a block that is not open")
         else:
@@ -171,8 +175,15 @@ class _Reading:
             self.told.reason = _REASONS.get(stop, "other")
         if isinstance(usage, Mapping):
             self.told.tokens_out = number(usage.get("output_tokens"))
-            if (given := number(usage.get("input_tokens"))) is not None:
-                self.told.tokens_in = given
+            if "input_tokens" in usage:
+                self.told.tokens_in = _read_in(usage)
+
+
+def _read_in(usage: Mapping[str, Any]) -> int | None:
+    """All that was read: what came from a cache is counted apart in this dialect."""
+    fresh = number(usage.get("input_tokens"))
+    kept = (usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens"))
+    return None if fresh is None else fresh + sum(number(one) or 0 for one in kept)
 
 
 def read(data: bytes) -> Told:
