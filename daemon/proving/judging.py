@@ -65,8 +65,11 @@ def trouble(step: str, subject: Subject, heard: Heard) -> Finding | None:
 
 def unspoken(step: str, dialect: Dialect, subject: Subject, heard: Heard) -> Finding | None:
     """The finding where the engine does not speak the dialect, which is no fault of it."""
-    code, _ = refusal(heard) if heard.status != 200 else ("", "")
-    missing = heard.status in (400, 404) and dialect.name not in subject.routes
+    code, message = refusal(heard) if heard.status not in (0, 200) else ("", "")
+    # Anthropic's errors have no code; an engine that is asked itself says 404
+    missing = dialect.name not in subject.routes and (
+        heard.status == 404 or "does not serve" in message
+    )
     if code == "unsupported_dialect" or missing:
         return Finding(step, Outcome.SKIPPED, f"its engine does not serve {dialect.name}")
     return None

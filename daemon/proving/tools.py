@@ -46,11 +46,24 @@ _LIMIT: Final = 1024  # tokens: a model that thinks first must come to its call
 
 WRITTEN: Final = re.compile(
     r"<tool_call>|<\|tool_call|<function[=_]|<invoke|\[TOOL_CALLS\]|<\|python_tag\|>"
-    r"|<count_crates[\s>/]|count_crates\s*\(|\"name\"\s*:\s*\"count_crates\""
-    r"|\"function\"\s*:\s*\"count_crates\"|<arg_key>|```tool_code|to=functions\."
+    r"|<arg_key>|```tool_code|to=functions\."
 )
-"""A call that a model has written, and nobody has read: Hermes and Qwen, GLM, Llama, Mistral,
-Gemma, gpt-oss, Qwen2.5-Coder's element of the tool's name, JSON."""
+"""Marks of a call that a model has written as it was trained to, and that nobody has read: Hermes
+and Qwen, GLM, Llama, Mistral, Gemma, gpt-oss."""
+LOOSE: Final = re.compile(
+    r"<count_crates[\s>/]|\bcount_crates\s*\(\s*(thing|warehouse)\s*=|\"count_crates\""
+)
+"""What may be a call (Qwen2.5-Coder's element of the tool's name, Python, JSON), or mere talk of
+the tool: it is one if the arguments follow."""
+
+
+def written(text: str) -> str:
+    """The beginning of a call that was written as text; "" if there is none."""
+    if (mark := WRITTEN.search(text)) is not None:
+        return mark[0]
+    loose = LOOSE.search(text)
+    rest = text[loose.start() :].casefold() if loose is not None else ""
+    return loose[0] if loose is not None and "salt" in rest and "north" in rest else ""
 
 
 def tool_round(dialect: Dialect, subject: Subject) -> Talk:
@@ -95,8 +108,8 @@ def judge_call(
         return found
     if told.calls:
         return _judge_calls(step, subject, told)
-    if (mark := WRITTEN.search(told.text)) is not None:
-        text = f"the tool call arrives as text ({mark[0].strip()!r}), so no client runs it"
+    if mark := written(told.text):
+        text = f"the tool call arrives as text ({mark.strip()!r}), so no client runs it"
         rescue = f"or `ctl set {subject.model} rescue_tools=on`"
         return broken(step, text, f"{of_template(subject)}, {rescue}")
     if told.reason == "tools":

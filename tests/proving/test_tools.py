@@ -72,10 +72,11 @@ def test_a_number_may_be_written_as_people_do(text: str) -> None:
         '<tool_call>{"name": "count_crates", "arguments": {}}</tool_call>',
         "<function=count_crates><parameter=thing>salt</parameter></function>",
         '[TOOL_CALLS][{"name": "count_crates"}]',
+        '{"name": "count_crates", "arguments": {"thing": "Salt", "warehouse": "north"}}',
         '<|python_tag|>{"name": "count_crates"}',
         '<count_crates thing="salt" warehouse="north"/>',
         'count_crates(thing="salt", warehouse="north")',
-        '```json\n{"name": "count_crates", "parameters": {}}\n```',
+        '```json\n{"function": "count_crates", "parameters": ["salt", "north"]}\n```',
         "<tool_call>count_crates<arg_key>thing</arg_key></tool_call>",
         "<|channel|>commentary to=functions.count_crates",
     ],
@@ -86,6 +87,19 @@ def test_a_call_that_is_written_as_text(text: str) -> None:
     assert "arrives as text" in found.text
     assert "template" in found.hint
     assert "rescue_tools" in found.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "You can call count_crates() to find out.",
+        "def count_crates(thing): return 7",
+        '{"name": "count_crates", "description": "Counts the crates"}',
+        "In the north there is salt.",
+    ],
+)
+def test_talk_of_a_tool_is_no_call(text: str) -> None:
+    assert told(chat(text), chat()).outcome is Outcome.BUT
 
 
 @pytest.mark.parametrize(
@@ -177,6 +191,8 @@ def test_a_dialect_that_the_engine_does_not_speak() -> None:
         found, _ = play(tool_round(MESSAGES, lean), answer)
         assert (found.outcome, found.fault) == ("skipped", "")
         assert "does not serve messages" in found.text
+    found, _ = play(tool_round(MESSAGES, lean), refused(400, "A translator's own mistake."))
+    assert found.outcome is Outcome.BROKEN, "it may be served by translation"
     known, _ = play(tool_round(RESPONSES, lean), refused(400, "No.", "unsupported_dialect"))
     assert known.outcome is Outcome.SKIPPED
     found, _ = play(tool_round(MESSAGES, SUBJECT), refused(400, "Bad role."))
