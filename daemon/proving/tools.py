@@ -133,6 +133,8 @@ def _judge_calls(step: str, subject: Subject, told: Told) -> Finding | None:
             return broken(step, text, of_template(subject))
         if wrong := misfit(call, given):
             return weak(step, wrong, _weak_hint(subject))
+    if told.reason == "length":
+        return weak(step, "its answer did not end with the call, but by its length", "thinking off")
     if told.reason != "tools":
         text = f"it called a tool and ended with {told.stop!r}: clients stop there"
         return broken(step, text, of_template(subject))

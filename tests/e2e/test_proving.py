@@ -61,9 +61,10 @@ def test_a_real_engine_and_a_model_that_is_too_weak(
         assert "of 1024 tokens answered" in told["context"]["text"]
         assert told["version"], "the engine's"
         _, wrong = proven(house, "caller", "--only", "tools-chat", "--only", "tools-messages")
-        for step in ("tools-chat", "tools-messages"):  # the engine's grammar makes its calls right
-            assert wrong[step]["outcome"] == "but"
-            assert "got the tool's result and called it again" in wrong[step]["text"]
+        for step in ("tools-chat", "tools-messages"):
+            # real calls, by the engine's grammar: with arguments by chance, and again and again
+            weak = wrong[step]
+            assert (weak["outcome"], weak["fault"]) == ("but", "model"), weak
         assert house.stop() == 0
         house.start()
         assert "works, but" in house.ctl("ls").stdout, "it outlives the daemon"

@@ -130,6 +130,7 @@ WEAK = [
     (chat_call('{"thing": 7, "warehouse": "north"}'), "thing is no text: '7'"),
     (chat_call('{"thing": "a", "warehouse": "north", "x": 1}'), "unknown argument 'x'"),
     (chat_call('{"thing": "sa', finish="length"), "cut by the length"),
+    (chat_call(finish="length"), "but by its length"),
     (chat("", "length", reasoning_content="Hm."), "over in thoughts"),
     (chat("Well, let me see", "length"), "over in talk"),
 ]
