@@ -30,23 +30,50 @@ def decode_body(kind: type[Body], raw: bytes) -> Body:
 
 def _wrong(kind: type[Body], raw: bytes, text: str) -> ProblemError:
     """Valid JSON so far, but not of this type."""
-    hint = f"Allowed fields: {', '.join(kind.__struct_fields__) or 'none'}."
     try:
         values = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return bad_request(f"{text}.", hint)  # and broken further on
+        return bad_request(f"{text}.", _fields(kind))  # and broken further on
+    return _fault(kind, values) or bad_request(f"{text}.", _fields(kind))
+
+
+def _fields(kind: type[msgspec.Struct]) -> str:
+    return f"Allowed fields: {', '.join(kind.__struct_fields__) or 'none'}."
+
+
+def _fault(kind: type[msgspec.Struct], values: Any, where: str = "") -> ProblemError | None:
+    """What is wrong with values of a type; ``where`` they are, with a dot, inside of the body."""
+    place = where.rstrip(".") or "The body"
     if not isinstance(values, dict):
-        return bad_request(f"The body is {_shown(values)}; a JSON object is allowed.", hint)
+        text = f"{place} is {_shown(values)}; a JSON object is allowed."
+        return bad_request(text, _fields(kind))
     known = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for name, value in values.items():
         if name not in known:
-            return bad_request(f"The body has the unknown field {name[:_SHOWN]!r}.", hint)
+            text = f"{place} has the unknown field {name[:_SHOWN]!r}."
+            return bad_request(text, _fields(kind))
         try:
             msgspec.convert(value, known[name])
         except msgspec.ValidationError:
-            allowed = _allowed(inspect.type_info(known[name]))
-            return bad_request(f"{name} is {_shown(value)}; {allowed} is allowed.")
-    return bad_request(f"{text}.", hint)
+            found = inspect.type_info(known[name])
+            return _inside(found, value, where + name) or bad_request(
+                f"{where}{name} is {_shown(value)}; {_allowed(found)} is allowed."
+            )
+    missing = [name for name in kind.__struct_fields__ if name not in values]
+    needed = [f.name for f in msgspec.structs.fields(kind) if f.required and f.name in missing]
+    if needed:
+        return bad_request(f"{where}{needed[0]} is missing.", _fields(kind))
+    return None
+
+
+def _inside(found: inspect.Type, value: Any, where: str) -> ProblemError | None:
+    """The fault of one of a list of objects."""
+    if not isinstance(found, inspect.ListType) or not isinstance(value, list):
+        return None
+    if not isinstance(found.item_type, inspect.StructType):
+        return None
+    faults = (_fault(found.item_type.cls, one, f"{where}[{i}].") for i, one in enumerate(value))
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def _shown(value: Any) -> str:
@@ -72,7 +99,11 @@ def _allowed(kind: inspect.Type) -> str:
             return "true or false"
         case inspect.NoneType():
             return "null"
-        case inspect.StrType():
-            return "text"
+        case inspect.StrType(max_length=most):
+            return f"text of up to {most} characters" if most else "text"
+        case inspect.FloatType(ge=low, le=high) if low is not None and high is not None:
+            return f"a number from {low:g} to {high:g}"
+        case inspect.ListType(max_length=high):
+            return f"a list of up to {high} objects"
         case _:
             raise AssertionError(f"a body with a field of {kind}: say here what that takes")

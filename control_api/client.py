@@ -21,10 +21,12 @@ from daemon.views import (
     BesideView,
     ChoiceView,
     ClaimView,
+    FindingView,
     HeldView,
     IncidentView,
     ListenerView,
     PoolView,
+    VerdictView,
     VictimView,
     WaitView,
 )
@@ -55,7 +57,9 @@ _INNER: Final[dict[str, type]] = {
     "waiting": WaitView,
     "memory": HeldView,
     "beside": BesideView,
+    "findings": FindingView,
     "last": IncidentView,
+    "tested": VerdictView,
 }
 
 

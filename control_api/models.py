@@ -1,10 +1,11 @@
-"""Models: what there is, load, unload, pin, reset, pull."""
+"""Models: what there is, load, unload, pin, reset, pull, and what tests of them have found."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from control_api.errors import encode
@@ -12,14 +13,18 @@ from control_api.operation import JSON, NDJSON, Call, Empty, Operation, Query, a
 from control_api.schemas import (
     MAX_CTX,
     Done,
+    FindingView,
     FitView,
     LoadBody,
     Models,
     ModelView,
     ProgressLine,
     PullBody,
+    TestBody,
     UnloadBody,
     Unloaded,
+    Verdicts,
+    VerdictView,
 )
 from control_api.streams import begin, finish, send
 from daemon.core.problems import Code
@@ -78,6 +83,15 @@ async def unpin(call: Call) -> web.StreamResponse:
 async def reset(call: Call) -> web.StreamResponse:
     text = call.port.reset(call.name)
     return answer(Done(model=call.name, text=text))
+
+
+async def verdicts(call: Call) -> web.StreamResponse:
+    return answer(Verdicts(verdicts=call.port.verdicts(call.name)))
+
+
+async def judge(call: Call) -> web.StreamResponse:
+    findings = [FindingView(**msgspec.structs.asdict(one)) for one in call.body.findings]
+    return answer(call.port.judge(call.name, findings))
 
 
 async def _run(
@@ -186,6 +200,25 @@ OPERATIONS: Final = (
         summary="Unload all models.",
         body=UnloadBody,
         answer=Unloaded,
+    ),
+    Operation(
+        method="GET",
+        path="/models/{name}/tests",
+        handler=verdicts,
+        tag=_TAG,
+        summary="What tests of a model have found, per version of its engine.",
+        answer=Verdicts,
+        errors=(Code.MODEL_NOT_FOUND,),
+    ),
+    Operation(
+        method="POST",
+        path="/models/{name}/tests",
+        handler=judge,
+        tag=_TAG,
+        summary="Keep what a test has found.",
+        body=TestBody,
+        answer=VerdictView,
+        errors=(Code.MODEL_NOT_FOUND,),
     ),
     *(
         Operation(

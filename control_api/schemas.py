@@ -7,7 +7,7 @@ fields are refused, because a misspelt option that is ignored is a bug that nobo
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from daemon.ports import LoadFit
 from daemon.views import (
     BackendView,
     EventView,
+    FindingView,
     FitView,
     IncidentView,
     ListenerView,
@@ -23,6 +24,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "ErrorBody",
     "ErrorDetail",
     "EventView",
+    "FindingBody",
+    "FindingView",
     "FitView",
     "IncidentView",
     "Incidents",
@@ -48,8 +52,11 @@ __all__ = [
     "RequestView",
     "StatusView",
     "StoryView",
+    "TestBody",
     "UnloadBody",
     "Unloaded",
+    "VerdictView",
+    "Verdicts",
     "Version",
 ]
 
@@ -97,6 +104,37 @@ class UnloadBody(Body, frozen=True):
     """``force``: cut running requests instead of letting them finish."""
 
     force: bool = False
+
+
+StepName = Literal[
+    "stream", "tools-chat", "tools-messages", "tools-responses", "image", "context", "leak", "stop"
+]
+_Words = Annotated[str, msgspec.Meta(max_length=400)]
+
+
+class FindingBody(Body, frozen=True):
+    """What one step of a test found; see ``FindingView``."""
+
+    step: StepName
+    outcome: Literal["works", "but", "broken", "skipped", "unknown"]
+    text: _Words
+    fault: Literal["", "model", "plumbing"] = ""
+    hint: _Words = ""
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+
+
+class TestBody(Body, frozen=True):
+    """What a test of a model has found; steps that are not in it keep what was known of them."""
+
+    __test__ = False  # pytest: it is none
+
+    findings: Annotated[list[FindingBody], msgspec.Meta(max_length=64)] = []
+
+
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
+    """What tests of a model have found, that of what is served now first."""
+
+    verdicts: list[VerdictView]
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ from daemon.service.notify import Notifier, watchdog_interval
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
+from daemon.verdicts import Verdicts
 from daemon.watching import Patience, Watcher
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Daemon:
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
+        self.control.proofs = Verdicts(paths.state_dir / "tests.json")
         self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
@@ -223,6 +225,7 @@ class Daemon:
     async def _open_models(self) -> None:
         """Read what is configured, see what an earlier daemon left, then serve."""
         await self.recorder.open()  # before anything can die
+        await asyncio.to_thread(self.control.proofs.load)
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
         self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
@@ -292,6 +295,7 @@ class Daemon:
         await self._end_backends()
         await self.recorder.close()
         await self.configured.written()
+        await self.control.proofs.written()
         if runner is not None:
             await runner.cleanup()
         DISK.forget(self.paths.daemon_json)

@@ -40,9 +40,11 @@ from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.incidents import Book
 from daemon.telemetry.stories import stories
+from daemon.verdicts import Served, Verdicts
 from daemon.views import (
     BackendView,
     EventView,
+    FindingView,
     FitView,
     IncidentView,
     ListenerView,
@@ -51,6 +53,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 
 LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
@@ -72,6 +75,7 @@ class Control:
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
+    proofs: Verdicts = field(default_factory=Verdicts)
 
     # ------------------------------------------------------------ looking
 
@@ -148,6 +152,8 @@ class Control:
             preset=model.preset,
             args=list(model.args),
             pulled=item.pulled,
+            sees=item.mmproj is not None,
+            tested=self.proofs.last(Served.of(item)),
             **(self._ladder(page) if page else {}),
         )
 
@@ -360,6 +366,20 @@ class Control:
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """See ``ControlPort``."""
         return stories(incidents, self.supervisor.states())
+
+    def verdicts(self, name: str) -> list[VerdictView]:
+        """See ``ControlPort``."""
+        return self.proofs.of(Served.of(self._find(name)))
+
+    def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
+        """See ``ControlPort``."""
+        served = Served.of(self._find(name))
+        found = self.proofs.keep(served, findings, self.version)
+        if found is None:
+            text = f"No finding says anything of {served.model}."
+            raise ProblemError(Problem(Code.INVALID_REQUEST, text))
+        self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
+        return found
 
     def request(self, request_id: str) -> RequestView:
         return self.requests.view(request_id)

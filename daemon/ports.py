@@ -18,6 +18,7 @@ from daemon.dialects.manner import Manner
 from daemon.views import (
     BackendView,
     EventView,
+    FindingView,
     FitView,
     IncidentView,
     ModelView,
@@ -25,6 +26,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 from daemon.views import ModelCard as ModelCard
 
@@ -264,6 +266,14 @@ class ControlPort(Protocol):
 
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """The same in plain words, told once where the same happened again."""
+        ...
+
+    def verdicts(self, name: str) -> list[VerdictView]:
+        """What tests of a model have found, that of what is served now first."""
+        ...
+
+    def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
+        """Keep what a test has found, beside what is known of other steps."""
         ...
 
     def request(self, request_id: str) -> RequestView:

@@ -44,6 +44,39 @@ class BackendView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindingView:
+    """What one step of a test found. ``outcome``: works | but | broken | skipped | unknown;
+    ``fault``: model (too weak) | plumbing (all around it) | "". ``hint`` is the next step."""
+
+    step: str
+    outcome: str
+    text: str
+    fault: str = ""
+    hint: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictView:
+    """What a model came to with one version of an engine.
+
+    ``verdict``: works | works, but | broken | partly tested; ``text`` says why. ``current``: the
+    model is served so today; else another engine, version or file is.
+    """
+
+    model: str
+    engine: str
+    version: str  # of the engine
+    source: str
+    verdict: str
+    text: str
+    at: float  # of the newest step
+    modelport: str  # the version that asked
+    current: bool
+    findings: list[FindingView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
     """One model of the catalog, loaded or not."""
 
@@ -71,6 +104,8 @@ class ModelView:
     degraded: str = ""  # what is given up after running out of memory, also at the next start
     degraded_since: float | None = None
     climbs_in: float | None = None  # seconds until it may try its full size again by itself
+    sees: bool = False  # it has a projector for images
+    tested: VerdictView | None = None  # the newest test, of what is served now if there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import storage
 from daemon.downloads.pull import PullProgress, PullRequest
 from daemon.ports import Lease, Route, Wish
+from daemon.views import FindingView
 from tests.fakes import start
 from tests.rooms import MIB, SECONDS, Loading, Rooms, engine, model
 
@@ -498,3 +499,22 @@ async def test_the_view_of_a_real_backend(short_dir: Path, monkeypatch: pytest.M
     assert await asyncio.wait_for(rooms.control.unload(None), SECONDS) == ["a"]
     await run.closed()
     assert rooms.control.backends() == []
+
+
+async def test_verdicts_of_what_is_served(opened: Open) -> None:
+    rooms = await opened()
+    told = []
+    rooms.control.subscribe(told.append)
+    assert rooms.control.verdicts("first") == []
+    broken = FindingView(step="stop", outcome="broken", text="goes on")
+    verdict = rooms.control.judge("first", [broken])
+    assert (verdict.model, verdict.engine, verdict.modelport) == ("a", "command.mine", "0.0")
+    assert (verdict.verdict, verdict.current) == ("broken", True)
+    assert rooms.control.verdicts("a") == [verdict]
+    assert rooms.control.model("a").tested == verdict
+    assert rooms.control.model("b").tested is None
+    assert [(one.kind, one.model) for one in told] == [("tested", "a")]
+    unknown = FindingView(step="stop", outcome="unknown", text="")
+    with pytest.raises(ProblemError) as caught:
+        rooms.control.judge("b", [unknown])
+    assert caught.value.problem.code is Code.INVALID_REQUEST

@@ -50,6 +50,7 @@ VERBS: Final[dict[str, Verb]] = {
     "unpin": Verb("load", "models", "let a model be evicted again"),
     "reset": Verb("load", "models", "forget a model's crashes"),
     "run": Verb("run", "models", "ask a model something"),
+    "test": Verb("test", "models", "prove that a model works for clients"),
     "add": Verb("local.catalog", "models", "add a model to the configuration"),
     "set": Verb("local.catalog", "models", "change a model's settings"),
     "rm": Verb("local.catalog", "models", "remove a model from the configuration"),

@@ -46,16 +46,26 @@ def list_models(args: Namespace, out: Out) -> int:
             size(model.size) or "-",
             model.quantisation or "-",
             str(model.context or "-"),
+            _tested(model),
             ", ".join(model.aliases) or "-",
             model.source if model.pulled else f"{model.source} (not pulled)",
         )
         for model in models
     ]
-    out.table(("MODEL", "STATE", "ENGINE", "SIZE", "QUANT", "CTX", "ALIASES", "SOURCE"), rows)
+    out.table(
+        ("MODEL", "STATE", "ENGINE", "SIZE", "QUANT", "CTX", "TESTED", "ALIASES", "SOURCE"), rows
+    )
     for model in models:
         if model.problem:
             out.line(f"{out.paint('!', 'yellow')} {model.name}: {model.problem}")
     return 0
+
+
+def _tested(model: ModelView) -> str:
+    """The verdict; ``?`` where it was of another version of the engine, or of another file."""
+    if model.tested is None:
+        return "-"
+    return model.tested.verdict + ("" if model.tested.current else " ?")
 
 
 _DOWN: Final = ("failed", "backoff")
@@ -206,6 +216,20 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("since", clock(model.degraded_since) if model.degraded_since is not None else ""),
         ("to undo", _full_size(model, model.name) if model.degraded_since else ""),
         ("args", " ".join(model.args)),
+        *_tested_facts(model),
+    ]
+
+
+def _tested_facts(model: ModelView) -> list[tuple[str, str]]:
+    tested = model.tested
+    if tested is None:
+        return []
+    engine = f"{tested.engine} {tested.version}".strip()
+    old = "" if tested.current else "; it is served otherwise today: `ctl test`"
+    known = [one for one in tested.findings if one.outcome in ("but", "broken")]
+    return [
+        ("tested", f"{tested.verdict} ({engine}, {clock(tested.at)}){old}"),
+        *((one.step, one.text) for one in known),
     ]
 
 
@@ -240,7 +264,7 @@ def _show_arguments(parser: ArgumentParser) -> None:
 
 COMMANDS: Final = {
     "ls": Command(
-        summary="list all models (* is pinned)",
+        summary="list all models (* is pinned; ? was tested with another engine version or file)",
         examples=(("ctl ls", ""), ("ctl ls --presets", "what can be added by name")),
         run=list_models,
         arguments=_list_arguments,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daemon.dialects.fields import Json, encode
-from daemon.ports import ModelCard
+from daemon.views import ModelCard
 
 _LOADED = frozenset({"ready", "draining"})
 _LM_TYPES = {"vision": "vlm", "embedding": "embeddings"}

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from control_api.commands.stories import clock
+from daemon.views import FindingView
 from tests.commands.conftest import Ctl
-from tests.control_api.fake import GIB, FakeControl, FakeDaemon, backend_view, model_view
+from tests.control_api.fake import (
+    GIB,
+    FakeControl,
+    FakeDaemon,
+    backend_view,
+    model_view,
+    verdict_view,
+)
 
 
 def test_ps(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
@@ -102,3 +111,22 @@ def test_show(ctl: Ctl, daemon: FakeDaemon) -> None:
     assert ctl("show", "qwen3-coder", "--json").json["story"] is None
     assert "it ran out of memory; killed by SIGABRT" in result.out
     assert "it said     llama_decode: failed to decode, ret = -3" in result.out
+
+
+def test_verdicts_in_the_list_and_in_detail(
+    ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
+) -> None:
+    weak = FindingView(step="tools-chat", outcome="but", text="too weak", fault="model")
+    tested = verdict_view(verdict="works, but", text="tools-chat: too weak", findings=[weak])
+    fake.catalog["gemma"] = model_view("gemma", tested=tested)
+    old = dataclasses.replace(tested, verdict="works", current=False)
+    fake.catalog["qwen3-coder"] = model_view("qwen3-coder", tested=old)
+    lines = ctl("ls").out.splitlines()
+    assert "TESTED" in lines[0]
+    assert "works, but  " in lines[1]
+    assert "works ?" in lines[2]
+    shown = ctl("show", "gemma").out
+    assert f"works, but (llama-server b9000, {clock(1e9)})" in shown
+    assert "tools-chat  too weak" in shown
+    assert "served otherwise today" in ctl("show", "qwen3-coder").out
+    assert ctl("show", "gemma", "--json").json["tested"]["verdict"] == "works, but"

@@ -22,11 +22,13 @@ from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import ControlPort, LoadFit, Progress
+from daemon.proving.steps import verdict
 from daemon.telemetry.stories import stories
 from daemon.views import (
     BackendView,
     BesideView,
     EventView,
+    FindingView,
     FitView,
     HeldView,
     IncidentView,
@@ -36,6 +38,7 @@ from daemon.views import (
     RequestView,
     StatusView,
     StoryView,
+    VerdictView,
 )
 
 GIB = 2**30
@@ -156,6 +159,23 @@ def incident_view(**changes: Any) -> IncidentView:
         "followed_seconds": 12.0,
     }
     return IncidentView(**{**values, **changes})
+
+
+def verdict_view(**changes: Any) -> VerdictView:
+    """gemma works."""
+    values: dict[str, Any] = {
+        "model": "gemma",
+        "engine": "llama-server",
+        "version": "b9000",
+        "source": "/models/gemma.gguf",
+        "verdict": "works",
+        "text": "",
+        "at": 1e9,
+        "modelport": "0.1.0",
+        "current": True,
+        "findings": [FindingView(step="stream", outcome="works", text="10 pieces", seconds=1.0)],
+    }
+    return VerdictView(**{**values, **changes})
 
 
 def request_view(request_id: str, **changes: Any) -> RequestView:
@@ -339,6 +359,20 @@ class FakeControl:
 
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         return stories(incidents, {name: model.state for name, model in self.catalog.items()})
+
+    def verdicts(self, name: str) -> list[VerdictView]:
+        model = self.model(name)
+        return [model.tested] if model.tested is not None else []
+
+    def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
+        model = self.model(name)
+        self.calls.append(("judge", model.name, [one.step for one in findings]))
+        word, text = verdict({one.step: one for one in findings})
+        made = verdict_view(
+            model=model.name, verdict=word, text=text, findings=list(findings), at=time.time()
+        )
+        self.catalog[model.name] = replace(model, tested=made)
+        return made
 
     async def reload(self) -> ReloadView:
         self.calls.append(("reload",))

@@ -6,7 +6,7 @@ import pytest
 
 from control_api.app import OPERATIONS
 from control_api.bodies import decode_body
-from control_api.schemas import Body, Empty, LoadBody, UnloadBody
+from control_api.schemas import Body, Empty, LoadBody, TestBody, UnloadBody
 from daemon.core.problems import Code, Problem, ProblemError
 
 CTX = "a whole number from 256 to 16777216 or null is allowed."
@@ -52,6 +52,34 @@ def test_other_than_the_fields_that_there_are(raw: bytes, message: str) -> None:
     problem = refused(LoadBody, raw)
     assert (problem.code, problem.message) == (Code.INVALID_REQUEST, message)
     assert problem.hint == "Allowed fields: ctx, fit, wait."
+
+
+FOUND = b'{"step": "stream", "outcome": "works", "text": ""'
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"findings": 7}', "findings is 7; a list of up to 64 objects is allowed."),
+        (b'{"findings": [7]}', "findings[0] is 7; a JSON object is allowed."),
+        (b'{"findings": [{"step": "stream"}]}', "findings[0].outcome is missing."),
+        (
+            b'{"findings": [' + FOUND + b'}, {"step": 1}]}',
+            "findings[1].step is 1; ",
+        ),
+        (
+            b'{"findings": [' + FOUND + b', "seconds": -1}]}',
+            "findings[0].seconds is -1; a number from 0 to 1e+06 is allowed.",
+        ),
+        (b'{"findings": [' + FOUND + b', "x": 1}]}', "findings[0] has the unknown field 'x'."),
+        (
+            b'{"findings": [' + FOUND + b', "hint": "' + b"x" * 401 + b'"}]}',
+            f'findings[0].hint is "{"x" * 39}…; text of up to 400 characters is allowed.',
+        ),
+    ],
+)
+def test_lists_of_objects(raw: bytes, message: str) -> None:
+    assert refused(TestBody, raw).message.startswith(message)
 
 
 @pytest.mark.parametrize("raw", [b'{"ctx": "64k", ', b"[" * 20_000, b'{"wait": ' + b"[" * 20_000])

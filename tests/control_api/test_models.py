@@ -157,3 +157,28 @@ async def test_unload_pin_reset(http: aiohttp.ClientSession, fake: FakeControl) 
         ("pin", "gemma", False),
         ("reset", "gemma"),
     ]
+
+
+async def test_findings_are_kept_and_told(http: aiohttp.ClientSession, fake: FakeControl) -> None:
+    path = f"{PREFIX}/models/g/tests"
+    async with http.get(path) as response:
+        assert await response.json() == {"verdicts": []}
+    findings = [
+        {"step": "stream", "outcome": "works", "text": "10 pieces", "seconds": 0.5},
+        {"step": "stop", "outcome": "broken", "text": "goes on", "fault": "plumbing"},
+    ]
+    async with http.post(path, json={"findings": findings}) as response:
+        assert response.status == 200
+        verdict = await response.json()
+    assert (verdict["verdict"], verdict["text"]) == ("broken", "stop: goes on")
+    assert verdict["findings"][0]["seconds"] == 0.5
+    assert fake.calls == [("judge", "gemma", ["stream", "stop"])]
+    async with http.get(path) as response:
+        assert (await response.json())["verdicts"] == [verdict]
+    async with http.get(f"{PREFIX}/models/g") as response:
+        assert (await response.json())["tested"] == verdict
+    async with http.post(path, json={"findings": [{}]}) as response:
+        assert response.status == 400
+        assert "findings[0].step is missing." in await response.text()
+    async with http.get(f"{PREFIX}/models/nobody/tests") as response:
+        assert response.status == 404

@@ -7,6 +7,8 @@ import contextlib
 import os
 import sys
 
+from tests.fakes.acting import add_roles
+
 REPLY = "one two three four five six seven eight nine ten"
 OOM = (
     "ggml_metal_synchronize: error: command buffer 0 failed with status 5\n"
@@ -82,6 +84,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--reasoning", default="", help="thoughts before a chat answer")
     add("--tool", metavar="NAME", help="answer chats with a call of this tool")
     add("--writes", default="", metavar="PATH", help="have the client write this file, then answer")
+    add_roles(add)
     add("--model-strict", metavar="NAME", help="404 for requests that name another model")
     add("--unhealthy", action="store_true", help="health is 200 and says unhealthy (vllm-mlx)")
     add("--record", metavar="FILE", help="append each request as a line of JSON")

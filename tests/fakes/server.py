@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tests.fakes import tools
+from tests.fakes import acting, tools
 from tests.fakes.faults import OOM, say
-from tests.fakes.shapes import Shape
+from tests.fakes.shapes import Shape, prompt_tokens
 from tests.fakes.wire import Connection, GoneError, RefusalError, Request
 
 Handler = Callable[[Connection, Request], None]
@@ -36,6 +36,7 @@ class Server:
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self.slots = threading.Semaphore(max(1, options.parallel))
+        self.asked: list[str] = []
         self.kept: list[object] = []  # ballast, and sockets that are never read
         self.counts = dict.fromkeys(
             ("requests", "in_flight", "max_in_flight", "completed", "cancelled", "connections"), 0
@@ -310,6 +311,7 @@ class Server:
         """Answer in one dialect, streamed or whole, once a slot is free."""
         body = request.json()
         self.check_model(body)
+        self.measure(body)
         word = self.options.crash_word
         if word and word.encode() in request.body:
             self.die()
@@ -323,11 +325,14 @@ class Server:
             if call := tools.wanted(body, self.options.writes):
                 tools.answer(answer, call)
                 return
-            limit, total = answer.limit, self.length()
+            words = self.words(body)
+            limit, total = answer.limit, self.length(words)
+            if body.get("ignore_eos"):
+                total = -1
             finish = "length" if limit is not None and (total < 0 or limit < total) else "stop"
             count = total if finish == "stop" else limit
             text = ""
-            for index, token in enumerate(self.tokens(connection, number, count)):
+            for index, token in enumerate(self.tokens(connection, number, count, words)):
                 if index == 0:
                     answer.start()
                 text += token
@@ -366,14 +371,29 @@ class Server:
             sum(range(20_000))
             connection.check()
 
-    def length(self) -> int:
+    def measure(self, body: dict[str, object]) -> None:
+        """400 in llama-server's words for what is too long, where --refuse-long asks for it."""
+        found, size = prompt_tokens(body), self.options.ctx_size
+        if self.options.refuse_long and found > size:
+            text = f"request ({found} tokens) exceeds the available context size ({size} tokens)"
+            raise RefusalError(400, text, "exceed_context_size_error")
+
+    def words(self, body: dict[str, object]) -> list[str]:
+        """The answer to this request, a token a word."""
+        with self.lock:
+            before = list(self.asked)
+            self.asked = [*before[-3:], acting.asked(body)]
+        return acting.reply(self.options, body, before).split() or [""]
+
+    def length(self, words: list[str]) -> int:
         """Tokens of an unlimited answer."""
         tokens = self.options.tokens
-        return len(self.options.reply.split()) if tokens is None else tokens
+        return len(words) if tokens is None else tokens
 
-    def tokens(self, connection: Connection, number: int, count: int | None) -> Iterator[str]:
+    def tokens(
+        self, connection: Connection, number: int, count: int | None, words: list[str]
+    ) -> Iterator[str]:
         """The words of an answer in their time, and the crash among them."""
-        words = self.options.reply.split() or [""]
         armed = number > self.options.skip
         if armed and self.crashes(f"request:{number}"):
             self.die()

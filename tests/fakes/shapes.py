@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+from tests.fakes import acting
 from tests.fakes.wire import Connection
 
 
@@ -30,6 +31,9 @@ class Shape:
         found = [body[name] for name in self.limits if isinstance(body.get(name), int)]
         self.limit = int(str(found[0])) if found else None
         self.prompt = prompt_tokens(body)
+        if self.options.cut_long:
+            self.prompt = min(self.prompt, self.options.ctx_size)
+        self.call = acting.call(self.options, body)
 
     def start(self) -> None:
         """Called before the first piece."""
@@ -65,16 +69,22 @@ class Chat(Shape):
                 self.chunk({"reasoning_content": word + " "})
 
     def piece(self, text: str) -> None:
-        if self.stream and not self.options.tool:
+        if self.stream and not self.called():
             self.chunk({"content": text})
+
+    def called(self) -> tuple[str, str] | None:
+        """Name and arguments of the tool call, if there is one."""
+        return (self.options.tool, "{}") if self.options.tool else self.call
 
     def calls(self) -> list[dict[str, object]]:
         """The tool call, if one was asked for."""
-        function = {"name": self.options.tool, "arguments": "{}"}
+        name, arguments = self.called() or ("", "")
+        function = {"name": name, "arguments": arguments}
         return [{"index": 0, "id": f"call-{self.id}", "type": "function", "function": function}]
 
     def end(self, text: str, count: int, finish: str) -> None:
-        if self.options.tool:
+        called = self.called() is not None
+        if called and not self.options.ends_wrong:
             finish = "tool_calls"
         total = self.prompt + count
         usage = {"prompt_tokens": self.prompt, "completion_tokens": count, "total_tokens": total}
@@ -82,15 +92,16 @@ class Chat(Shape):
             message: dict[str, object] = {"role": "assistant", "content": text}
             if self.options.reasoning:
                 message["reasoning_content"] = self.options.reasoning
-            if self.options.tool:
+            if called:
                 message |= {"content": None, "tool_calls": self.calls()}
             choice = {"index": 0, "message": message, "finish_reason": finish}
             body = self.envelope("chat.completion", choices=[choice], usage=usage)
             self.connection.answer(200, body)
             return
-        if self.options.tool:
+        if called:
             self.chunk({"tool_calls": self.calls()})
-        self.chunk({}, finish)
+        if not self.options.no_finish:
+            self.chunk({}, finish)
         wanted = self.body.get("stream_options")
         if isinstance(wanted, dict) and wanted.get("include_usage"):
             chunk = self.envelope("chat.completion.chunk", choices=[], usage=usage)
@@ -142,21 +153,38 @@ class Messages(Shape):
     def start(self) -> None:
         if self.stream:
             self.event("message_start", message=self.message([], None, 0))
-            block = {"type": "text", "text": ""}
-            self.event("content_block_start", index=0, content_block=block)
+            self.event("content_block_start", index=0, content_block=self.block(""))
+
+    def block(self, text: str) -> dict[str, object]:
+        """The one block of the answer: text, or the call of a tool without its input."""
+        if self.call is None:
+            return {"type": "text", "text": text}
+        return {"type": "tool_use", "id": f"toolu_{self.id}", "name": self.call[0], "input": {}}
 
     def piece(self, text: str) -> None:
-        if self.stream:
+        if self.stream and self.call is None:
             delta = {"type": "text_delta", "text": text}
             self.event("content_block_delta", index=0, delta=delta)
 
     def end(self, text: str, count: int, finish: str) -> None:
         stop = "max_tokens" if finish == "length" else "end_turn"
+        if self.call is not None and not self.options.ends_wrong:
+            stop = "tool_use"
         if not self.stream:
-            content: list[object] = [{"type": "text", "text": text}]
+            block = self.block(text)
+            if self.call is not None:
+                block["input"] = json.loads(self.call[1])
+            content: list[object] = [block]
             self.connection.answer(200, self.message(content, stop, count))
             return
+        if self.call is not None:
+            for part in (self.call[1][:5], self.call[1][5:]):
+                delta: dict[str, object] = {"type": "input_json_delta", "partial_json": part}
+                self.event("content_block_delta", index=0, delta=delta)
         self.event("content_block_stop", index=0)
+        if self.options.no_finish:
+            self.connection.finish()
+            return
         delta = {"stop_reason": stop, "stop_sequence": None}
         self.event("message_delta", delta=delta, usage={"output_tokens": count})
         self.event("message_stop")
@@ -197,17 +225,22 @@ class Responses(Shape):
             self.event("response.output_item.added", output_index=0, item=item)
 
     def piece(self, text: str) -> None:
-        if self.stream:
+        if self.stream and self.call is None:
             where = {"item_id": f"item_{self.id}", "output_index": 0, "content_index": 0}
             self.event("response.output_text.delta", **where, delta=text)
 
     def end(self, text: str, count: int, finish: str) -> None:
         status = "incomplete" if finish == "length" else "completed"
         item = self.item(status, [{"type": "output_text", "text": text, "annotations": []}])
+        if self.call is not None:
+            name, arguments = self.call
+            about = {"type": "function_call", "id": f"fc_{self.id}", "call_id": f"call-{self.id}"}
+            item = {**about, "name": name, "arguments": arguments, "status": status}
         response = self.response(status, [item], count)
         if not self.stream:
             self.connection.answer(200, response)
             return
         self.event("response.output_item.done", output_index=0, item=item)
-        self.event(f"response.{status}", response=response)
+        if not self.options.no_finish:
+            self.event(f"response.{status}", response=response)
         self.connection.finish()

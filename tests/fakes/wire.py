@@ -82,10 +82,13 @@ class Connection:
                 self.sock.sendall(data[index : index + 1])
                 time.sleep(self.faults.drip)
         except OSError:
-            raise GoneError from None
+            if not self.faults.deaf:
+                raise GoneError from None
 
     def check(self) -> None:
         """Raise GoneError if the client has left (a pipelined request is not leaving)."""
+        if self.faults.deaf:
+            return
         ready, _, _ = select.select([self.sock], [], [], 0)
         try:
             if ready and not self.sock.recv(1, socket.MSG_PEEK):
