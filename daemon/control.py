@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
@@ -26,8 +26,11 @@ from daemon.dialects.manner import reachable
 from daemon.picture import (
     claim_view,
     fit_view,
+    ladder_view,
     left,
+    pinned_text,
     pool_view,
+    reset_text,
     resident,
     troubles,
     wait_view,
@@ -154,20 +157,8 @@ class Control:
             pulled=item.pulled,
             sees=item.mmproj is not None,
             tested=self.proofs.last(Served.of(item)),
-            **(self._ladder(page) if page else {}),
+            **(ladder_view(page, self.supervisor.clock(), time.time()) if page else {}),
         )
-
-    def _ladder(self, page: Page) -> dict[str, Any]:
-        """Where it stands on its ladder, for both views."""
-        degraded, now = page.degraded(), self.supervisor.clock()
-        if not degraded:
-            small = page.variant if page.state.resident else None
-            if small is None or small.rung == 0:
-                return {}
-            return {"degraded": f"{small.id} (its next start is at full size)"}
-        climbs = None if page.climb_at is None else round(max(0.0, page.climb_at - now), 3)
-        since = round(time.time() - (now - page.degraded_at), 3)
-        return {"degraded": degraded, "degraded_since": since, "climbs_in": climbs}
 
     def backends(self) -> list[BackendView]:
         pages = self.supervisor.scheduler.pages
@@ -206,7 +197,7 @@ class Control:
             log=str(run.places.log),
             warning=run.installed.warning,
             rescued=self.supervisor.rescued.get(page.name, 0),
-            **self._ladder(page),
+            **ladder_view(page, self.supervisor.clock(), time.time()),
         )
 
     # ------------------------------------------------------------ loading
@@ -312,7 +303,7 @@ class Control:
         if model not in self.supervisor.scheduler.pages:
             raise ProblemError(item.problem or self.configured.stock.unknown(name))
         self.supervisor.tell(OperatorAsked(Ask.PIN if pinned else Ask.UNPIN, model))
-        self.bus.publish("pin" if pinned else "unpin", model, _pinned(model, pinned))
+        self.bus.publish("pin" if pinned else "unpin", model, pinned_text(model, pinned))
 
     def pause(self, seconds: float | None, *, hold: bool, force: bool) -> None:
         self.supervisor.tell(OperatorAsked(Ask.PAUSE, None, force, seconds, hold))
@@ -334,7 +325,7 @@ class Control:
         facts = {"crashes": crashes, "state": state}
         if degraded:
             facts["degraded"] = degraded
-        text = _reset(model, crashes, state, degraded)
+        text = reset_text(model, crashes, state, degraded)
         self.bus.publish("reset", model, text, facts)
         return text
 
@@ -394,22 +385,6 @@ class Control:
         self.stop()
 
 
-def _pinned(model: str, pinned: bool) -> str:
-    return f"{model} is pinned: never evicted" if pinned else f"{model} may be evicted again"
-
-
-def _reset(model: str, crashes: int, state: str, degraded: str = "") -> str:
-    forgotten = f": {crashes} crash{'es' if crashes > 1 else ''} forgotten" if crashes else ""
-    was = f", it was in {state}" if state == "backoff" else f", it had {state}"
-    again = f"{model} may be started again{forgotten}{was if state in _DOWN else ''}"
-    if not degraded:
-        return again
-    runs = state in ("starting", "ready", "draining")
-    on = f" (what runs goes on as it is: ctl unload {model})" if runs else ""
-    return f"{again}; its next start is at full size{on}"
-
-
-_DOWN = ("backoff", "failed")
 _STEPS = {"start": "start", "evict": "evict", "backoff": "wait", "exited": "wait", "stop": "evict"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from daemon.backends.backend import Backend
 from daemon.core.eviction import Resident
@@ -115,3 +116,35 @@ def fit_view(found: Preflight, setting: str, budget: Bytes) -> FitView:
             for c in found.choices
         ],
     )
+
+
+def ladder_view(page: Page, now: float, wall: float) -> dict[str, Any]:
+    """Where a model stands on its ladder, for the views of it and of its backend. ``wall``: Unix
+    time of ``now``."""
+    degraded = page.degraded()
+    if not degraded:
+        small = page.variant if page.state.resident else None
+        if small is None or small.rung == 0:
+            return {}
+        return {"degraded": f"{small.id} (its next start is at full size)"}
+    climbs = None if page.climb_at is None else round(max(0.0, page.climb_at - now), 3)
+    since = round(wall - (now - page.degraded_at), 3)
+    return {"degraded": degraded, "degraded_since": since, "climbs_in": climbs}
+
+
+_DOWN = ("backoff", "failed")
+
+
+def pinned_text(model: str, pinned: bool) -> str:
+    return f"{model} is pinned: never evicted" if pinned else f"{model} may be evicted again"
+
+
+def reset_text(model: str, crashes: int, state: str, degraded: str = "") -> str:
+    forgotten = f": {crashes} crash{'es' if crashes > 1 else ''} forgotten" if crashes else ""
+    was = f", it was in {state}" if state == "backoff" else f", it had {state}"
+    again = f"{model} may be started again{forgotten}{was if state in _DOWN else ''}"
+    if not degraded:
+        return again
+    runs = state in ("starting", "ready", "draining")
+    on = f" (what runs goes on as it is: ctl unload {model})" if runs else ""
+    return f"{again}; its next start is at full size{on}"

@@ -19,6 +19,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
+from daemon.files import DISK
 from tests import endcheck
 from tests.models import TOOL_REPLY, make_embedding_gguf, make_gguf, make_hf
 
@@ -88,6 +89,14 @@ def nothing_left() -> Iterator[None]:
     if left:
         endcheck.kill(left)
         pytest.fail("the test left processes behind:\n  " + "\n  ".join(left))
+
+
+@pytest.fixture(autouse=True)
+def no_trouble_with_the_disk() -> Iterator[None]:
+    """What one test could not write is nothing to the next: there is one such book a process."""
+    yield
+    for path in list(DISK._late):
+        DISK.forget(path)
 
 
 def awaited_by_a_test(*args: object, **kwargs: object) -> bool:

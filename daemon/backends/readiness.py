@@ -95,11 +95,15 @@ async def _probe(run: Backend) -> Verdict | None:
 async def _stranger(run: Backend) -> Verdict | None:
     """Why what answers in its place is none of its processes; None: it is, or that is not seen.
     Where an engine checks no key, nothing else would tell."""
-    keeper, target = run.keeper, run.plan.target
-    if keeper is None or run.engine.probe(run.plan).elsewhere:
+    keeper, target, probe = run.keeper, run.plan.target, run.engine.probe(run.plan)
+    if keeper is None or probe.elsewhere:
         return None
     # below the keeper: there is also what has lost its parent
-    if await asyncio.to_thread(listens, keeper.hello.keeper_pid, target) is not False or run.died:
+    if await asyncio.to_thread(listens, keeper.hello.keeper_pid, target) is not False:
+        return None
+    # One that was killed in this moment listens no more: but then nobody answers there either.
+    limit = run.timing.health_timeout
+    if not await probing.healthy(target, probe, run.launch.headers, deadline=limit) or run.died:
         return None
     place = f"its socket {target.uds}" if target.uds is not None else f"port {target.port}"
     what = f"{place} is answered by another program than the one that was started"

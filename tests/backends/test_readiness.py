@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from daemon.backends import probing
+from daemon.backends import probing, readiness
 from daemon.backends.backend import Backend
 from daemon.backends.readiness import Found
 from daemon.core.messages import BackendReady, ExitClass, StartFailed
+from daemon.ports import Target
 from tests.backends.backend_house import FAKE, Stage, free_port, until
 
 pytestmark = pytest.mark.processes
@@ -132,3 +133,21 @@ async def test_a_server_that_has_lost_its_parent_is_still_the_backends(
     script += "        os.execv(sys.argv[1], sys.argv[1:])\n    os._exit(0)\ntime.sleep(60)"
     _, told = stage.begin(program=(sys.executable, "-c", script, *FAKE), by_socket=by_socket)
     await told.have(BackendReady)
+
+
+async def test_one_that_is_killed_while_it_is_looked_at_is_no_stranger(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections are gone before its end is known."""
+    backend, told = stage.make()
+
+    def killed(pid: int, target: Target) -> bool:
+        assert backend.pid is not None
+        os.kill(backend.pid, signal.SIGKILL)
+        return False
+
+    monkeypatch.setattr(readiness, "listens", killed)
+    backend.begin()
+    exited = await told.ended()
+    assert exited.exit_class is ExitClass.OUT_OF_MEMORY, "as ever where the system may have done it"
+    assert not any(isinstance(event, StartFailed) for event in told)

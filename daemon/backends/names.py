@@ -1,0 +1,193 @@
+"""Which model is meant by a name, whether it serves what is asked of it, and who may stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from daemon.backends.prepare import Prepared
+from daemon.config.catalog import Catalog, foreign, means_small
+from daemon.config.model import Model
+from daemon.core.problems import Code, Problem
+from daemon.dialects.manner import Manner, reachable
+from daemon.ports import Edits, ModelCard, Resolved, Route
+
+ROUTE_WORDS = {
+    Route.MESSAGES.value: "the Anthropic messages API",
+    Route.COUNT_TOKENS.value: "Anthropic's token counting",
+    Route.RESPONSES.value: "the OpenAI responses API",
+    Route.AUDIO.value: "audio",
+    Route.IMAGES.value: "images",
+}
+_REMEMBERED = 256
+_TALKING = frozenset({"chat", "vision"})  # kinds of models
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The models that can be named. ``prepared`` holds every model of the file, and presets that
+    are present."""
+
+    catalog: Catalog
+    prepared: Mapping[str, Prepared]
+    created: int  # Unix seconds, for GET /v1/models
+    # Asked for each request, and the same for as long as these names are.
+    _resolved: dict[tuple[str, str, bool, bool], Resolved] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def find(self, name: str, route: str = "") -> Prepared | Problem:
+        """The model that ``name`` (exact, alias, pattern, default) means to who asks for
+        ``route``; "" is none named."""
+        model = self.catalog.resolve(name, route)
+        if not name and model is None:
+            hint = "Name one in `model`, or set server.default_model."
+            return Problem(Code.MODEL_MISSING, "The request names no model.", hint)
+        item = self.prepared.get(model.name) if model is not None else None
+        if item is not None:
+            return item
+        if model is not None:  # a preset whose weights are not here
+            return Problem(
+                Code.NOT_PULLED,
+                f"The weights of {model.name} are not on this machine.",
+                f"Get them with: ctl pull {model.name}",
+            )
+        return self.unknown(name)
+
+    def unknown(self, name: str) -> Problem:
+        """No such model, with the nearest names."""
+        near = self.catalog.nearest(name)
+        have = sorted(self.prepared)
+        if not have and not near:
+            hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
+        elif near and not foreign(name):
+            hint = f"Did you mean {', '.join(near)}?"
+        else:
+            hint = f"There are: {', '.join(have[:10])}{' …' if len(have) > 10 else ''}"
+        if foreign(name):  # a client's own choice, which no spelling would mend
+            hint += " (server.default_model says who answers to such names)"
+        return Problem(
+            Code.MODEL_NOT_FOUND,
+            f"There is no model named {name[:200]!r}.",
+            hint,
+            facts={"nearest": near},
+        )
+
+    def resolve(
+        self, name: str, route: str, small: bool = False, movable: bool = True
+    ) -> Resolved | Problem:
+        """See ``supervisor.Stock``."""
+        key = (name, route, small, movable)
+        known = self._resolved.get(key)
+        if known is not None:
+            return known
+        found = self._resolve(*key)
+        if isinstance(found, Resolved):
+            if len(self._resolved) >= _REMEMBERED:  # patterns match any number of names
+                self._resolved.clear()
+            self._resolved[key] = found
+        return found
+
+    def _resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
+        item = self.find(name, route)
+        if isinstance(item, Problem):
+            return item
+        if item.problem is not None:
+            return item.problem
+        if route != Route.UPSTREAM.value and route not in reachable(item.routes):
+            return self._unsupported(item, route)
+        way = self.catalog.settings.server.small_calls
+        small = way != "own" and (
+            small
+            or route == Route.INFILL.value
+            or (means_small(name) and self.catalog.meant(name) is None)
+        )
+        if not small or not movable:
+            return Resolved(item.model.name, small)
+        if way == "small_model":
+            chosen = self._serving(self.catalog.small, route)
+            return Resolved(chosen.model.name if chosen is not None else item.model.name, small)
+        return Resolved(item.model.name, small, self._stand_ins(item, route))
+
+    def edits(self, model: str) -> Edits | None:
+        """See ``supervisor.Stock``."""
+        item = self.prepared.get(model)
+        return item.edits if item is not None else None
+
+    def manner(self, model: str) -> Manner | None:
+        """See ``supervisor.Stock``."""
+        item = self.prepared.get(model)
+        return item.manner if item is not None else None
+
+    def _stand_ins(self, item: Prepared, route: str) -> tuple[str, ...]:
+        """Who else may serve a small call, the likeliest first: the small model for another, the
+        default one for it, then whoever is loaded of those that have a conversation at all."""
+        small, default = self.catalog.small, self.catalog.default
+        first = [default, small] if small is not None and item.model.name == small.name else [small]
+        found = [one for model in first if (one := self._serving(model, route)) is not None]
+        if route != Route.INFILL.value:  # there a model must have learnt it
+            found += [one for _, one in sorted(self.prepared.items()) if one.kind in _TALKING]
+        names = dict.fromkeys(
+            one.model.name for one in found if one is not item and _serves(one, route)
+        )
+        return tuple(names)
+
+    def _serving(self, model: Model | None, route: str) -> Prepared | None:
+        item = self.prepared.get(model.name) if model is not None else None
+        return item if item is not None and _serves(item, route) else None
+
+    @staticmethod
+    def _unsupported(item: Prepared, route: str) -> Problem:
+        what = ROUTE_WORDS.get(route, route)
+        speaks = ", ".join(sorted(reachable(item.routes))) or "nothing"
+        return Problem(
+            Code.UNSUPPORTED_DIALECT,
+            f"{item.model.name} ({item.engine_name}, {item.kind}) does not serve {what}.",
+            f"It serves: {speaks}.",
+            facts={"routes": sorted(reachable(item.routes))},
+        )
+
+    # ------------------------------------------------------------ showing
+
+    def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
+        return [self._card(item, states) for _, item in sorted(self.prepared.items())]
+
+    def card(self, name: str, states: Mapping[str, str], route: str = "") -> ModelCard | Problem:
+        item = self.find(name, route)
+        return item if isinstance(item, Problem) else self._card(item, states)
+
+    def _card(self, item: Prepared, states: Mapping[str, str]) -> ModelCard:
+        name = item.model.name
+        return ModelCard(
+            id=name,
+            aliases=tuple(a for a in item.model.aliases if "*" not in a),
+            created=self.created,
+            context=item.best.ctx if item.best else item.trained_context,
+            state=states.get(name, "stopped"),
+            engine=item.engine_name,
+            max_output=item.model.max_output,
+            kind=item.kind,
+            present=item.pulled,
+            facts=_facts(item),
+        )
+
+
+def _serves(item: Prepared, route: str) -> bool:
+    return item.problem is None and route in reachable(item.routes)
+
+
+def _facts(item: Prepared) -> dict[str, object]:
+    """What programs ask of a model beyond its name, where it is known: size in bytes, …"""
+    weights = item.weights
+    found: dict[str, object] = {"slots": item.model.slots}
+    if weights is not None:
+        found |= {
+            "size": weights.disk_bytes,
+            "format": weights.format,
+            "architecture": weights.architecture,
+            "quantisation": weights.quantisation,
+            "n_ctx_train": weights.n_ctx_train,
+        }
+    elif item.model.size is not None:
+        found["size"] = item.model.size
+    return {name: value for name, value in found.items() if value not in ("", 0)}
