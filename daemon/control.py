@@ -109,7 +109,12 @@ class Control:
             counters=dict(self.supervisor.counters),
             troubles=troubles(self.supervisor.backends.values()),
             listeners=self.listeners(),
+            small_model=self._small(),
         )
+
+    def _small(self) -> str:
+        small = self.configured.stock.catalog.small
+        return small.name if small is not None else ""
 
     def models(self, *, presets: bool = False) -> list[ModelView]:
         items = dict(self.configured.stock.prepared)

@@ -220,6 +220,7 @@ class StatusView:
     counters: dict[str, int]
     troubles: list[str] = field(default_factory=list)  # serving goes on, but something is lost
     listeners: list[ListenerView] = field(default_factory=list)
+    small_model: str = ""  # for titles and the like, as configured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

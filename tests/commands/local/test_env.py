@@ -30,6 +30,19 @@ def test_a_key_is_used(ctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyP
     assert ctl("env", "claude", "g", "--json").json["env"]["ANTHROPIC_AUTH_TOKEN"] == "mp-key"
 
 
+def test_the_small_model_serves_a_clients_small_calls(
+    ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
+) -> None:
+    fake.changes["small_model"] = "little"
+    env = ctl("env", "claude", "g", "--json").json["env"]
+    assert env["ANTHROPIC_MODEL"] == "gemma"
+    assert env["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "little"
+    del fake.changes["small_model"]
+    assert (
+        ctl("env", "claude", "g", "--json").json["env"]["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "gemma"
+    )
+
+
 def test_open_webui(ctl: Ctl, daemon: FakeDaemon) -> None:
     assert "# docker run -d --name open-webui" in ctl("env", "open-webui", "g").out
     assert ctl("env", "open-webui", "g", "--json").json["docker"].startswith("docker run")
