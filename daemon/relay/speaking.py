@@ -6,6 +6,7 @@ is no more slowed by this than by a comparison.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from daemon.core.messages import Outcome
@@ -84,9 +85,9 @@ class Speaking(Answering):
         else:
             super().continued(data, ended)
 
+    @abstractmethod
     def failed(self, fault: Fault, text: str) -> None:
         """See ``upstream.Owner``."""
-        raise NotImplementedError
 
     def _readable(self, answer: Answer) -> bool:
         """Is this an error that the client should get in its own words?"""
