@@ -20,6 +20,10 @@ _ALWAYS: Final = (
 )
 
 
+OFTEN: Final = 0.05
+"""Seconds. The two clocks are compared no more often: each request reads this one several times."""
+
+
 def elapsed() -> float:
     """Seconds since some start, those of a sleeping machine included (where the system tells)."""
     return time.monotonic() if _ALWAYS is None else time.clock_gettime(_ALWAYS)
@@ -42,7 +46,7 @@ class Awake:
         self.gap = gap
         self.on_wake: Callable[[float], None] = lambda _: None
         self._monotonic, self._elapsed = monotonic, elapsed
-        self._last = monotonic()
+        self._last = self._compared = monotonic()
         self._always = elapsed()
         self._slept = 0.0
         self._told = 0.0  # a sum of floats may come out a hair below the one before
@@ -55,7 +59,8 @@ class Awake:
     def attend(self, attended: bool) -> None:
         """Readings come regularly from now on, or no longer do."""
         if attended and not self._attended:
-            self._last, self._always = self._monotonic(), self._elapsed()
+            self._last = self._compared = self._monotonic()
+            self._always = self._elapsed()
         self._attended = attended
 
     def __call__(self) -> float:
@@ -65,21 +70,21 @@ class Awake:
             silence = now - self._last
             if silence > self.gap:
                 self._slept += silence
-                self._woke(silence)
-            else:
-                self._compare(silence)
+                self._woke(now, silence)
+            elif now - self._compared >= OFTEN:
+                self._compare(now)
         self._last = now
         self._told = max(self._told, now - self._slept)
         return self._told
 
-    def _compare(self, silence: float) -> None:
+    def _compare(self, now: float) -> None:
         """Did the clock that counts sleep go further than the one that does not?"""
         always = self._elapsed()
-        asleep = always - self._always - silence
-        self._always = always
+        asleep = always - self._always - (now - self._compared)
+        self._always, self._compared = always, now
         if asleep > self.gap:
             self.on_wake(asleep)
 
-    def _woke(self, seconds: float) -> None:
-        self._always = self._elapsed()
+    def _woke(self, now: float, seconds: float) -> None:
+        self._always, self._compared = self._elapsed(), now
         self.on_wake(seconds)

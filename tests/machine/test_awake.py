@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.machine.awake import Awake, elapsed
+from daemon.machine.awake import OFTEN, Awake, elapsed
 
 
 class Clocks:
@@ -44,6 +45,21 @@ def test_a_suspended_machine_is_noticed_and_costs_no_time() -> None:
     clocks.passes(2)
     clocks.awake()
     assert len(clocks.slept) == 1, "told once"
+
+
+def test_sleep_between_two_hasty_readings_is_told_a_moment_later() -> None:
+    clocks = Clocks()
+    clocks.awake.attend(True)
+    clocks.passes(1)
+    clocks.awake()
+    clocks.passes(OFTEN / 4)
+    clocks.suspended(3600)
+    clocks.awake()
+    assert clocks.slept == [], "not each reading compares the clocks"
+    for _ in range(3):
+        clocks.passes(OFTEN / 3)
+        clocks.awake()
+    assert clocks.slept == [pytest.approx(3600)]
 
 
 def test_a_stopped_process_loses_no_time_either() -> None:
