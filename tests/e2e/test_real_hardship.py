@@ -1,0 +1,103 @@
+"""The real clients on bad days: a model that loads for long, an engine that dies in mid-stream,
+a switch of models within a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import MakeDesk, timing, worker
+from tests.e2e.programs import CLIENTS, TEN, Client, proof, said, worked
+from tests.e2e.tap import tapped
+from tests.e2e.terminal import Terminal
+from tests.fakes.tools import TEXT
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
+
+CLAUDE, CODEX, OPENCODE, PI = CLIENTS
+OWN = {"claude": ".claude/settings.json", "codex": ".codex/config.toml"}
+# The events that a client takes for a sign of life, in its own dialect.
+SIGNS = {"claude": b"event: ping", "codex": b"event: response.in_progress"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speaks", ["native", "chat"])
+@pytest.mark.parametrize("client", [CLAUDE, CODEX], ids=str)
+@pytest.mark.parametrize(
+    ("load", "quiet", "signs"), [("65", 15.0, 3), ("4", 0.3, 4)], ids=["long", "short"]
+)
+def test_a_long_start(
+    load: str, quiet: float, signs: int, client: Client, speaks: str, stand_in: MakeDesk
+) -> None:
+    """It is told in its own words that there is life, asks once, and goes on."""
+    desk = stand_in(speaks, "--load-s", load, tables=timing({"stream_keepalive": quiet}))
+    written = desk.ctl("env", client.name, "mine", "--write")
+    assert written.returncode == 0, said(written)
+    with tapped(desk.house.port) as tap:
+        file = desk.home / OWN[client.name]
+        file.write_text(file.read_text().replace(f":{desk.house.port}", f":{tap.port}"))
+        worked(desk, desk.run(client.name, *client.words, "Write the file", seconds=200))
+        heard = tap.heard.split(TEXT.encode())[0]
+    assert heard.count(SIGNS[client.name]) >= signs, heard[:3000]
+    assert desk.house.kinds("mine").count("start") == 1
+    main = [one for one in desk.record() if "tools" in one["body"]]
+    assert len(main) == 2, "one request a turn: nothing was given up and asked again"
+
+
+@pytest.mark.parametrize(
+    ("client", "speaks"),
+    [
+        pytest.param(CLAUDE, "chat", id="claude-chat"),
+        pytest.param(CLAUDE, "native", id="claude-native", marks=pytest.mark.slow),
+        *(
+            pytest.param(client, speaks, id=f"{client}-{speaks}", marks=pytest.mark.slow)
+            for client in (CODEX, OPENCODE, PI)
+            for speaks in ("native", "chat")
+        ),
+    ],
+)
+def test_killed_in_mid_stream(
+    client: Client, speaks: str, stand_in: MakeDesk, short_dir: Path
+) -> None:
+    """The engine is killed while it speaks: the client asks again by itself, and all ends well."""
+    flags = ["--crash-at", "token:4", "--signal", "KILL", "--token-s", "0.1"]
+    flags += ["--times", "1", "--state", str(short_dir / "starts")]
+    desk = stand_in(speaks, *flags, tables=timing({"backoff": 0.05}))
+    done = desk.ctl("launch", client.name, "mine", "--", *client.words, "Write the file")
+    worked(desk, done)
+    kinds = desk.house.kinds("mine")
+    assert (kinds.count("start"), kinds.count("exited")) == (2, 1), kinds
+    if client is CLAUDE:
+        path = "/v1/messages" if speaks == "native" else "/v1/chat/completions"
+        assert all(body.get("stream") for body in desk.asked(path) if body.get("tools"))
+
+
+@pytest.mark.slow
+def test_another_model_in_mid_session(stand_in: MakeDesk, short_dir: Path) -> None:
+    """``/model`` after a tool round: the next round is with a model of another engine, which reads
+    what came before in its own dialect."""
+    reply = "eleven twelve thirteen"
+    desk = stand_in("native", tables=worker("other", short_dir, "chat", "--reply", reply))
+    terminal = Terminal(desk, "launch", "claude", "mine")
+    try:
+        terminal.trust()
+        terminal.say("Write the file")
+        terminal.told(TEN)
+        terminal.say("/model other")
+        terminal.settle()
+        terminal.say("Write another file")
+        terminal.told(reply)
+        terminal.say("/exit")
+        assert terminal.close() == 0
+    finally:
+        terminal.end()
+    for model in ("mine", "other"):
+        assert proof(desk.folder, model).read_text() == TEXT + "\n"
+    (first, *_) = [body for body in desk.asked("/v1/chat/completions", "other") if "tools" in body]
+    assert first["model"] == "other"
+    before = [turn for turn in first["messages"] if turn["role"] in ("assistant", "tool")]
+    assert [turn["role"] for turn in before] == ["assistant", "tool", "assistant"]
+    assert str(proof(desk.folder, "mine")) in before[0]["tool_calls"][0]["function"]["arguments"]
+    assert TEN in str(before[2]["content"])
+    assert desk.house.backends().keys() == {"mine", "other"}
