@@ -93,11 +93,13 @@ class Desk:
         """The bodies that came to an engine's path."""
         return [json.loads(one["body"]) for one in self.record(model) if one["path"] == path]
 
-    def run(self, *argv: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, seconds: float = SECONDS, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             argv,
             cwd=self.project,
-            env=self.environ,
+            env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -105,8 +107,8 @@ class Desk:
             check=False,
         )
 
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-P", str(ROOT / "ctl.py"), *words)
+    def ctl(self, *words: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-P", str(ROOT / "ctl.py"), *words, seconds=seconds)
 
 
 def proof(folder: Path, model: str = "mine") -> Path:

@@ -12,7 +12,7 @@ from tests.e2e.conftest import DIALECTS, MakeDesk, MakeHouse
 from tests.e2e.programs import CLIENTS, TEN, Client, Desk, make_desk, proof, said, worked
 from tests.e2e.terminal import Terminal
 from tests.fakes.tools import TEXT
-from tests.models import make_gguf
+from tests.models import make_gguf, make_hf
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
@@ -122,6 +122,16 @@ def test_claude_counts_tokens(stand_in: MakeDesk) -> None:
     assert [one for one in desk.record() if one["path"] == "/v1/messages/count_tokens"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", ["ollama", "lmstudio"])
+def test_codex_takes_us_for_another(provider: str, stand_in: MakeDesk) -> None:
+    """``codex --oss``: it asks for versions, tags and a pull first, and sends its whole prompt."""
+    desk = stand_in("chat")
+    words = [*CLIENTS[1].words, "--oss", "--local-provider", provider, "-m", "mine"]
+    url = f"{desk.house.url}/v1"
+    worked(desk, desk.run("codex", *words, "Write the file", CODEX_OSS_BASE_URL=url))
+
+
 @pytest.fixture
 def real_desk(
     make_house: MakeHouse, short_dir: Path, bins: Path, llama_server: Path, alone: None
@@ -161,3 +171,28 @@ def test_a_true_llama_server_calls_a_tool(real_desk: MakeDesk, short_dir: Path) 
     words = ["-p", "--permission-mode", "acceptEdits", "--max-turns", "1", "Write the file"]
     done = desk.ctl("launch", "claude", "mine", "--", *words)
     assert proof(short_dir).read_text() == TEXT + "\n", said(done)
+
+
+@pytest.mark.mlx
+@pytest.mark.slow
+@pytest.mark.parametrize("client", CLIENTS[:2], ids=str)
+def test_a_true_mlx_lm(
+    client: Client,
+    make_house: MakeHouse,
+    short_dir: Path,
+    bins: Path,
+    alone: None,
+    mlx_python: Path,
+) -> None:
+    """It chats and nothing else: Claude Code and Codex are translated for it."""
+    make_hf(short_dir / "model", context=131072)
+    house = make_house(
+        f'[engines.mlx-lm]\npath = "{mlx_python}"\n'
+        f'[models.mine]\npath = "{short_dir / "model"}"\nengine = "mlx-lm"\nctx = 65536\n'
+    )
+    desk = make_desk(house.start(), bins, short_dir)
+    words = ["launch", client.name, "mine", "--", *client.words, "Say something"]
+    done = desk.ctl(*words, seconds=600)  # over a minute on two cores: it reads slowly on a CPU
+    assert done.returncode == 0, said(done)
+    assert TEN in done.stdout, said(done)
+    assert house.backends()["mine"]["engine"] == "mlx-lm"

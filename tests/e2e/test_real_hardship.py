@@ -4,10 +4,11 @@ a switch of models within a session."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import MakeDesk, timing, worker
+from tests.e2e.conftest import DIALECTS, MakeDesk, timing, worker
 from tests.e2e.programs import CLIENTS, TEN, Client, proof, said, worked
 from tests.e2e.tap import tapped
 from tests.e2e.terminal import Terminal
@@ -15,17 +16,31 @@ from tests.fakes.tools import TEXT
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
-CLAUDE, CODEX, OPENCODE, PI = CLIENTS
+CLAUDE, CODEX, *_ = CLIENTS
 OWN = {"claude": ".claude/settings.json", "codex": ".codex/config.toml"}
 # The events that a client takes for a sign of life, in its own dialect.
 SIGNS = {"claude": b"event: ping", "codex": b"event: response.in_progress"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("speaks", ["native", "chat"])
-@pytest.mark.parametrize("client", [CLAUDE, CODEX], ids=str)
+def start_of(client: Client, speaks: str, kind: str) -> Any:
+    """One of each dialect in every run, and short."""
+    load, quiet, signs = ("65", 15.0, 3) if kind == "long" else ("4", 0.3, 4)
+    always = kind == "short" and speaks == ("chat" if client is CLAUDE else "native")
+    return pytest.param(
+        *(load, quiet, signs, client, speaks),
+        id=f"{kind}-{client}-{speaks}",
+        marks=() if always else pytest.mark.slow,
+    )
+
+
 @pytest.mark.parametrize(
-    ("load", "quiet", "signs"), [("65", 15.0, 3), ("4", 0.3, 4)], ids=["long", "short"]
+    ("load", "quiet", "signs", "client", "speaks"),
+    [
+        start_of(client, speaks, kind)
+        for client in (CLAUDE, CODEX)
+        for speaks in DIALECTS
+        for kind in ("long", "short")
+    ],
 )
 def test_a_long_start(
     load: str, quiet: float, signs: int, client: Client, speaks: str, stand_in: MakeDesk
@@ -48,13 +63,14 @@ def test_a_long_start(
 @pytest.mark.parametrize(
     ("client", "speaks"),
     [
-        pytest.param(CLAUDE, "chat", id="claude-chat"),
-        pytest.param(CLAUDE, "native", id="claude-native", marks=pytest.mark.slow),
-        *(
-            pytest.param(client, speaks, id=f"{client}-{speaks}", marks=pytest.mark.slow)
-            for client in (CODEX, OPENCODE, PI)
-            for speaks in ("native", "chat")
-        ),
+        pytest.param(
+            client,
+            speaks,
+            id=f"{client}-{speaks}",
+            marks=() if (client, speaks) == (CLAUDE, "chat") else pytest.mark.slow,
+        )
+        for client in CLIENTS
+        for speaks in DIALECTS
     ],
 )
 def test_killed_in_mid_stream(
