@@ -36,13 +36,13 @@ _UNREACHED = re.compile(
 )
 
 
-def installed() -> Path:
+def installed(cache: Path = CACHE) -> Path:
     """The folder of their programs: in MODELPORT_TEST_CLIENTS, or in the user's cache, a folder for
     these versions; they are installed into it if need be. Skips where npm is missing or does not
     reach its registry."""
     wanted = json.dumps({"private": True, "dependencies": PACKAGES}, indent=1)
     given = os.environ.get("MODELPORT_TEST_CLIENTS")
-    folder = Path(given) if given else CACHE / hashlib.sha256(wanted.encode()).hexdigest()[:8]
+    folder = Path(given) if given else cache / hashlib.sha256(wanted.encode()).hexdigest()[:8]
     if not _complete(folder, wanted):
         npm = shutil.which("npm")
         if npm is None:
