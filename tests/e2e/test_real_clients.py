@@ -114,6 +114,27 @@ def test_claude_on_a_terminal(stand_in: MakeDesk) -> None:
 
 
 @pytest.mark.slow
+def test_codex_on_a_terminal(stand_in: MakeDesk) -> None:
+    """There it asks for a title beside the answer; both reach an engine that only chats."""
+    desk = stand_in("chat", "--first-s", "1.5")
+    terminal = Terminal(desk, "launch", "codex", "mine", "--", "-s", "workspace-write")
+    try:
+        terminal.told("To get started")
+        terminal.say("Write the file")
+        terminal.told(TEN)
+        terminal.say("/quit")
+        assert terminal.close() == 0
+    finally:
+        terminal.end()
+    assert proof(desk.folder).read_text() == TEXT + "\n"
+    asked = [body for body in desk.asked("/v1/chat/completions") if body.get("stream")]
+    (title,) = [body for body in asked if not body.get("tools")]
+    assert title["response_format"]["type"] == "json_schema"
+    assert len([body for body in asked if body.get("tools")]) == 2
+    assert desk.house.request("GET", "/upstream/mine/fake").json()["max_in_flight"] == 2
+
+
+@pytest.mark.slow
 def test_claude_counts_tokens(stand_in: MakeDesk) -> None:
     desk = stand_in()
     done = desk.ctl("launch", "claude", "mine", "--out-tokens", "4096", "--", "-p", "/context")
