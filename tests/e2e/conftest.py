@@ -62,6 +62,9 @@ def worker(name: str, folder: Path, speaks: str, *more: str) -> str:
         f"[engines.command.{name}]\nargv = {json.dumps([*start.argv('engine'), *flags])}\n"
         f"footprint = '100 MiB'\ndialects = {DIALECTS[speaks]}\n"
         f"[models.{name}]\nengine = 'command.{name}'\nctx = 65536\nslots = 4\n"
+        # With it off, opencode and pi go through "native" as they are; Claude Code and Codex are
+        # always shaped, for their messages of the system's in the middle.
+        f"rescue_tools = {json.dumps(speaks == 'chat')}\n"
     )
 
 
