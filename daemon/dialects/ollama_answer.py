@@ -27,8 +27,9 @@ from daemon.dialects.fields import Json, encode, loads
 from daemon.dialects.messages_answer import arguments_of
 from daemon.views import ModelCard
 
-VERSION = "0.12.0"
-"""The version of Ollama whose API this is; clients ask for it before they use newer fields."""
+VERSION = "0.13.4"
+"""The version of Ollama whose API this is; clients ask for it before they use newer fields, and
+``codex --oss`` (0.169.0) refuses one below 0.13.4."""
 
 
 def stamp(created: int) -> str:

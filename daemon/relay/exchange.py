@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ONCE_MORE = "Please retry your request."
+"""In these words: pi knows from the text alone, and by them, that asking again may help."""
+
 P = ParamSpec("P")
 
 
@@ -325,9 +328,9 @@ class Exchange(Speaking):
             return
         message = f"The backend of {self._model or 'the model'} failed: {text}."
         if self.step in (Step.ANSWERING, Step.TUNNEL):
-            problem = Problem(Code.UPSTREAM_ERROR, message, retry_after=retry)
+            problem = Problem(Code.UPSTREAM_ERROR, message, _ONCE_MORE, retry_after=retry)
             if self._lease is not None and self._lease.suspect():
-                problem = replace(problem, retry_after=None)  # not by chance
+                problem = replace(problem, hint="", retry_after=None)  # not by chance
             self._break(problem)
         elif fault is Fault.STALE and not self._fresh and self._repeatable():
             self._fresh = True

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import npm
 from tests.e2e.house import House
+from tests.e2e.programs import Desk, loopback_alone, make_desk, proof
+from tests.fakes import start
 
 MakeHouse = Callable[..., House]
+MakeDesk = Callable[..., Desk]
+DIALECTS = {"native": ["chat", "messages", "responses"], "chat": ["chat"]}
 
 
 @pytest.fixture
@@ -32,3 +38,42 @@ def make_house(short_dir: Path) -> Iterator[MakeHouse]:
 def timing(table: dict[str, object]) -> str:
     lines = [f"{key} = {value}" for key, value in table.items()]
     return "\n".join(["[timing]", *lines, ""])
+
+
+# The real clients, in tests/e2e/test_real_*.py
+
+
+@pytest.fixture(scope="session")
+def bins() -> Path:
+    return npm.installed()
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    with loopback_alone():
+        yield
+
+
+def worker(name: str, folder: Path, speaks: str, *more: str) -> str:
+    """The tables of a stand-in that has the client write a file, and keeps what it was asked."""
+    flags = ["--port", "{port}", "-c", "{ctx}", "-np", "4", *more]
+    flags += ["--record", str(folder / f"record-{name}"), "--writes", str(proof(folder, name))]
+    return (
+        f"[engines.command.{name}]\nargv = {json.dumps([*start.argv('engine'), *flags])}\n"
+        f"footprint = '100 MiB'\ndialects = {DIALECTS[speaks]}\n"
+        f"[models.{name}]\nengine = 'command.{name}'\nctx = 65536\nslots = 4\n"
+        # With it off, opencode and pi go through "native" as they are; Claude Code and Codex are
+        # always shaped, for their messages of the system's in the middle.
+        f"rescue_tools = {json.dumps(speaks == 'chat')}\n"
+    )
+
+
+@pytest.fixture
+def stand_in(make_house: MakeHouse, short_dir: Path, bins: Path, alone: None) -> MakeDesk:
+    """``stand_in("native")``: a desk at a stand-in, the model ``mine``; ``tables``: more TOML."""
+
+    def make(speaks: str = "native", *more: str, tables: str = "") -> Desk:
+        mine = worker("mine", short_dir, speaks, *more) + "aliases = ['claude-*']\n"
+        return make_desk(make_house(mine + tables).start(), bins, short_dir)
+
+    return make

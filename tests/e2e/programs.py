@@ -1,4 +1,4 @@
-"""The real clients from npm: installed once, run without a network."""
+"""The real clients at work: each run without a network, in a home of its own."""
 
 from __future__ import annotations
 
@@ -6,27 +6,18 @@ import contextlib
 import ctypes
 import json
 import os
-import pwd
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from tests.e2e.house import ROOT, House
+from tests.fakes.tools import TEXT
 
-PACKAGES = {
-    "@anthropic-ai/claude-code": "2.1.329",
-    "@openai/codex": "0.169.0",
-    "opencode-ai": "1.18.33",
-    "@earendil-works/pi-coding-agent": "0.87.1",
-    "node": "22",  # what some of them need, whatever the system has
-}
-INSTALL_SECONDS = 600.0
 SECONDS = 100.0  # of one run; a few on a quiet machine
+TEN = "one two three four five six seven eight nine ten"
 _NEWNET = 0x40000000
 
 
@@ -47,31 +38,6 @@ CLIENTS = (
     Client("opencode", ("run",)),
     Client("pi", ("-p",)),
 )
-
-
-def installed() -> Path:
-    """The folder of their programs (MODELPORT_TEST_CLIENTS, or .clients); they are installed into
-    it if need be. Skips where npm is missing."""
-    folder = Path(os.environ.get("MODELPORT_TEST_CLIENTS", ROOT / ".clients"))
-    bins = folder / "node_modules" / ".bin"
-    wanted = json.dumps({"private": True, "dependencies": PACKAGES}, indent=1)
-    done = folder / "installed.json"
-    if done.exists() and done.read_text() == wanted and (bins / "claude").exists():
-        return bins
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm here")
-    folder.mkdir(exist_ok=True)
-    (folder / "package.json").write_text(wanted)
-    subprocess.run(
-        [npm, "install", "--no-audit", "--no-fund", "--loglevel", "error"],
-        cwd=folder,
-        env={**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir},  # where npm is configured
-        timeout=INSTALL_SECONDS,
-        check=True,
-    )
-    done.write_text(wanted)
-    return bins
 
 
 @contextlib.contextmanager
@@ -118,11 +84,22 @@ class Desk:
         own = {"HOME": str(self.home), "TMPDIR": str(self.folder / "tmp"), "PATH": path}
         return {**self.house.environ, **keys, **proxies, **own, "PWD": str(self.project)}
 
-    def run(self, *argv: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    def record(self, model: str = "mine") -> list[dict[str, Any]]:
+        """What the engine of a model was asked."""
+        lines = (self.folder / f"record-{model}").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def asked(self, path: str, model: str = "mine") -> list[dict[str, Any]]:
+        """The bodies that came to an engine's path."""
+        return [json.loads(one["body"]) for one in self.record(model) if one["path"] == path]
+
+    def run(
+        self, *argv: str, seconds: float = SECONDS, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             argv,
             cwd=self.project,
-            env=self.environ,
+            env={**self.environ, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -130,8 +107,13 @@ class Desk:
             check=False,
         )
 
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-P", str(ROOT / "ctl.py"), *words)
+    def ctl(self, *words: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-P", str(ROOT / "ctl.py"), *words, seconds=seconds)
+
+
+def proof(folder: Path, model: str = "mine") -> Path:
+    """The file that a model has written by its client, at the desk in this folder."""
+    return folder / "project" / f"proof-{model}.txt"
 
 
 def make_desk(house: House, bins: Path, folder: Path) -> Desk:
@@ -139,3 +121,16 @@ def make_desk(house: House, bins: Path, folder: Path) -> Desk:
     for place in (desk.project, desk.home, folder / "tmp"):
         place.mkdir(parents=True, exist_ok=True)
     return desk
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """For the message of a failed assertion."""
+    return f"status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def worked(desk: Desk, done: subprocess.CompletedProcess[str]) -> None:
+    """The whole round came about, and nothing of the person's went to the engine."""
+    assert done.returncode == 0, said(done)
+    assert proof(desk.folder).read_text() == TEXT + "\n", said(done)
+    assert TEN in done.stdout, said(done)
+    assert "REAL" not in (desk.folder / "record-mine").read_text()

@@ -16,7 +16,7 @@ Call = tuple[str, dict[str, object]]
 
 def wanted(body: dict[str, object], path: str) -> Call | None:
     """The call that has ``path`` written; None where no tool can, or it has been called."""
-    if not path or _answered(body):
+    if not path or _answered(body, path):
         return None
     for name, fields in _offered(body).items():
         if name.lower() == "write":
@@ -38,10 +38,11 @@ def _offered(body: dict[str, object]) -> dict[str, list[str]]:
     return found
 
 
-def _answered(body: dict[str, object]) -> bool:
+def _answered(body: dict[str, object], path: str) -> bool:
+    """Has it been called, by whichever model of this conversation?"""
     text = json.dumps([body.get("messages"), body.get("input")])
     marks = ('"tool_result"', '"role": "tool"', '"function_call_output"')
-    return any(mark in text for mark in marks)
+    return path in text and any(mark in text for mark in marks)
 
 
 def answer(shape: Shape, call: Call) -> None:

@@ -274,7 +274,9 @@ async def test_a_chat_stream_that_breaks_says_so_and_has_no_clean_end() -> None:
             body = raw.partition(b"\r\n\r\n")[2]
             assert last in body
             event = body[body.index(b'data: {"error"') :]
-            assert json.loads(event[6:].split(b"\n")[0])["error"]["code"] == "upstream_error"
+            error = json.loads(event[6:].split(b"\n")[0])["error"]
+            assert error["code"] == "upstream_error"
+            assert "retry your request" in error["message"], "by which pi tries again"
             assert here.leases.outcomes == [Outcome.UPSTREAM_ERROR]
             assert len(here.leases.wishes) == 1
 

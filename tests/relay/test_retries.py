@@ -275,6 +275,7 @@ async def test_a_messages_stream_tells_why_only_if_it_is_for_good() -> None:
         event = raw[raw.index(b"event: error\ndata: ") :].split(b"\n")[1]
         told = json.loads(event.removeprefix(b"data: "))
         assert (told["type"], told["request_id"]) == ("error", "mine")
+        assert "retry" not in told["error"]["message"]
         assert not raw.endswith(b"0\r\n\r\n"), "and it is no clean end all the same"
 
 
