@@ -63,7 +63,8 @@ def ollamas(house: House) -> Iterator[ollama.Client]:
 
 
 def test_ollama_lists_and_shows(ollamas: ollama.Client) -> None:
-    assert {one.model for one in ollamas.list().models} == {"says", "calls"}
+    listed = {one.model for one in ollamas.list().models}
+    assert listed >= {"says", "calls"}, "and presets whose weights are here"
     shown = ollamas.show("says")
     assert "completion" in (shown.capabilities or [])
     assert ollamas.pull("says").status == "success"
