@@ -40,6 +40,7 @@ from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.requests import Requests
 from daemon.service.notify import Notifier, watchdog_interval
+from daemon.service.ports import url
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
@@ -162,8 +163,7 @@ class Daemon:
             on_done=self.requests.add,
         )
         self.supervisor.close_connections = front.forget
-        host, port = front.addresses[0][:2]
-        self.control.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.control.url = url(*front.addresses[0][:2])
         log.info("listening on %s", self.control.url)
         return front
 

@@ -18,7 +18,7 @@ from daemon.core.problems import ProblemError
 from daemon.relay.doors import Door, Face
 from daemon.relay.front import Front
 from daemon.relay.listener import Listener
-from daemon.service.ports import bind
+from daemon.service.ports import bind, url
 from daemon.views import ListenerView
 
 log = logging.getLogger("modelport.ports")
@@ -95,11 +95,6 @@ def doors(also: Iterable[Wanted], host: str) -> dict[Address, Door]:
         (one.host or host, one.port): Door(Face(one.as_ or Face.OPENAI), one.model or "")
         for one in also
     }
-
-
-def url(host: str, port: int) -> str:
-    """The address as a client writes it."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def meaning(door: Door) -> str:

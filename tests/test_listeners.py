@@ -9,9 +9,9 @@ import pytest
 
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.listeners import Listeners, doors, meaning, url
+from daemon.listeners import Listeners, doors, meaning
 from daemon.relay.doors import Door, Face
-from daemon.service.ports import bind
+from daemon.service.ports import bind, url
 from tests.relay.peers import World, world
 
 

@@ -47,6 +47,11 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def url(host: str, port: int) -> str:
+    """The address as a client writes it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def handed_over(environ: Mapping[str, str], pid: int) -> socket.socket | None:
     """The listening socket that systemd holds for us (sd_listen_fds(3)), if there is one.
 

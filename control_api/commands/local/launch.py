@@ -36,7 +36,6 @@ from daemon.views import ModelView
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 60.0
-_MISSING: Final = 127  # what shells say where a program is not found
 
 
 def launch(args: Namespace, out: Out) -> int:

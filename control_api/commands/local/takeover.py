@@ -52,6 +52,8 @@ PROGRAMS: Final = {
 
 
 def takeover(args: Namespace, out: Out) -> int:
+    from daemon.service.ports import url
+
     program, path = PROGRAMS[args.program], config_file(args.config)
     server = _server(args.config, path)
     there = _there(server, args.program, args.port)
@@ -65,14 +67,14 @@ def takeover(args: Namespace, out: Out) -> int:
     else:
         reloaded = tell_daemon(path, out)  # a port that was taken may be free now
         _refuse_shut(port)
-    url = f"http://{server.host}:{port}"
-    facts = {"program": args.program, "port": port, "url": url, "changed": there is None}
+    address = url(server.host, port)
+    facts = {"program": args.program, "port": port, "url": address, "changed": there is None}
     if out.json:
         out.value({**facts, "file": str(path), "reloaded": reloaded})
     elif there is not None:
-        out.line(f"{url} is set up already to answer as {program.name}.")
+        out.line(f"{address} is set up already to answer as {program.name}.")
     else:
-        report_change(out, f"{url} answers as {program.name}", path, reloaded)
+        report_change(out, f"{address} answers as {program.name}", path, reloaded)
         out.line(f"Back: ctl takeover {args.program} --undo")
     return 0
 
