@@ -15,7 +15,7 @@ from daemon.dialects import counting, manner, ollama_answer, ollama_request, ref
 from daemon.dialects.chat_request import Chat
 from daemon.dialects.errors import Dialect, Rendered, render
 from daemon.dialects.fields import encode, read
-from daemon.dialects.manner import Manner, Way
+from daemon.dialects.manner import Manner, Outline, Way
 from daemon.dialects.norms import Norms
 from daemon.dialects.shapes import Shape
 from daemon.dialects.translator import About, Answer, Translation
@@ -63,17 +63,19 @@ def talk_for(
     name: str,
     model: str,
     request_id: str,
+    outline: Outline | None = None,
     *,
     begun: bool,
 ) -> Talk | None:
     """How a leased request goes to its engine; None: as the client wrote it. ``name``: the model's
-    there; ``model``: as the client calls it; ``begun``: the answer was begun with signs of life.
+    there; ``model``: as the client calls it; ``outline``: the body's, if it is known; ``begun``:
+    the answer was begun with signs of life.
 
     Raises ProblemError: the client's mistake, or what this engine cannot do.
     """
     shape = place.shape
     if shape is not None:
-        chosen = manner.way(shape, spoken, body, begun=begun)
+        chosen = manner.way(shape, spoken, body, outline, begun=begun)
         if chosen is not Way.NATIVE:
             path = translator.PATH if chosen is Way.CHAT else translator.MESSAGES_PATH
             about = About(request_id, int(time.time()), model)
