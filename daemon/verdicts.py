@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from daemon.backends.prepare import Prepared
 from daemon.files import Kept, move_aside
-from daemon.proving.steps import STEPS, verdict
+from daemon.proving.verdict import ORDER, verdict
 from daemon.views import FindingView, VerdictView
 from daemon.writing import Writer
 
@@ -93,7 +93,7 @@ class Verdicts:
         if not said:
             return _view(before, current=True) if before is not None else None
         merged = {**(before.steps if before else {}), **said}
-        ordered = {name: merged[name] for name in STEPS if name in merged}
+        ordered = {name: merged[name] for name in ORDER if name in merged}
         entry = Entry(served, self.now(), modelport, ordered)
         self._entries = [*(e for e in self._entries if e.served != served), entry]
         self._trim(served.model)
@@ -162,7 +162,7 @@ def _entry(value: Mapping[str, Any]) -> Entry:
     if type(at) not in (int, float) or not 0 <= at < 1e12:
         raise ValueError(f"a time is {at!r:.40}")
     steps = [_step(one) for one in value["steps"]]
-    known = {step.step: step for step in steps if step.step in STEPS}
+    known = {step.step: step for step in steps if step.step in ORDER}
     return Entry(Served(model, engine, version, source), float(at), modelport, known)
 
 

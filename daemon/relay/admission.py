@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from daemon.access.principals import Principal
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
+from daemon.dialects.manner import Outline
 from daemon.ports import Edits, LeasePort, ModelCard, Route
 from daemon.relay import body as bodies
 from daemon.relay import faces, forms, routes, wire
@@ -94,30 +95,37 @@ def fairness_key(head: Head, peer: Peer) -> str:
     return f"{peer.address} {agent}"[:_CLIENT_LIMIT]
 
 
-def named(admitted: Admitted, head: Head, body: Body, leases: LeasePort, door: Door = MAIN) -> str:
+def named(
+    admitted: Admitted, head: Head, body: Body, leases: LeasePort, door: Door = MAIN
+) -> tuple[str, Outline | None]:
     """The model's name, as the client wrote it ("" where it may be left out, and is); at a door
-    with a model of its own that one.
+    with a model of its own that one. And the body's outline, where that was seen on the way.
 
     Raises ProblemError. For ``/upstream/`` it also settles the path on the backend.
     """
     place = admitted.place
     if place.body is BodyKind.RAW:
-        return _named_in_path(admitted, head, leases)
+        return _named_in_path(admitted, head, leases), None
     content_type = head.first.get(b"content-type", b"")
     if place.body is BodyKind.FORM and forms.is_form(content_type):
         found = forms.find_model(body, content_type, required=not door.model)
-        return door.model or (found.model if found is not None else "")
-    return door.model or _named_in_body(place, body, leases)
+        return door.model or (found.model if found is not None else ""), None
+    return (door.model, None) if door.model else _named_in_body(place, body, leases)
 
 
-def _named_in_body(place: Place, body: Body, leases: LeasePort) -> str:
-    name = bodies.peek(body, required=False).model
+def _named_in_body(place: Place, body: Body, leases: LeasePort) -> tuple[str, Outline | None]:
+    outline = None
+    if place.shape is not None:
+        found, outline = bodies.outlined(body)
+    else:
+        found = bodies.peek(body, required=False)
+    name = found.model
     if not name and not place.bare:
         meant = leases.card("", place.route.value if place.route is not None else "")
         # A default model answers who names none; while we start, nobody knows yet.
         if isinstance(meant, Problem) and meant.code is not Code.MODEL_UNAVAILABLE:
             bodies.peek(body)
-    return name
+    return name, outline
 
 
 def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:

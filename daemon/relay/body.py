@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.manner import Outline
 from daemon.relay.heads import END, Head, bad, check_trailers
 from daemon.relay.limits import MIB, Limits
 
@@ -159,6 +160,11 @@ class _Fields(msgspec.Struct, gc=False):
     stream: Any = None
 
 
+class _Outlined(Outline, gc=False):
+    model: _Name = _Name()
+    stream: Any = None
+
+
 _NAME = _Name()
 _names: list[object] = []  # met in the body that is being read; peek never yields in between
 
@@ -169,8 +175,22 @@ def _met(_type: type, value: object) -> _Name:
 
 
 _decoder = msgspec.json.Decoder(_Fields, dec_hook=_met)
+_outliner = msgspec.json.Decoder(_Outlined, dec_hook=_met)
 _WRONG = "The field `model` must be a string with a model's name; found "
 _KINDS = {bool: "a boolean", dict: "an object", list: "an array"}
+
+
+def outlined(body: Body) -> tuple[Peek, Outline | None]:
+    """What :func:`peek` finds (the model need not be named), and in the same pass the outline; None
+    where it has none that can be read: whoever serves the request says what is wrong with that."""
+    try:
+        fields = _outliner.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _names.clear()
+        return peek(body, required=False), None
+    found = _names.copy()
+    _names.clear()
+    return _checked(found, fields.stream, required=False), fields
 
 
 def peek(body: Body, *, required: bool = True) -> Peek:
@@ -186,6 +206,10 @@ def peek(body: Body, *, required: bool = True) -> Peek:
     finally:
         found = _names.copy()
         _names.clear()
+    return _checked(found, fields.stream, required=required)
+
+
+def _checked(found: list[object], stream: object, *, required: bool) -> Peek:
     if len(found) > 1:
         # Two readers of such a body could see two models.
         raise bad(f"The field `model` is in the body {len(found)} times.", "Send it once.")
@@ -203,7 +227,6 @@ def peek(body: Body, *, required: bool = True) -> Peek:
         text = "The field `model` is missing."
         hint = "Name one of the models that GET /v1/models lists."
         raise ProblemError(Problem(Code.MODEL_MISSING, text, hint))
-    stream = fields.stream
     return Peek(name or "", stream if isinstance(stream, bool) else None)
 
 

@@ -18,7 +18,7 @@ from daemon.access.principals import CONTROL
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
-from daemon.dialects.manner import Way, counting_way
+from daemon.dialects.manner import Outline, Way, counting_way
 from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
@@ -62,7 +62,16 @@ def _entry(
 class Exchange(Speaking):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
-    __slots__ = ("_arrived", "_door", "_fresh", "_loads", "_opening", "_refused", "_waiting")
+    __slots__ = (
+        "_arrived",
+        "_door",
+        "_fresh",
+        "_loads",
+        "_opening",
+        "_outline",
+        "_refused",
+        "_waiting",
+    )
 
     def __init__(
         self,
@@ -79,6 +88,7 @@ class Exchange(Speaking):
         self._loads = False  # it is no question, but an order to load the model
         self._fresh = self._refused = False  # tried once more on a new connection
         self._door = MAIN
+        self._outline: Outline | None = None  # of the body, until it is worded
 
     # ------------------------------------------------------------ from the client's connection
 
@@ -114,7 +124,7 @@ class Exchange(Speaking):
             if place.local is not None:
                 self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
-            self._model = named(admitted, self.head, body, leases, door)
+            self._model, self._outline = named(admitted, self.head, body, leases, door)
             if place.route is Route.COUNT_TOKENS and self._estimated(body):
                 return
             if place.dialect is Dialect.OLLAMA:
@@ -180,7 +190,9 @@ class Exchange(Speaking):
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
         assert admitted.place.route is not None
-        small = calls.small_call(admitted.place.route, self._body)
+        outline = self._outline
+        offers = outline is not None and outline.offers_tools
+        small = calls.ORDINARY if offers else calls.small_call(admitted.place.route, self._body)
         wish = Wish(
             model=self._model,
             route=admitted.place.route,
@@ -228,10 +240,13 @@ class Exchange(Speaking):
     def _word(self, lease: Lease, admitted: Admitted) -> None:
         """What goes to the engine of this lease. Raises ProblemError."""
         body, name, spoken = self._body, lease.upstream_model, lease.manner
+        # Not kept: it holds the body, which may be let go before the answer's end.
+        outline, self._outline = self._outline, None
         self._talk = talk = None
         if spoken is not None:
             who = (self._model, self.request_id)
-            talk = talk_for(admitted.place, body, spoken, name, *who, begun=self._begun)
+            place, begun = admitted.place, self._begun
+            talk = talk_for(place, body, spoken, name, *who, outline, begun=begun)
         if talk is not None:
             self._talk, self._parts = talk, talk.parts
             for note in talk.notes:

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects import refusals, translator
+from daemon.dialects import refusals
 from daemon.dialects.errors import Rendered
 from daemon.dialects.shapes import Shape
-from daemon.dialects.translator import About
-from daemon.dialects.translator import Answer as Spoken
 from daemon.ports import Route
 from daemon.relay import wire
 from daemon.relay.admission import Admitted
@@ -30,6 +28,7 @@ from daemon.relay.upstream import Fault
 from daemon.relay.vigil import THINKERS, Vigil, between_events
 
 if TYPE_CHECKING:
+    from daemon.dialects.translator import Answer as Spoken
     from daemon.relay.client import ClientConnection
     from daemon.relay.plane import Plane
 
@@ -327,7 +326,9 @@ class Speaking(Answering):
             if shape is None or not (asked is True or (asked is None and shape in _OLLAMA)):
                 vigil.mute = True
                 return None
-            about = About(self.request_id, self._plane.unix_time(), self._model)
+            from daemon.dialects import translator  # see ``talks``
+
+            about = translator.About(self.request_id, self._plane.unix_time(), self._model)
             self._stream = translator.waiting(shape, self._body, about)
         except ProblemError:
             vigil.mute = True  # told once it is known who serves it

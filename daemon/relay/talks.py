@@ -1,27 +1,30 @@
 """Requests that go to an engine in other words than the client's, and what is made of the answers.
 
 Values for one lease: which words, decided by ``dialects.manner``. A request that goes as the client
-wrote it has none of this.
+wrote it has none of this. The translators are read when the first request needs them: a megabyte
+that a daemon without such clients never takes.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects import counting, manner, ollama_answer, ollama_request, refusals, translator
+from daemon.dialects import counting, manner, ollama_answer, ollama_request, refusals
 from daemon.dialects.chat_request import Chat
 from daemon.dialects.errors import Dialect, Rendered, render
 from daemon.dialects.fields import encode, read
-from daemon.dialects.manner import Manner, Way
+from daemon.dialects.manner import Manner, Outline, Way
 from daemon.dialects.norms import Norms
 from daemon.dialects.shapes import Shape
-from daemon.dialects.translator import About, Answer, Translation
 from daemon.ports import Route
 from daemon.relay.body import Body, Parts
 from daemon.relay.routes import Place
+
+if TYPE_CHECKING:
+    from daemon.dialects.translator import Answer, Translation
 
 _LOAD_BYTES = 4096
 """An order to load is short: what is longer asks something."""
@@ -63,25 +66,29 @@ def talk_for(
     name: str,
     model: str,
     request_id: str,
+    outline: Outline | None = None,
     *,
     begun: bool,
 ) -> Talk | None:
     """How a leased request goes to its engine; None: as the client wrote it. ``name``: the model's
-    there; ``model``: as the client calls it; ``begun``: the answer was begun with signs of life.
+    there; ``model``: as the client calls it; ``outline``: the body's, if it is known; ``begun``:
+    the answer was begun with signs of life.
 
     Raises ProblemError: the client's mistake, or what this engine cannot do.
     """
     shape = place.shape
     if shape is not None:
-        chosen = manner.way(shape, spoken, body, begun=begun)
+        chosen = manner.way(shape, spoken, body, outline, begun=begun)
         if chosen is not Way.NATIVE:
+            from daemon.dialects import translator
+
             path = translator.PATH if chosen is Way.CHAT else translator.MESSAGES_PATH
-            about = About(request_id, int(time.time()), model)
+            about = translator.About(request_id, int(time.time()), model)
             return Spoken(translator.translate(shape, body, spoken.norms, about, path, name))
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
-            return Counted(translator.counted(body, spoken.norms))
+            return Counted(_chat(body, spoken.norms))
     elif place.dialect is Dialect.OLLAMA:
         return Embedded(body, name, model, request_id, old=place.upstream == "/api/embeddings")
     elif place.route is not None and place.route.value not in {
@@ -109,7 +116,13 @@ def loaded(place: Place, model: str) -> Rendered:
 
 def estimated(body: Body, norms: Norms) -> Rendered:
     """Tokens that nobody counts, with a header that says so. Raises ProblemError."""
-    return _count(counting.estimate(translator.counted(body, norms)), counting.ESTIMATED)
+    return _count(counting.estimate(_chat(body, norms)), counting.ESTIMATED)
+
+
+def _chat(body: Body, norms: Norms) -> Chat:
+    from daemon.dialects.translator import counted
+
+    return counted(body, norms)
 
 
 def _count(tokens: int, *more: tuple[str, str]) -> Rendered:

@@ -22,7 +22,7 @@ from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import ControlPort, LoadFit, Progress
-from daemon.proving.steps import verdict
+from daemon.proving.verdict import verdict
 from daemon.telemetry.stories import stories
 from daemon.views import (
     BackendView,

@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from daemon.proving.driver import hear, take, together
-from daemon.proving.steps import STEPS, verdict
+from daemon.proving.steps import STEPS
 from daemon.proving.values import Ask, Ended, Finding, Heard, Subject
+from daemon.proving.verdict import verdict
 from tests.fakes import start
 
 CALLS = '{"thing": "salt", "warehouse": "north"}'

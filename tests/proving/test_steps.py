@@ -5,8 +5,9 @@ from typing import get_args
 import pytest
 
 from control_api.schemas import StepName
-from daemon.proving.steps import STEPS, verdict
+from daemon.proving.steps import STEPS
 from daemon.proving.values import Fault, Finding, Outcome
+from daemon.proving.verdict import ORDER, verdict
 
 ALL = {name: Finding(name, Outcome.WORKS, "") for name in STEPS}
 WEAK = Finding("tools-chat", Outcome.BUT, "too weak", Fault.MODEL)
@@ -47,3 +48,7 @@ def test_one_step_alone() -> None:
     assert verdict({"stream": ALL["stream"]}) == ("partly tested", "1 of 8 steps were taken")
     broken = Finding("stream", Outcome.BROKEN, "no end")
     assert verdict({"stream": broken}) == ("broken", "stream: no end")
+
+
+def test_every_step_has_its_place() -> None:
+    assert tuple(STEPS) == ORDER

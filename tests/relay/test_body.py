@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.core.problems import Code, ProblemError
-from daemon.relay.body import BodyReader, Peek, check_body_head, peek, with_model
+from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.manner import needed
+from daemon.dialects.norms import Norms
+from daemon.dialects.roles import Systems
+from daemon.dialects.shapes import Shape
+from daemon.relay.body import BodyReader, Peek, check_body_head, outlined, peek, with_model
 from daemon.relay.heads import parse_head
 from daemon.relay.limits import Limits
 
 LIMITS = Limits(body_bytes=1000, body_chunks=50)
+KEYS = st.sampled_from(["model", "stream", "messages", "input", "tools", "role", "content"])
 
 
 def refusal(body: bytes, *, required: bool = True) -> tuple[Code, str]:
@@ -239,3 +245,41 @@ def test_the_head_alone_may_refuse_a_body() -> None:
     with pytest.raises(ProblemError) as packed:
         check("Content-Length: 10", "Content-Encoding: gzip")
     assert packed.value.problem.code is Code.UNSUPPORTED_ENCODING
+
+
+def answer(asked: Callable[[], object]) -> object:
+    try:
+        return asked()
+    except ProblemError as error:
+        return error.problem
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(0, 9) | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3)
+                    | st.dictionaries(KEYS, inner, max_size=4)))  # fmt: skip
+def test_the_outline_is_what_a_second_look_would_see(value: object) -> None:
+    """And where it cannot be read, the model is found all the same."""
+    body = msgspec.json.encode(value)
+    expected = answer(lambda: peek(body, required=False))
+    if isinstance(expected, Problem):
+        assert answer(lambda: outlined(body)) == expected
+        return
+    found, outline = outlined(body)
+    assert found == expected
+    for shape in (Shape.CHAT, Shape.MESSAGES, Shape.RESPONSES):
+        for norms in (Norms(), Norms(merge_turns=False, systems=Systems.ANYWHERE)):
+            assert needed(shape, norms, body, outline) is needed(shape, norms, body)
+
+
+def test_a_model_that_is_named_twice_is_seen_in_the_same_pass() -> None:
+    for body in (
+        b'{"model":"a","messages":[],"model":"b"}',
+        b'{"model":"a","messages":3,"model":"b"}',
+    ):
+        with pytest.raises(ProblemError, match="2 times"):
+            outlined(body)
+    assert outlined(b'{"model":"a","messages":3}') == (Peek("a", None), None)
+    _, outline = outlined(b'{"model":"a","messages":[{"role":"user","content":[]}],"tools":[{}]}')
+    assert outline is not None
+    assert outline.offers_tools
+    assert [turn.role for turn in outline.messages] == ["user"]
