@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -134,6 +133,8 @@ class Catalog:
         for other in (*self.models, *self._names):
             known.setdefault(other.casefold(), other)
         wanted = next(iter(reversed(list(_forgiven(name[:_MAX_NAME])))), "").casefold()
+        import difflib  # read when somebody has mistyped
+
         found = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
         return [known[key] for key in found]
 

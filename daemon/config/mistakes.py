@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -110,6 +109,8 @@ def _type_word(value: object) -> str:
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that ``word`` was probably meant to be."""
     by_fold = {name.casefold(): name for name in known}
+    import difflib  # read when somebody has mistyped
+
     found = difflib.get_close_matches(word.casefold()[:100], list(by_fold), n=1, cutoff=0.6)
     return by_fold[found[0]] if found else None
 
