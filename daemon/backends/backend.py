@@ -276,7 +276,7 @@ class Backend:
             asked=self.asked,
             near_budget=self.near_budget,
         )
-        self._verdict = verdict
+        self._verdict = verdict = dying.with_last(verdict, end.last)
         if not self.asked:
             self.failure = verdict
 

@@ -18,7 +18,7 @@ Protocol 1: JSON lines, an object with ``type`` each; unknown types and fields a
     lines   lines: output lines that match the pattern; of a flood the newest, a few times a second
     log     dropped, errno: as in hello, when writing begins to fail or goes again
     exit    status (negative: killed by that signal), at (monotonic seconds), time (Unix seconds),
-            stopped (true: by us, as we were told), lines (all kept)
+            stopped (true: by us, as we were told), lines (all kept), last (the line said last)
     gone    the engine and everything that it started are dead and reaped: the memory is free
     refused text: the line received was no message
     daemon -> keeper
@@ -67,6 +67,7 @@ OVERLAP = 512  # bytes that two looks at a line without end share
 BEFORE, AFTER = 128, 896  # bytes that are kept around what was found in such a line
 DULL = 1 << 20  # bytes of lines that are remembered as dull
 WORDS = bytes(48 if 48 <= c < 58 else c + 32 if 65 <= c < 91 else c for c in range(256))
+RECENT = 1024  # bytes of output in which the last line is looked for
 TELL = 0.1  # seconds between two messages of lines
 TELL_LOG = 1.0  # seconds between two messages on the log itself
 OUT_CAP = 1 << 20  # bytes unread by a peer above which it gets no more lines
@@ -559,6 +560,7 @@ class Keeper:
         self.log = Log(order["log"], order["log_max_bytes"], order["log_keep"])
         self.matcher = Matcher(order["pattern"], order["pattern_keep"], order["needles"])
         self.untold: list[str] = []  # matching lines that wait for their time
+        self.recent = b""  # the end of its output
         self.told_at = self.told_log_at = 0.0
         self.told_errno: int | None = None
         self.family: Family | None = None
@@ -756,6 +758,7 @@ class Keeper:
         if data:
             self.log.write(data)
             self._tell_log()
+            self.recent = (self.recent + data[-RECENT:])[-RECENT:]
             self.untold = self.matcher.last(self.untold + self.matcher.feed(data))
             if time.monotonic() >= self.told_at + TELL:
                 self._tell_lines()
@@ -772,6 +775,11 @@ class Keeper:
                 break
         self.untold = self.matcher.last(self.untold + self.matcher.flush())
         self._tell_lines()
+
+    def _last_line(self) -> str:
+        """For an end that no pattern knows: mostly it says why."""
+        lines = [line.strip() for line in re.split(rb"[\r\n]", self.recent)]
+        return next((line.decode("utf-8", "replace") for line in reversed(lines) if line), "")
 
     def _tell_lines(self) -> None:
         if self.untold:
@@ -815,6 +823,7 @@ class Keeper:
                 "time": time.time(),
                 "stopped": bool(self.plan),
                 "lines": self.matcher.kept,
+                "last": self._last_line(),
             }
             self._tell(self.exit)
             if not everything and self.plan:  # the orphans have had no TERM yet

@@ -100,6 +100,7 @@ class Exited:
     """The engine ended: ``status`` as in subprocess, ``at`` in monotonic seconds, all kept lines.
 
     ``time``: Unix seconds (None: an older keeper does not say). ``stopped``: by its keeper.
+    ``last``: the line that it said last.
     What it started may still live and hold memory: :class:`Gone` follows.
     """
 
@@ -108,6 +109,7 @@ class Exited:
     lines: tuple[str, ...]
     time: float | None = None
     stopped: bool = False
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +196,5 @@ def exited(message: Mapping[str, Any]) -> Exited:
         tuple(message["lines"]),
         float(ended) if isinstance(ended, int | float) else None,
         message.get("stopped") is True,
+        str(message.get("last", "")),  # an older keeper does not say
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.backends.dying import MAX_WORDS, words
+from daemon.backends.dying import MAX_LAST, MAX_WORDS, with_last, words
 from daemon.core.messages import ExitClass
 from daemon.engines import signatures
 from daemon.engines.base import Verdict
@@ -25,6 +25,18 @@ def test_a_status_is_told_once() -> None:
     assert words(signatures.classify(3, [], ready=True, asked=False), 3) == "exit status 3"
     killed = signatures.classify(-9, [], ready=True, asked=False)
     assert words(killed, -9).count("SIGKILL") == 1
+
+
+def test_an_end_that_nobody_knows_is_told_by_its_last_line() -> None:
+    unknown = signatures.classify(3, [], ready=False, asked=False)
+    told = words(with_last(unknown, "unknown pre-tokenizer type: 'new\x1b[0m'"), 3)
+    assert told == "exit status 3 / its last line: unknown pre-tokenizer type: 'new\\x1b[0m'"
+    assert len(words(with_last(unknown, "x" * 5000), 3)) < MAX_LAST + 60
+    assert with_last(unknown, "") == unknown
+    known = signatures.classify(-6, [METAL], ready=True, asked=False)
+    assert with_last(known, "goodbye") == known, "it has said why"
+    asked = signatures.classify(0, [], ready=True, asked=True)
+    assert with_last(asked, "goodbye") == asked
 
 
 def test_what_we_stopped_is_not_explained() -> None:

@@ -72,9 +72,9 @@ def test_what_happened_before_a_connection_is_told_in_order() -> None:
     ended = {"type": "exit", "status": -6, "at": 1.5, "lines": ["oom"]}
     hello = Hello.decode({**HELLO, "lines": ["oom"], "exit": ended})
     assert hello.events() == [Lines(("oom",)), Exited(-6, 1.5, ("oom",))]
-    ended |= {"time": 7, "stopped": True}
+    ended |= {"time": 7, "stopped": True, "last": "that is it"}
     hello = Hello.decode({**HELLO, "exit": ended, "log_dropped": 5, "log_errno": 28})
-    assert hello.events() == [LogTrouble(5, 28), Exited(-6, 1.5, ("oom",), 7.0, True)]
+    assert hello.events() == [LogTrouble(5, 28), Exited(-6, 1.5, ("oom",), 7.0, True, "that is it")]
     hello = Hello.decode({**HELLO, "error": {"errno": 2, "text": "no"}, "gone": True})
     assert hello.events() == [ExecFailed(2, "no"), Gone()]
 

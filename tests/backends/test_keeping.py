@@ -76,6 +76,7 @@ async def test_a_whole_life(house: House) -> None:
     assert isinstance(exited, Exited)
     assert exited.status == -signal.SIGTERM
     assert 0 <= time.monotonic() - exited.at < DEADLINE
+    assert exited.last == "up"
     assert list(order.record.parent.iterdir()) == []
     assert not psutil.pid_exists(hello.keeper_pid), "reaped, not a zombie"
 
