@@ -3,7 +3,7 @@ the battery.
 
 What follows from what is decided in ``machine.wakeful``, ``machine.supplies`` and
 ``config.powered``; here it is only seen and done. An idle daemon on a machine that is plugged in
-runs nothing of this.
+runs nothing of this, and reads no module that it does not need.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import logging
 import socket
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daemon.config.powered import told as battery_words
 from daemon.config.settings import Settings
 from daemon.configured import Configured
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.housekeeping import Round
-from daemon.machine import logind, supplies, uevents
 from daemon.machine.base import GPU_PREFIX
-from daemon.machine.supplies import Source
 from daemon.machine.wakeful import Lock, Spell, delay_lock, idle_lock
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
+
+if TYPE_CHECKING:
+    from daemon.machine.supplies import Source
 
 log = logging.getLogger("modelport.power")
 
@@ -49,7 +49,7 @@ class Powering:
     environ: Mapping[str, str]
     idle: Lock = field(init=False)
     delay: Lock = field(init=False)
-    source: Source = Source.UNKNOWN
+    source: Source | None = None  # as last seen; nobody looks unless it matters
     _spell: Spell = field(default_factory=Spell)
     _timer: asyncio.TimerHandle | None = None
     _wanted: bool = False
@@ -72,9 +72,9 @@ class Powering:
     async def look_first(self) -> None:
         """Before anything is read: on which power we begin."""
         if self.settings.power.on_battery is not None:
-            self.source = await asyncio.to_thread(supplies.source)
-            self.configured.reader.on_battery = self.source is Source.BATTERY
-            if self.source is Source.BATTERY:
+            self.source = source = await _source()
+            self.configured.reader.on_battery = source.battery
+            if source.battery:
                 self._tell_source()
 
     def start(self) -> None:
@@ -127,10 +127,10 @@ class Powering:
     def words(self) -> str:
         """What there is to say of it, for ``ctl status``; "" for nothing."""
         parts = []
-        if self.settings.power.on_battery is not None and self.source is not Source.UNKNOWN:
-            on_battery = self.configured.reader.on_battery
-            thrift = battery_words(self.settings) if on_battery else ""
-            parts.append(f"on {self.source.value}" + (f": {thrift}" if thrift else ""))
+        source = self.source.value if self.source is not None else "unknown"
+        if self.settings.power.on_battery is not None and source != "unknown":
+            thrift = self._thrift() if self.configured.reader.on_battery else ""
+            parts.append(f"on {source}" + (f": {thrift}" if thrift else ""))
         if self.idle.held:
             parts.append("idle sleep is held off")
         return "; ".join(parts)
@@ -195,6 +195,8 @@ class Powering:
         try:
             while True:
                 try:
+                    from daemon.machine import logind
+
                     await logind.listen(self._sleeps, self._take_delay)
                 except (OSError, EOFError, ImportError, ValueError, RuntimeError) as error:
                     why = str(error) or type(error).__name__
@@ -245,21 +247,29 @@ class Powering:
 
     async def look(self) -> None:
         """Where the power comes from now, and what follows."""
-        source = await asyncio.to_thread(supplies.source)
-        wanted = self.settings.power.on_battery is not None and source is Source.BATTERY
+        source = await _source()
+        wanted = self.settings.power.on_battery is not None and source.battery
         self.source = source
         if await self.configured.powered(wanted):
             self._tell_source()
 
     def _tell_source(self) -> None:
-        battery = self.source is Source.BATTERY
-        words = battery_words(self.settings) if battery else "as configured otherwise"
+        assert self.source is not None, "it has just been looked at"
+        battery = self.source.battery
+        words = self._thrift() if battery else "as configured otherwise"
         where = "on battery" if battery else "plugged in"
         facts = {"source": self.source.value}
         self.bus.publish("power", "", f"{where}: {words}" if words else where, facts)
 
+    def _thrift(self) -> str:
+        from daemon.config.powered import told
+
+        return told(self.settings)
+
     def _hear(self) -> None:
         if self._ears is None:
+            from daemon.machine import uevents
+
             self._ears = uevents.listen()
             if self._ears is not None:
                 asyncio.get_running_loop().add_reader(self._ears, self._heard)
@@ -271,6 +281,8 @@ class Powering:
             self._ears = None
 
     def _heard(self) -> None:
+        from daemon.machine import uevents
+
         if self._ears is not None and uevents.heard(self._ears) and self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(SOON, self._look_soon)
 
@@ -290,3 +302,9 @@ class Powering:
             await work
         except Exception:
             log.exception("a matter of power failed")
+
+
+async def _source() -> Source:
+    from daemon.machine import supplies
+
+    return await asyncio.to_thread(supplies.source)

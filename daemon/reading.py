@@ -20,7 +20,6 @@ from daemon.config.catalog import Catalog
 from daemon.config.load import load
 from daemon.config.model import Model
 from daemon.config.paths import Paths
-from daemon.config.powered import on_battery
 from daemon.config.presets import load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
@@ -115,7 +114,11 @@ class Reader:
 
     def catalog(self, settings: Settings) -> Catalog:
         """All models, as they are with the power that there is now."""
-        return Catalog.build(on_battery(settings) if self.on_battery else settings, load_presets())
+        if self.on_battery:
+            from daemon.config.powered import on_battery
+
+            settings = on_battery(settings)
+        return Catalog.build(settings, load_presets())
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""

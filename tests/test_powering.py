@@ -227,6 +227,16 @@ async def test_a_context_for_one_run_keeps_its_way_and_gets_the_keep_alive(
     assert rooms.page("a").spec.plain[0].id == "context 4096"
 
 
+async def test_a_machine_without_a_battery_says_nothing_of_it(
+    den: Open, source: list[Source]
+) -> None:
+    source.append(Source.UNKNOWN)
+    house = await den(BATTERY)
+    house.power.start()
+    await house.rooms.until(lambda: house.power.source is Source.UNKNOWN)
+    assert (house.told(), house.rooms.control.status().power) == ([], "")
+
+
 async def test_nobody_looks_unless_it_is_configured(den: Open, source: list[Source]) -> None:
     source.append(Source.BATTERY)
     house = await den()
@@ -234,7 +244,7 @@ async def test_nobody_looks_unless_it_is_configured(den: Open, source: list[Sour
     house.power.start()
     house.power.slept()
     assert not house.power._looking.goes
-    assert (house.power._tasks, house.power.source) == (set(), Source.UNKNOWN)
+    assert (house.power._tasks, house.power.source) == (set(), None)
     assert house.rooms.control.status().power == ""
 
 

@@ -26,6 +26,10 @@ class Source(Enum):
     BATTERY = "battery"
     UNKNOWN = "unknown"
 
+    @property
+    def battery(self) -> bool:
+        return self is Source.BATTERY
+
 
 @dataclass(frozen=True, slots=True)
 class Supply:
