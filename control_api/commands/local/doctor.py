@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from argparse import ArgumentParser, Namespace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 SECONDS: Final = 9.0  # for all of it: no wait of a person's is longer than ten
+CONFIG_LIMIT: Final = 1 << 20  # bytes of the file that are looked at for paths
 NOTICE: Final = 0.4  # seconds of silence after which it is told what is looked at
 
 Work = Callable[[], Iterable[Check]]
@@ -290,17 +292,15 @@ def _end(children: set[Any]) -> None:
 
 
 def _model_paths(visit: Visit) -> list[str]:
-    """Paths of models as configured, which name their owner's disks."""
-    from daemon.config.mistakes import ConfigError
-
+    """Paths as the file has them, and as they are read: they name their owner's disks. Taken from
+    its text, since it may have mistakes."""
     try:
-        entries = load_settings(visit.config).settings.models.values()
-    except (ConfigError, OSError):
+        with visit.paths.config_file.open("rb") as file:
+            text = file.read(CONFIG_LIMIT).decode("utf-8", "replace")
+    except OSError:
         return []
-    values = [
-        getattr(entry, key) for entry in entries for key in ("path", "mmproj", "draft", "template")
-    ]
-    return [value for value in values if value and "/" in value]
+    written = re.findall(r"""["']([^"'\n]*/[^"'\n]*)["']""", text)
+    return [*written, *(os.path.expanduser(path) for path in written)]  # noqa: PTH111 (never raises)
 
 
 def _print(check: Check, out: Out) -> None:

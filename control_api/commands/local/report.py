@@ -26,6 +26,8 @@ COMMON: Final = frozenset(
 )
 """Names that tell nothing of anybody, and would blacken ordinary words."""
 
+SHORTEST: Final = 4  # characters of a path; "/x" stands in the middle of many words
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -43,7 +45,7 @@ def redact_text(text: str, who: Person) -> str:
 
     text = redact(text)
     for path in sorted(who.paths, key=len, reverse=True):
-        if len(path) > 1:
+        if len(path) >= SHORTEST:
             text = text.replace(path, "<model>")
     text = _MODEL_FILE.sub("<model>", text)
     for home in sorted(who.homes, key=len, reverse=True):

@@ -138,6 +138,12 @@ def test_a_report_names_nobody(ctl: Ctl, home: Path, monkeypatch: pytest.MonkeyP
     assert {check["name"] for check in data.json["checks"]} >= {"clock", "keys", "lan", "service"}
 
 
+def test_a_report_of_a_broken_file_names_no_path_either(ctl: Ctl, home: Path) -> None:
+    (home / "config.toml").write_text('[models.mine]\npath = 5\nhf = "/disks/sekret"\n', "utf-8")
+    assert "/disks/sekret" in ctl("doctor").out
+    assert "sekret" not in ctl("doctor", "--redact").out
+
+
 def test_what_is_looked_at_is_told_to_a_person() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
