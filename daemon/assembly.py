@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from control_api.operation import Limits as ControlLimits
     from daemon.housekeeping import Housekeeper
+    from daemon.powering import Powering
 
 log = logging.getLogger("modelport")
 
@@ -104,6 +105,7 @@ class Daemon:
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
+        self.powering: Powering | None = None
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
         self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
@@ -126,12 +128,14 @@ class Daemon:
             await listeners.follow(self.settings)
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
+            self.powering = self._powering()
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             runner = await self._open_control()
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
             self.watcher.start()
+            self.powering.start()
             self.awake.on_wake = self._woke
             tidy_memory()
             self.notifier.ready(f"serving on {self.control.url}")
@@ -142,7 +146,10 @@ class Daemon:
 
     def _woke(self, seconds: float) -> None:
         """Seen in the middle of reading a clock: what follows from it waits for its own turn."""
-        asyncio.get_running_loop().call_soon(self.watcher.slept, seconds)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.watcher.slept, seconds)
+        if self.powering is not None:
+            loop.call_soon(self.powering.slept)
 
     def _feed_watchdog(self) -> None:
         interval = watchdog_interval(self.configured.reader.environ, os.getpid())
@@ -180,6 +187,19 @@ class Daemon:
             self.awake.attend,
         )
 
+    def _powering(self) -> Powering:
+        from daemon.powering import Powering
+
+        powering = Powering(
+            self.supervisor,
+            self.configured,
+            self.bus,
+            self.settings,
+            self.configured.reader.environ,
+        )
+        self.control.power = powering.words
+        return powering
+
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
         front.set_guard(guard_of(changed))
@@ -189,6 +209,8 @@ class Daemon:
         self.watcher.patience = Patience.of(changed)
         self.awake.gap = wake_gap(changed)
         housekeeper.follow(changed)
+        if self.powering is not None:
+            self.powering.follow(changed)
         if self._control_app is not None:
             from control_api.app import set_limits
 
@@ -226,6 +248,8 @@ class Daemon:
         """Read what is configured, see what an earlier daemon left, then serve."""
         await self.recorder.open()  # before anything can die
         await asyncio.to_thread(self.control.proofs.load)
+        if self.powering is not None:
+            await self.powering.look_first()
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
         self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
@@ -290,6 +314,8 @@ class Daemon:
         front.abort()
         if housekeeper is not None:
             housekeeper.stop()
+        if self.powering is not None:
+            await self.powering.stop()
         await self.watcher.stop()
         await self.configured.pulls.close()
         await self._end_backends()

@@ -134,6 +134,23 @@ class Configured:
             self.bus.publish("reload", "", summary(view), {"changed": view.changed})
             return view
 
+    async def powered(self, on_battery: bool) -> bool:
+        """The machine runs on its battery from now on, or no longer; False if that is no news.
+        What runs is not touched: keep-alives and the default model change, and nothing else."""
+        async with self._changing:
+            if on_battery == self.reader.on_battery or self.supervisor.draining:
+                return False
+            self.reader.on_battery = on_battery
+            catalog = await asyncio.to_thread(self.reader.catalog, self.settings)
+            self._stock = self.stock.retuned(catalog)
+            for name, override in self._overrides.items():
+                keep_alive = self.original(name).keep_alive
+                usual = override.usual.kept_alive(keep_alive)
+                self._overrides[name] = replace(override, usual=usual)
+            self.supervisor.stock = self._stock
+            self.supervisor.catalog(self._stock.specs(), frozenset())
+            return True
+
     def _held(self) -> dict[str, int]:
         """Bytes by pool that our backends take now, or are about to."""
         ledger = self.supervisor.scheduler.ledger

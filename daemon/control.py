@@ -79,6 +79,7 @@ class Control:
     record: Book = field(default_factory=Book)  # of incidents
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
     proofs: Verdicts = field(default_factory=Verdicts)
+    power: Callable[[], str] = str  # in words
 
     # ------------------------------------------------------------ looking
 
@@ -110,6 +111,7 @@ class Control:
             troubles=troubles(self.supervisor.backends.values()),
             listeners=self.listeners(),
             small_model=self._small(),
+            power=self.power(),
         )
 
     def _small(self) -> str:

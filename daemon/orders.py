@@ -118,6 +118,7 @@ class Orders(ABC):
     backends: dict[str, Runs] = field(default_factory=dict)
     close_connections: Callable[[Target], None] = lambda _: None
     wake_sampler: Callable[[], None] = lambda: None
+    on_news: Callable[[], None] = lambda: None  # something was told and decided
     witness: Callable[[BackendExited], None] = lambda _: None  # before the books forget it
     broken: dict[str, int] = field(default_factory=dict)  # requests that a backend has failed
     remember: Callable[[str, Standing | None], None] = lambda *_: None
@@ -161,6 +162,12 @@ class Orders(ABC):
             self._watch()
         if not self.backends:
             self._idle.set()
+        self.on_news()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether requests are in flight, or wait for a turn or a load that may come."""
+        return bool(self._leases) or (bool(self._waiting) and self.scheduler.paused is None)
 
     def _before(self, event: Event) -> Event:
         """What the shell itself makes of a fact; the fact as the core is told it."""

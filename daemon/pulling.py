@@ -28,9 +28,15 @@ class Pulls:
 
     bus: Bus
     arrived: Callable[[Model], Coroutine[Any, Any, None]]
+    changed: Callable[[], None] = lambda: None  # one more, or one less
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _watchers: dict[str, list[asyncio.Queue[Step]]] = field(default_factory=dict)
     _closed: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being brought."""
+        return bool(self._jobs)
 
     async def watch(self, model: Model, patience: Patience) -> AsyncIterator[Progress]:
         """Bring a model's files, or watch who already does. Ends when they are there.
@@ -44,6 +50,7 @@ class Pulls:
         if model.name not in self._jobs:
             job = asyncio.create_task(self._run(model, patience), name=f"pull {model.name}")
             self._jobs[model.name] = job
+            self.changed()
         try:
             while (step := await queue.get()) is not None:
                 if isinstance(step, ProblemError):
@@ -71,6 +78,7 @@ class Pulls:
 
     def _over(self, name: str, end: ProblemError | None) -> None:
         self._jobs.pop(name, None)
+        self.changed()
         for queue in self._watchers.pop(name, []):
             queue.put_nowait(end)
 

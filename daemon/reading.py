@@ -55,6 +55,7 @@ class Reader:
     mode: Literal["foreground", "service"]
     learned: Learned = field(init=False)
     standings: Standings = field(init=False)
+    on_battery: bool = False  # whether [power] on_battery counts
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,7 +88,7 @@ class Reader:
         self.standings.load()
         facts = self._facts = observe.facts().without(held)
         amounts = self._room = budget(budget_text(settings), settings.memory.tier, facts)
-        catalog = Catalog.build(settings, load_presets())
+        catalog = self.catalog(settings)
         preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
         for name, model in catalog.presets.items():
@@ -110,6 +111,14 @@ class Reader:
         written = amounts if settings.memory.budget is not None else ()
         watched = marks(facts, settings.memory.tier, by_hand=written)
         return Reading(settings, stock, amounts, source, watched)
+
+    def catalog(self, settings: Settings) -> Catalog:
+        """All models, as they are with the power that there is now."""
+        if self.on_battery:
+            from daemon.config.powered import on_battery
+
+            settings = on_battery(settings)
+        return Catalog.build(settings, load_presets())
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""

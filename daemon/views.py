@@ -221,6 +221,7 @@ class StatusView:
     troubles: list[str] = field(default_factory=list)  # serving goes on, but something is lost
     listeners: list[ListenerView] = field(default_factory=list)
     small_model: str = ""  # for titles and the like, as configured
+    power: str = ""  # battery or mains, and what follows from it; whether sleep is held off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,11 @@ class Watcher:
 
     def slept(self, seconds: float) -> None:
         """The machine slept: connections may be dead, and what runs may not answer any more."""
-        log.info("the machine slept for %.0f s: each backend is asked whether it serves", seconds)
+        count = len(self.supervisor.backends)
+        text = f"the machine slept for {seconds:.0f} s"
+        text += ": each model is asked whether it serves" if count else ""
+        facts = {"seconds": round(seconds), "asked": count}
+        self.supervisor.bus.publish("slept", "", text, facts)
         for model, run in list(self.supervisor.backends.items()):
             key = (model, run.generation)
             if (patient := self._patient(key)) is not None:

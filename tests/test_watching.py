@@ -228,6 +228,8 @@ async def test_after_sleep_every_backend_is_asked(ward: Ward) -> None:
     await ward.admit("--record", str(record))
     before = len(record.read_text().splitlines())
     ward.watcher.slept(3600.0)
+    slept = [event for event in ward.supervisor.bus.history(0) if event.kind == "slept"]
+    assert [event.facts for event in slept] == [{"seconds": 3600, "asked": 1}]
     async with asyncio.timeout(SECONDS):
         while len(record.read_text().splitlines()) == before:  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.01)

@@ -49,6 +49,7 @@ def show_status(args: Namespace, out: Out) -> int:
                 f"{status.queue} queued",
             ),
             ("paused", _paused(status)),
+            ("power", status.power),
             *((f"memory {pool.name}", _pool(pool)) for pool in status.pools),
             ("swapping", _swapping(status)),
             ("counters", ", ".join(f"{k} {v}" for k, v in status.counters.items())),

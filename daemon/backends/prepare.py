@@ -111,6 +111,11 @@ class Prepared:
             return {}
         return {self.host: price.prompt_cache + price.checkpoints + price.output}
 
+    def kept_alive(self, seconds: float) -> Prepared:
+        """The same with another keep-alive."""
+        model = replace(self.model, keep_alive=seconds)
+        return replace(self, model=model, spec=replace(self.spec, keep_alive=seconds))
+
     @property
     def trained_context(self) -> int | None:
         return self.weights.n_ctx_train if self.weights else None

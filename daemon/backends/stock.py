@@ -21,6 +21,7 @@ from daemon.backends.names import Names
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
 from daemon.backends.terms import Places, Timing
+from daemon.config.catalog import Catalog
 from daemon.config.paths import Paths
 from daemon.core.messages import (
     BackendExited,
@@ -225,6 +226,16 @@ class Stock(Names):
         )
 
     # ------------------------------------------------------------ changing
+
+    def retuned(self, catalog: Catalog) -> Stock:
+        """The same stock by a catalog that differs in what no process knows: who is the default,
+        how long a model may be idle."""
+        prepared = dict(self.prepared)
+        for name, item in self.prepared.items():
+            model = catalog.models.get(name) or catalog.presets.get(name)
+            if model is not None:
+                prepared[name] = item.kept_alive(model.keep_alive)
+        return replace(self, catalog=catalog, prepared=prepared)
 
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""

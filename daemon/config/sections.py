@@ -165,7 +165,18 @@ class OnBattery(Part):
 
 
 class Power(Part):
-    """Saving energy."""
+    """Saving energy, and sleeping at the right time."""
+
+    inhibit_sleep: Flag = Field(
+        default=True,
+        description="No idle sleep while requests run, models load or come down; the lid and "
+        "who chooses to sleep are always obeyed.",
+    )
+    unload_before_sleep: Literal["off", "discrete", "always"] = Field(
+        default="off",
+        description="Unload all models before the machine sleeps: where a graphics card has "
+        "memory of its own (discrete), always, or not (Linux).",
+    )
 
     on_battery: OnBattery | None = Field(
         default=None,

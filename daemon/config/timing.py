@@ -120,6 +120,10 @@ class Timing(Part):
     event_keepalive: Interval = Field(
         default=15.0, le=30.0, description="Silence before a sign of life in events and progress."
     )
+    # sleep and power
+    sleep_hold: Seconds = _seconds(10.0, "Work lasts so long before idle sleep is held off.")
+    sleep_release: Seconds = _seconds(30.0, "Without work so long, the machine may sleep again.")
+    power_poll: Interval = _seconds(60.0, "Between two looks at where power comes from.")
     # downloads and housekeeping
     download_stall: Seconds = _seconds(240.0, "A download without a byte for this long stops.")
     download_retry: Seconds = _seconds(5.0, "Before a stalled download goes on; then doubled.")

@@ -18,6 +18,7 @@ from control_api.version import version
 
 if TYPE_CHECKING:
     from control_api.commands.local.engine import Found
+    from daemon.config.mistakes import ConfigError
     from daemon.config.paths import Paths
     from daemon.config.settings import Settings
     from daemon.machine.base import MachineFacts
@@ -30,7 +31,7 @@ OURS: Final = frozenset({"modelport"})
 
 Verdict = Literal["ok", "warn", "fail"]
 
-STATUS_SECONDS: Final = 5.0  # for the whole status; a daemon that takes longer is ill
+STATUS_SECONDS: Final = 3.0  # for the whole status; a daemon that takes longer is ill
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,14 @@ def check_distributions(owners: Mapping[str, Iterable[str]]) -> Iterator[Check]:
             )
 
 
+def check_mistakes(error: ConfigError, path: Path) -> Iterator[Check]:
+    """Each mistake of the file, with its line."""
+    for mistake in error.mistakes:
+        place = f"line {mistake.line}, " if mistake.line else ""
+        text = f"{place}{mistake.where}: found {mistake.found}; allowed: {mistake.allowed}"
+        yield Check("config", "fail", text, mistake.hint or f"Correct it in {path}.")
+
+
 def check_daemon(client: Client) -> tuple[Check, dict[str, Any] | None]:
     """Whether a daemon answers; its status, if it does."""
     try:
@@ -85,7 +94,11 @@ def check_daemon(client: Client) -> tuple[Check, dict[str, Any] | None]:
 
 
 def check_troubles(status: Mapping[str, Any] | None) -> Iterator[Check]:
-    """What the daemon cannot write, though it serves."""
+    """What the daemon cannot write, though it serves; and a file that it did not take."""
+    problem = (status or {}).get("config_problem")
+    if problem:
+        text = "the daemon did not take the newest configuration; the one before is in force"
+        yield Check("daemon", "fail", text, "`ctl config check` shows each mistake; ctl reload")
     for text in (status or {}).get("troubles", ()):
         yield Check("disk", "warn", str(text), "Make room on that disk: it goes on by itself.")
 

@@ -1,0 +1,167 @@
+"""What ``ctl doctor`` says of who reaches the daemon: the keys, and other machines."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from control_api.commands.local.checks import Check
+
+if TYPE_CHECKING:
+    from daemon.config.settings import Settings
+
+SOON: Final = 7 * 86_400.0  # seconds; a key that expires within is told
+HEALTH_SECONDS: Final = 1.5
+MOST_ADDRESSES: Final = 3
+KEYS_LIMIT: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """How many keys open something now, and what is wrong with the rest."""
+
+    live: int
+    expired: tuple[str, ...] = ()
+    expiring: tuple[str, ...] = ()
+
+
+def read_keys(path: Path, now: float | None = None) -> Keys | Check:
+    """The keys in the state directory; nothing is changed or moved. A file that is not there has
+    none."""
+    from daemon.files import read_private
+
+    now = time.time() if now is None else now
+    try:
+        entries = json.loads(read_private(path, KEYS_LIMIT))["keys"]
+        expires = {str(one["name"]): one.get("expires") for one in entries}
+        ends = {name: float(at) for name, at in expires.items() if at is not None}
+    except FileNotFoundError:
+        return Keys(0)
+    except OSError as error:
+        text = f"{path} cannot be read: {error.strerror}"
+        return Check("keys", "fail", text, f"Mend its rights: chmod 600 {path}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        text = f"{path} is no list of keys that we believe: {str(error) or type(error).__name__}"
+        return Check("keys", "fail", text, "chmod 600 it, or make the keys anew: ctl key add")
+    expired = tuple(sorted(name for name, at in ends.items() if at <= now))
+    expiring = tuple(sorted(name for name, at in ends.items() if now < at <= now + SOON))
+    return Keys(len(expires) - len(expired), expired, expiring)
+
+
+def check_keys(path: Path, now: float | None = None) -> Iterator[Check]:
+    """How many there are, which have expired or soon will, and whether others can read them."""
+    found = read_keys(path, now)
+    if isinstance(found, Check):
+        yield found
+        return
+    with suppress(OSError):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            text = f"{path} can be read by others ({mode:04o})"
+            yield Check("keys", "warn", text, f"chmod 600 {path}")
+    if found.expired:
+        text = f"{', '.join(found.expired)} has expired"
+        yield Check("keys", "warn", text, "ctl key rm NAME; ctl key add NAME")
+    if found.expiring:
+        text = f"{', '.join(found.expiring)} expires within a week"
+        yield Check("keys", "warn", text, "ctl key add a new one, and give it to who uses that.")
+    yield Check("keys", "ok", f"{found.live} in force" if found.live else "none")
+
+
+def off_loopback(host: str) -> bool:
+    """Whether listening at this address reaches beyond the machine."""
+    if host in ("localhost", ""):
+        return False
+    try:
+        return not ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return True  # a name, of some machine
+
+
+def own_addresses() -> list[str]:
+    """IPv4 addresses of this machine that others may use."""
+    import psutil
+
+    every = (one for addresses in psutil.net_if_addrs().values() for one in addresses)
+    return [o.address for o in every if o.family == socket.AF_INET and off_loopback(o.address)]
+
+
+def answers(scheme: str, host: str, port: int) -> str:
+    """ "" if a daemon answers ``/health`` there; else why not."""
+    connection: http.client.HTTPConnection
+    if scheme == "https":  # whose certificate it is, is not asked: only whether it answers
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=HEALTH_SECONDS, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=HEALTH_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()
+    return "" if status < 500 else f"status {status}"
+
+
+def check_lan(
+    settings: Settings,
+    status: Mapping[str, Any] | None,
+    keys: Keys | Check,
+    *,
+    addresses: Callable[[], list[str]] = own_addresses,
+    ask: Callable[[str, str, int], str] = answers,
+) -> Iterator[Check]:
+    """Whether other machines reach the daemon: as wished, and with keys."""
+    wanted = settings.lan.enabled or off_loopback(settings.server.host)
+    url = urlsplit(str((status or {}).get("url", "")))
+    host, port = url.hostname or "", url.port or settings.server.port
+    bound = bool(host) and off_loopback(host)
+    if not wanted and not bound:
+        yield Check("lan", "ok", "loopback only: no other machine reaches it")
+        return
+    if isinstance(keys, Keys) and not keys.live:
+        text = "other machines are let in, and there is no key: anybody there may use it"
+        yield Check("lan", "fail", text, "ctl key add NAME, or go back to loopback: ctl lan off")
+    if status is None:
+        yield Check("lan", "ok", "on, once the daemon runs")
+        return
+    if not bound:
+        text = f"wished, but the daemon listens at {host}:{port} only"
+        yield Check("lan", "warn", text, "Restart the daemon: it binds once.")
+        return
+    wildcard = ipaddress.ip_address(host).is_unspecified if _is_address(host) else False
+    places = addresses()[:MOST_ADDRESSES] if wildcard else [host]
+    if not places:
+        yield Check("lan", "warn", "this machine has no address of a network", "Connect it.")
+    for place in places:
+        why = ask(url.scheme or "http", place, port)
+        where = f"{url.scheme or 'http'}://{place}:{port}"
+        if why:
+            fix = "Look at the firewall, and at the local-network permission (macOS)."
+            yield Check("lan", "warn", f"{where} does not answer: {why}", fix)
+        else:
+            text = f"{where} answers from here; from another machine: curl {where}/health"
+            yield Check("lan", "ok", text)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
