@@ -51,6 +51,8 @@ class Powering:
     delay: Lock = field(init=False)
     source: Source | None = None  # as last seen; nobody looks unless it matters
     _spell: Spell = field(default_factory=Spell)
+    _busy: bool = False
+    _ended: float = 0.0  # when work was last seen to end
     _timer: asyncio.TimerHandle | None = None
     _wanted: bool = False
     _quiet_until: float = 0.0  # a lock was refused: not asked for again before
@@ -143,12 +145,23 @@ class Powering:
     # ------------------------------------------------------------ idle sleep
 
     def work(self) -> None:
-        """Work may have come or gone. Called at each decision: nearly always it is no news."""
+        """Work may have come or gone. Called at each decision, so that little is done here: what
+        begins and ends while it is known when to look again is looked at then."""
         busy = self.supervisor.at_work or self.configured.pulls.busy
-        if busy != self._spell.busy and self._runs:
-            timing = self.settings.timing
-            self._spell = self._spell.told(busy, self.supervisor.clock(), timing.sleep_release)
+        if busy is self._busy or not self._runs:
+            return
+        self._busy = busy
+        if not busy:
+            self._ended = self.supervisor.clock()
+        if self._timer is None and self.settings.power.inhibit_sleep:
             self._plan()
+
+    def _seen(self, now: float) -> Spell:
+        """The spell with all that came and went since it was looked at last."""
+        spell, release = self._spell, self.settings.timing.sleep_release
+        if self._ended > spell.last:
+            spell = spell.told(True, self._ended, release).told(False, self._ended, release)
+        return spell.told(self._busy, now, release)
 
     def _plan(self) -> None:
         """Hold idle sleep off or not, and look again when that may change."""
@@ -156,6 +169,7 @@ class Powering:
             self._timer.cancel()
             self._timer = None
         now, timing = self.supervisor.clock(), self.settings.timing
+        self._spell = self._seen(now)
         wanted = self.settings.power.inhibit_sleep and now >= self._quiet_until
         self._wanted = wanted and self._spell.holds(now, timing.sleep_hold, timing.sleep_release)
         if self._wanted != self.idle.held:

@@ -266,7 +266,8 @@ async def test_a_daemon_that_does_not_listen_blocks_nobody(house: House) -> None
 async def test_a_full_disk_stops_nothing_and_is_counted(house: House) -> None:
     code = WAIT.replace("signal.pause()", "signal.pause") + (
         "\nimport os\nsignal.pthread_sigmask(signal.SIG_BLOCK, [10])\nprint('ready', flush=True)\n"
-        "signal.sigwait([10])\nos.write(1, b'y' * 50_000 + b'\\n' + b'out of memory\\n')\nsignal.pause()"
+        "signal.sigwait([10])\nos.write(1, b'y' * 50_000 + b'\\n' + b'out of memory\\n')\n"
+        "signal.pause()"
     )
     keeper, events = await begin(house.order(house.engine(code), pattern="memory"))
     await until(lambda: "ready" in house.text())
