@@ -110,3 +110,12 @@ async def test_the_file_is_ours_alone(keys: Keys) -> None:
     await keys.add(Wanted(name="a"))
     mode = await asyncio.to_thread(os.stat, keys.store.path)
     assert mode.st_mode & 0o777 == 0o600
+
+
+async def test_whether_a_port_may_be_opened_to_others(keys: Keys) -> None:
+    assert not keys.any_good()
+    await keys.add(Wanted(name="a"))
+    assert keys.any_good()
+    await keys.remove("a")
+    keys.insecure = True
+    assert keys.any_good()
