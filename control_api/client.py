@@ -24,6 +24,7 @@ from daemon.views import (
     FindingView,
     HeldView,
     IncidentView,
+    KeyView,
     ListenerView,
     PoolView,
     VerdictView,
@@ -49,6 +50,8 @@ NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 _View = TypeVar("_View")
 # The values inside a value, by the name of the field.
 _INNER: Final[dict[str, type]] = {
+    "about": KeyView,
+    "keys": KeyView,
     "listeners": ListenerView,
     "pools": PoolView,
     "choices": ChoiceView,
