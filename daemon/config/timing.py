@@ -114,6 +114,8 @@ class Timing(Part):
     lost_retry: Seconds = _seconds(1.0, "The Retry-After once a backend was lost.")
     auth_window: Seconds = _seconds(60.0, "Wrong keys are counted over it, per address.")
     auth_delay: Seconds = _seconds(1.0, "Added to answers once too many keys were wrong.")
+    count_wait: Seconds = _seconds(5.0, "Tokens that are not counted by then are estimated.")
+    count_idle: Seconds = _seconds(60.0, "A tokenizer that has counted nothing for this long ends.")
     # upstream and control
     connect_timeout: Seconds = _seconds(5.0, "To connect to a backend.")
     upstream_idle: Seconds = _seconds(60.0, "An idle connection to a backend is closed.")

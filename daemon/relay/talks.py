@@ -19,7 +19,7 @@ from daemon.dialects.fields import encode, read
 from daemon.dialects.manner import Manner, Outline, Way
 from daemon.dialects.norms import Norms
 from daemon.dialects.shapes import Shape
-from daemon.ports import Route
+from daemon.ports import Route, Tokens
 from daemon.relay.body import Body, Parts
 from daemon.relay.routes import Place
 
@@ -88,7 +88,7 @@ def talk_for(
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
-            return Counted(_chat(body, spoken.norms))
+            return Counted(chat_of(body, spoken.norms))
     elif place.dialect is Dialect.OLLAMA:
         return Embedded(body, name, model, request_id, old=place.upstream == "/api/embeddings")
     elif place.route is not None and place.route.value not in {
@@ -114,15 +114,19 @@ def loaded(place: Place, model: str) -> Rendered:
     return 200, [_JSON], said
 
 
-def estimated(body: Body, norms: Norms) -> Rendered:
-    """Tokens that nobody counts, with a header that says so. Raises ProblemError."""
-    return _count(counting.estimate(_chat(body, norms)), counting.ESTIMATED)
+def counted(chat: Chat, tokens: Tokens | None) -> Rendered:
+    """The answer to who counts. What nobody counted (None), or not to the last token, says so in a
+    header."""
+    if tokens is None:
+        return _count(counting.estimate(chat), counting.ESTIMATED)
+    return _count(tokens.count, *(() if tokens.exact else (counting.ESTIMATED,)))
 
 
-def _chat(body: Body, norms: Norms) -> Chat:
-    from daemon.dialects.translator import counted
+def chat_of(body: Body, norms: Norms) -> Chat:
+    """What is counted. Raises ProblemError."""
+    from daemon.dialects import translator
 
-    return counted(body, norms)
+    return translator.counted(body, norms)
 
 
 def _count(tokens: int, *more: tuple[str, str]) -> Rendered:
@@ -235,4 +239,4 @@ class Counted(_Whole):
         return self._estimated()
 
     def _estimated(self) -> Rendered:
-        return _count(counting.estimate(self._chat), counting.ESTIMATED)
+        return counted(self._chat, None)
