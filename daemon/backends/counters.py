@@ -111,6 +111,7 @@ class Counters:
             idle.task.cancel()
         child = self._children[recipe] = _Child(recipe, self)
         self._tasks.add(child.task)
+        child.task.add_done_callback(child.gone)
         child.task.add_done_callback(self._tasks.discard)
         return child
 
@@ -182,14 +183,20 @@ class _Child:
             trouble = str(error) or type(error).__name__
         finally:
             self._owner.over(self, trouble)
-            for asked in (self._now, *self._asked):
-                if asked is not None:
-                    asked.tell(None)
+            self.gone()
             if process is not None:
                 await _end(process)
 
+    def gone(self, _task: object = None) -> None:
+        """It counts no more (and may never have begun): who waits is told."""
+        self._owner.over(self)
+        for asked in (self._now, *self._asked):
+            if asked is not None:
+                asked.tell(None)
+
     async def _serve(self, orders: asyncio.StreamWriter, lines: asyncio.StreamReader) -> None:
-        hello = _read(await asyncio.wait_for(lines.readline(), _START))
+        async with asyncio.timeout(_START):
+            hello = _read(await lines.readline())
         if "error" in hello:
             raise ValueError(str(hello["error"]))
         while (asked := await self._next()) is not None:
@@ -214,7 +221,9 @@ class _Child:
                     return asked
             self._more.clear()
             try:
-                await asyncio.wait_for(self._more.wait(), self._owner.patience.idle)
+                # wait_for of 3.11 may miss being cancelled
+                async with asyncio.timeout(self._owner.patience.idle):
+                    await self._more.wait()
             except TimeoutError:
                 if not self._asked:
                     self._owner.over(self)

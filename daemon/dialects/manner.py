@@ -82,9 +82,10 @@ def way(
 
 
 def counting_way(manner: Manner, body: bytes | bytearray) -> Way:
-    """How tokens of an Anthropic request are counted by a model that is loaded."""
+    """How tokens of an Anthropic request are counted by a model that is loaded: as the request
+    itself would go to it, where that can be had."""
     native = COUNT_TOKENS in manner.serves
-    if native and not (manner.tokenizes and _shuffled(Shape.MESSAGES, manner.norms, body)):
+    if native and not (manner.tokenizes and needed(Shape.MESSAGES, manner.norms, body)):
         return Way.NATIVE
     return Way.TOKENIZE if manner.tokenizes else Way.ASIDE
 

@@ -14,7 +14,7 @@ from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects import counting
 from daemon.dialects.chat_request import Chat
-from daemon.dialects.manner import Way, counting_way
+from daemon.dialects.manner import Manner, Way, counting_way
 from daemon.ports import ModelCard, Route, Tokens, Waiting
 from daemon.relay.admission import Admitted
 from daemon.relay.answering import Step, entry
@@ -46,21 +46,25 @@ class Counting(Speaking):
     def _by_engine(self) -> bool:
         """Is the lease port to be asked for an engine? Also where it has something to say of the
         model: that there is none of that name, or none yet."""
-        leases = self._plane.leases
-        spoken = leases.manner(self._model)
-        if spoken is None:
+        found = self._meant()
+        if found is None:
             return True
-        if counting_way(spoken, self._body) is Way.ASIDE:
-            return False
-        card = leases.card(self._model)
-        return isinstance(card, ModelCard) and card.state == "ready"
+        card, spoken = found
+        return card.state == "ready" and counting_way(spoken, self._body) is not Way.ASIDE
+
+    def _meant(self) -> tuple[ModelCard, Manner] | None:
+        """Whose tokens are counted, and how it is spoken to; None: nobody's who is known."""
+        leases = self._plane.leases
+        card = leases.card(self._model, Route.COUNT_TOKENS.value)
+        spoken = leases.manner(card.id) if isinstance(card, ModelCard) else None
+        return None if spoken is None or isinstance(card, Problem) else (card, spoken)
 
     def _aside(self) -> bool:
         """Count without an engine. False: this is no count, or of no model that is known."""
-        leases = self._plane.leases
-        spoken = leases.manner(self._model) if self._counts else None
-        if spoken is None:
+        found = self._meant() if self._counts else None
+        if found is None:
             return False
+        card, spoken = found
         self._end_lease(Outcome.UPSTREAM_ERROR)
         self._talk = self._gathered = None
         self._parts = ()
@@ -71,7 +75,7 @@ class Counting(Speaking):
             return True
         self.step = Step.WAITING
         prompt = counting.template_body(chat)
-        waiting = leases.count(self._model, prompt, partial(self._told, chat))
+        waiting = self._plane.leases.count(card.id, prompt, partial(self._told, chat))
         if self.step is Step.WAITING:  # else it is over already
             self._waiting = waiting
         return True

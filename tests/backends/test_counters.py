@@ -54,6 +54,10 @@ class Recipe:
     def argv(self) -> tuple[str, ...]:
         return (sys.executable, "-I", "-S", "-c", CHILD, self.folder)
 
+    def spoil(self, *, broken: bool = True) -> None:
+        file = Path(self.folder, "broken")
+        file.touch() if broken else file.unlink()
+
     @property
     def started(self) -> list[int]:
         file = Path(self.folder, "started")
@@ -128,13 +132,12 @@ async def test_a_child_that_fails_is_replaced_and_nobody_waits(
 
 
 async def test_what_never_works_is_given_up_until_the_next_reload(recipes: list[Recipe]) -> None:
-    broken = Path(recipes[0].folder, "broken")
-    broken.touch()
+    recipes[0].spoil()
     async with counting() as counters:
         for _ in range(module.TRIES + 2):
             assert await count(counters, recipes[0], n=1) is None
         assert len(recipes[0].started) == module.TRIES
-        broken.unlink()
+        recipes[0].spoil(broken=False)
         assert await count(counters, recipes[0], n=1) is None
         counters.follow(Patience(DEADLINE, DEADLINE))
         assert await count(counters, recipes[0], n=1) == Tokens(1, exact=True)

@@ -107,7 +107,10 @@ class FakeLeases:
         self.wishes: list[Wish] = []
         self.leases: list[FakeLease] = []
         self.waiting: list[tuple[Wish, Callable[[Lease | Problem], None], FakeWaiting]] = []
-        self.known = {"m": ModelCard("m", created=7, state="ready"), "org/big": ModelCard("org/big")}
+        self.known = {
+            "m": ModelCard("m", created=7),
+            "org/big": ModelCard("org/big"),
+        }
         self.draining = False
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> FakeWaiting | None:
