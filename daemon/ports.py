@@ -42,6 +42,7 @@ class Route(StrEnum):
     RESPONSES = "responses"
     RERANK = "rerank"
     INFILL = "infill"
+    TOKENS = "tokens"  # llama-server's tokenizer and template
     AUDIO = "audio"
     IMAGES = "images"
     UPSTREAM = "upstream"
@@ -210,6 +211,10 @@ class LeasePort(Protocol):
         """Count the tokens of ``chat`` (JSON) by the own tokenizer of the model of this name, which
         need not be loaded. ``done`` gets None where nobody can count, or not in time; else as
         :meth:`acquire`."""
+        ...
+
+    def unload(self, name: str) -> Problem | None:
+        """Unload the model of this name once its requests are over; None: that is ordered."""
         ...
 
     def waiting_text(self, name: str) -> str:

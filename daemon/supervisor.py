@@ -15,10 +15,12 @@ from itertools import count
 from daemon.backends.accidents import poisoned
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
+    Ask,
     CatalogChanged,
     Event,
     Grant,
     ModelSpec,
+    OperatorAsked,
     Outcome,
     RequestArrived,
     RequestCancelled,
@@ -302,6 +304,14 @@ class Supervisor(Orders):
         """See ``LeasePort``."""
         found = self.stock.find(name) if self.stock is not None else None
         return None if found is None or isinstance(found, Problem) else found.manner
+
+    def unload(self, name: str) -> Problem | None:
+        """See ``LeasePort``."""
+        card = self.card(name)
+        if isinstance(card, Problem):
+            return card
+        self.tell(OperatorAsked(Ask.UNLOAD, card.id))
+        return None
 
     def waiting_text(self, name: str) -> str:
         """See ``LeasePort``: only where the model is configured to show it."""

@@ -286,6 +286,15 @@ async def test_who_counts_tokens_loads_nothing_takes_no_slot_and_never_waits() -
     assert count().problem is NOT_LOADED
 
 
+async def test_a_model_is_unloaded_once_its_requests_are_over() -> None:
+    shop = Shop(spec("a"))
+    busy = shop.serving()
+    assert shop.supervisor.unload("a") is None
+    assert "stop a/1" not in shop.told
+    busy.lease.end(Outcome.OK)
+    assert "stop a/1" in shop.told
+
+
 async def test_tokens_are_counted_by_the_recipe_of_a_model() -> None:
     shop = Shop(spec("a"), opened=False)
     told: list[Tokens | None] = []

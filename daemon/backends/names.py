@@ -18,6 +18,7 @@ ROUTE_WORDS = {
     Route.RESPONSES.value: "the OpenAI responses API",
     Route.AUDIO.value: "audio",
     Route.IMAGES.value: "images",
+    Route.TOKENS.value: "llama-server's tokenizer",
 }
 _REMEMBERED = 256
 _TALKING = frozenset({"chat", "vision"})  # kinds of models

@@ -12,13 +12,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daemon.access.principals import CONTROL
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
 from daemon.dialects.manner import Outline
-from daemon.ports import Lease, Route, Wish
-from daemon.relay import calls, local, wire
+from daemon.ports import Lease, ModelCard, Route, Wish
+from daemon.relay import calls, local, orders, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Step, entry
 from daemon.relay.body import Body
@@ -26,7 +25,8 @@ from daemon.relay.counts import Counting
 from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
-from daemon.relay.talks import load_asked, loaded, talk_for
+from daemon.relay.routes import Order
+from daemon.relay.talks import talk_for
 from daemon.relay.upstream import Fault, Upstream
 
 if TYPE_CHECKING:
@@ -105,22 +105,28 @@ class Exchange(Counting):
             self._model, self._outline = named(admitted, self.head, body, leases, door)
             if self._counts and not self._by_engine() and self._aside():
                 return
-            if place.dialect is Dialect.OLLAMA:
-                self._order(admitted, body)
+            if (place.dialect is Dialect.OLLAMA or place.order) and self._obeyed(admitted, body):
+                return
         except ProblemError as error:
             self.refuse(error.problem)
             return
         self._acquire(admitted)
 
-    def _order(self, admitted: Admitted, body: Body) -> None:
-        """One of Ollama's orders: to load a model anybody may, to unload it not. Raises
-        ProblemError."""
-        order = load_asked(admitted.place, body)
-        self._loads = order is not None
-        if order is not None and order.unload and not admitted.principal.may(CONTROL):
-            text = "Unloading a model needs a key with the scope control."
-            hint = f"On this machine: ctl unload {self._model}"
-            raise ProblemError(Problem(Code.UNAUTHORIZED, text, hint))
+    def _obeyed(self, admitted: Admitted, body: Body) -> bool:
+        """Was this an order, and is it carried out? One to load a model is once that is ready.
+        Raises ProblemError."""
+        order = orders.order_of(admitted.place, body)
+        if order is None:
+            return False
+        orders.check(order, admitted.principal, self._model)
+        self._loads = order is Order.LOAD
+        if self._loads:
+            return False
+        problem = self._plane.leases.unload(self._model)
+        if problem is not None:
+            raise ProblemError(problem)
+        self._tell(orders.done(order, admitted.place, self._model, None, 0.0))
+        return True
 
     def client_gone(self) -> None:
         """The client left: stop waiting, and stop the backend's work for it at once."""
@@ -198,7 +204,10 @@ class Exchange(Counting):
         self._trace.leased_at = time.monotonic()
         assert self._admitted is not None
         if self._loads:
-            self._tell(loaded(self._admitted.place, self._model))
+            card = self._plane.leases.card(self._model)
+            known = card if isinstance(card, ModelCard) else None
+            took = time.monotonic() - self._trace.start
+            self._tell(orders.done(Order.LOAD, self._admitted.place, self._model, known, took))
             return
         try:
             self._word(result, self._admitted)

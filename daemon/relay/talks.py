@@ -26,9 +26,6 @@ from daemon.relay.routes import Place
 if TYPE_CHECKING:
     from daemon.dialects.translator import Answer, Translation
 
-_LOAD_BYTES = 4096
-"""An order to load is short: what is longer asks something."""
-_OLLAMA = (Shape.OLLAMA_CHAT, Shape.OLLAMA_GENERATE)
 _JSON = ("Content-Type", "application/json")
 
 
@@ -98,20 +95,6 @@ def talk_for(
         text = f"This model's engine has no {place.upstream}."
         raise ProblemError(Problem(Code.UNSUPPORTED_DIALECT, text, "Ask for chat completions."))
     return None
-
-
-def load_asked(place: Place, body: Body) -> ollama_request.LoadAsked | None:
-    """Is this one of Ollama's orders to load a model? Raises ProblemError (INVALID_JSON)."""
-    if place.shape not in _OLLAMA or len(body) > _LOAD_BYTES:
-        return None
-    return ollama_request.load_asked(read(body))
-
-
-def loaded(place: Place, model: str) -> Rendered:
-    """The answer to one, once the model is ready."""
-    generate = place.shape is Shape.OLLAMA_GENERATE
-    said = ollama_answer.loaded(model, int(time.time()), generate=generate, unload=False)
-    return 200, [_JSON], said
 
 
 def counted(chat: Chat, tokens: Tokens | None) -> Rendered:

@@ -100,6 +100,7 @@ class FakeLeases:
         self.spoken: Manner | None = None
         self.tokens: Tokens | None = None  # by the model's own tokenizer
         self.counted: list[bytes] = []
+        self.unloaded: list[str] = []
         self.counting: list[tuple[Callable[[Tokens | None], None], FakeWaiting]] = []
         self.waits_for = ""  # told to clients that show it
         self.hold = False
@@ -152,6 +153,13 @@ class FakeLeases:
             self.counting.append((done, waiting))
             return waiting
         done(self.tokens)
+        return None
+
+    def unload(self, name: str) -> Problem | None:
+        card = self.card(name)
+        if isinstance(card, Problem):
+            return card
+        self.unloaded.append(card.id)
         return None
 
     def waiting_text(self, name: str) -> str:
