@@ -120,6 +120,11 @@ def test_ollamas_lmstudios_and_llama_servers_words(make_house: MakeHouse, ports:
             assert chat(port, model="a").status == 200
 
 
+def studios(port: int) -> dict[str, Any]:
+    """LM Studio's newer list, by name."""
+    return {one["key"]: one for one in ask(port, "GET", "/api/v1/models").json()["models"]}
+
+
 def test_other_servers_paths_of_a_real_model(
     make_house: MakeHouse, ports: list[int], tiny_gguf: Path
 ) -> None:
@@ -130,19 +135,19 @@ def test_other_servers_paths_of_a_real_model(
     )
     config += f'[models.t]\npath = "{tiny_gguf}"\nengine = "xllamacpp"\nctx = 1024\n'
     with make_house(config) as house:
-        (listed,) = ask(lmstudio, "GET", "/api/v1/models").json()["models"]
-        assert (listed["key"], listed["format"], listed["loaded_instances"]) == ("t", "gguf", [])
+        listed = studios(lmstudio)["t"]
+        assert (listed["type"], listed["format"], listed["loaded_instances"]) == ("llm", "gguf", [])
         assert ask(llama, "POST", "/models/load", {"model": "t"}).json() == {"success": True}
         assert house.backends()["t"]["state"] == "ready"
         done = ask(lmstudio, "POST", "/api/v1/models/load", {"model": "t"}).json()
         assert (done["instance_id"], done["status"]) == ("t", "loaded")
-        (listed,) = ask(lmstudio, "GET", "/api/v1/models").json()["models"]
+        listed = studios(lmstudio)["t"]
         assert listed["loaded_instances"][0]["config"]["context_length"] == 1024
         for path in ("/api/v0/chat/completions", "/api/v0/completions"):
             said = ask(lmstudio, "POST", path, {**HI, "model": "t", "prompt": "hi"})
             assert (said.status, said.json()["usage"]["completion_tokens"]) == (200, 4), said.body
         text = "how many tokens?"
-        tokens = ask(llama, "POST", "/tokenize", {"content": text}).json()["tokens"]
+        tokens = ask(llama, "POST", "/tokenize", {"model": "t", "content": text}).json()["tokens"]
         back = ask(llama, "POST", "/detokenize", {"model": "t", "tokens": tokens}).json()
         assert back["content"] == text
         prompt = ask(llama, "POST", "/apply-template", {**HI, "model": "t"}).json()["prompt"]
