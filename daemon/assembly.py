@@ -26,6 +26,8 @@ from daemon.access.principals import Principal
 from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
+from daemon.backends.counters import Counters
+from daemon.backends.counters import Patience as CountPatience
 from daemon.config.paths import Paths
 from daemon.config.settings import Settings
 from daemon.configured import Configured
@@ -115,6 +117,8 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.counters = Counters(count_patience(settings), environ)  # of tokens
+        self.supervisor.counter = self.counters.count
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
@@ -243,6 +247,7 @@ class Daemon:
         if self.powering is not None:
             self.powering.follow(changed)
         self.keys.follow(changed.timing)
+        self.counters.follow(count_patience(changed))
         if self._control_apps:
             from control_api.app import set_limits
 
@@ -364,6 +369,7 @@ class Daemon:
         await self.watcher.stop()
         await self.keys.stop()
         await self.configured.pulls.close()
+        await self.counters.close()
         await self._end_backends()
         await self.recorder.close()
         await self.configured.written()
@@ -459,6 +465,11 @@ def control_limits(settings: Settings) -> ControlLimits:
     return ControlLimits(
         heartbeat_seconds=timing.event_keepalive, retry_after_max=timing.retry_after_max
     )
+
+
+def count_patience(settings: Settings) -> CountPatience:
+    """How long counting may take, as configured."""
+    return CountPatience(settings.timing.count_wait, settings.timing.count_idle)
 
 
 def relay_limits(settings: Settings) -> Limits:

@@ -47,6 +47,7 @@ from daemon.core.messages import (
 from daemon.core.problems import Problem, ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.dialects.manner import Manner
+from daemon.engines.tokens import Recipe
 from daemon.leases import Held, Queued
 from daemon.ports import Edits, Hold, ModelCard, Resolved, Target
 from daemon.telemetry.bus import Bus
@@ -75,6 +76,8 @@ class Named(Protocol):
     def model(self) -> Model: ...
     @property
     def manner(self) -> Manner | None: ...
+    @property
+    def recipe(self) -> Recipe | None: ...
 
 
 class Stock(Protocol):

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from daemon.access.keys import Wanted
 from daemon.access.principals import LOCAL, Principal
 from daemon.core.messages import Outcome
-from daemon.core.problems import Problem
+from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
 from daemon.views import (
     BackendView,
@@ -44,6 +44,7 @@ class Route(StrEnum):
     RESPONSES = "responses"
     RERANK = "rerank"
     INFILL = "infill"
+    TOKENS = "tokens"  # llama-server's tokenizer and template
     AUDIO = "audio"
     IMAGES = "images"
     UPSTREAM = "upstream"
@@ -123,6 +124,14 @@ class Waits:
     evicted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many tokens a chat has. ``exact``: as the engine would read it."""
+
+    count: int
+    exact: bool
+
+
 class Lease(Protocol):
     """An admitted request's hold on a backend. Ended exactly once, by :meth:`end`.
 
@@ -173,12 +182,17 @@ class Waiting(Protocol):
     def cancel(self) -> None: ...
 
 
+NOT_LOADED = Problem(Code.MODEL_UNAVAILABLE, "The model is not loaded.", retry_after=1.0)
+"""For whoever counts tokens: no model is loaded for that."""
+
+
 class LeasePort(Protocol):
     """What the relay may ask. All of it is for the event loop's thread and never blocks."""
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
         """Queue for a lease. ``done`` is called exactly once unless the wait is cancelled; it may
-        be called before this returns (then None is returned)."""
+        be called before this returns (then None is returned). Who counts tokens never queues: it
+        gets NOT_LOADED where the model is not ready."""
         ...
 
     def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
@@ -191,6 +205,18 @@ class LeasePort(Protocol):
 
     def manner(self, name: str, who: Principal = LOCAL) -> Manner | None:
         """How the model that ``who`` calls so is spoken to; None: there is none, or not yet."""
+        ...
+
+    def count(
+        self, name: str, chat: bytes, done: Callable[[Tokens | None], None]
+    ) -> Waiting | None:
+        """Count the tokens of ``chat`` (JSON) by the own tokenizer of the model of this name, which
+        need not be loaded. ``done`` gets None where nobody can count, or not in time; else as
+        :meth:`acquire`."""
+        ...
+
+    def unload(self, name: str, who: Principal = LOCAL) -> Problem | None:
+        """Unload the model of this name once its requests are over; None: that is ordered."""
         ...
 
     def waiting_text(self, name: str) -> str:

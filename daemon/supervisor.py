@@ -16,10 +16,12 @@ from daemon.access.principals import LOCAL, Principal
 from daemon.backends.accidents import poisoned
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
+    Ask,
     CatalogChanged,
     Event,
     Grant,
     ModelSpec,
+    OperatorAsked,
     Outcome,
     RequestArrived,
     RequestCancelled,
@@ -28,9 +30,10 @@ from daemon.core.messages import (
 )
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
+from daemon.engines.tokens import Recipe
 from daemon.leases import Early, Held, Queued
 from daemon.orders import Orders
-from daemon.ports import Lease, ModelCard, Resolved, Waiting, Wish
+from daemon.ports import NOT_LOADED, Lease, ModelCard, Resolved, Route, Tokens, Waiting, Wish
 
 STOPPING = Problem(Code.SHUTTING_DOWN, "The daemon is stopping.", "Try again.", 5.0)
 STARTING = Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "Try again.", 1.0)
@@ -40,6 +43,9 @@ RETRY_HOLD = 0.5
 TRUST = 10.0  # seconds in which one that lived on after a broken connection is not doubted again
 
 
+Counter = Callable[[Recipe, bytes, Callable[[Tokens | None], None]], Waiting | None]
+
+
 @dataclass(slots=True)
 class Supervisor(Orders):
     """The relay's ``LeasePort``."""
@@ -47,6 +53,7 @@ class Supervisor(Orders):
     on_lease: Callable[[], None] = lambda: None  # a request is given to a backend
     on_end: Callable[[Held], None] = lambda _: None  # and is over
     rescued: dict[str, int] = field(default_factory=dict)  # tool calls made of text, by model
+    counter: Counter = lambda _recipe, _chat, done: done(None)  # of tokens, by a model's tokenizer
     _ids: count[int] = field(default_factory=lambda: count(1))
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
@@ -94,6 +101,9 @@ class Supervisor(Orders):
             done(poisoned(name))
             return None
         self.counters["requests"] += 1
+        if wish.route is Route.COUNT_TOKENS:
+            self._beside(wish, name, done)
+            return None
         ticket = Ticket(
             next(self._ids),
             name,
@@ -114,6 +124,28 @@ class Supervisor(Orders):
         else:
             self._enqueue(queued)
         return queued
+
+    def _beside(self, wish: Wish, model: str, done: Callable[[Lease | Problem], None]) -> None:
+        """For who counts tokens: a lease without a slot, of a model that is ready anyway. Engines
+        count beside their work, and nobody holds a model by it: one that leaves just breaks off."""
+        page, run = self.scheduler.pages.get(model), self.backends.get(model)
+        lost = run is None or (model, run.generation) in self._doubted
+        if run is None or lost or page is None or page.state is not State.READY:
+            done(NOT_LOADED)
+            return
+        now = self.clock()
+        ticket = Ticket(next(self._ids), model, wish.client, wish.principal.name, now, now)
+        done(Held(ticket, run.holding, run.generation, -1, model, now, str, self))
+
+    def count(
+        self, name: str, chat: bytes, done: Callable[[Tokens | None], None]
+    ) -> Waiting | None:
+        """See ``LeasePort``."""
+        found = self.stock.find(name) if self.stock is not None else None
+        if found is None or isinstance(found, Problem) or found.recipe is None:
+            done(None)
+            return None
+        return self.counter(found.recipe, chat, done)
 
     def _stand_in(self, found: Resolved) -> str | None:
         """Who serves a small call meanwhile: the likeliest that is ready, else the likeliest."""
@@ -275,6 +307,14 @@ class Supervisor(Orders):
         """See ``LeasePort``."""
         found = self.stock.find(name, "", who) if self.stock is not None else None
         return None if found is None or isinstance(found, Problem) else found.manner
+
+    def unload(self, name: str, who: Principal = LOCAL) -> Problem | None:
+        """See ``LeasePort``."""
+        card = self.card(name, "", who)
+        if isinstance(card, Problem):
+            return card
+        self.tell(OperatorAsked(Ask.UNLOAD, card.id))
+        return None
 
     def waiting_text(self, name: str) -> str:
         """See ``LeasePort``: only where the model is configured to show it."""

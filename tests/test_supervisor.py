@@ -27,7 +27,19 @@ from daemon.core.messages import (
 from daemon.core.policy import Policy
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.scheduler import Scheduler
-from daemon.ports import Hold, Lease, ModelCard, Resolved, Route, Target, Waiting, Wish
+from daemon.engines.tokens import Recipe
+from daemon.ports import (
+    NOT_LOADED,
+    Hold,
+    Lease,
+    ModelCard,
+    Resolved,
+    Route,
+    Target,
+    Tokens,
+    Waiting,
+    Wish,
+)
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 
@@ -66,6 +78,13 @@ class FakeRun:
 
 
 @dataclass
+class FakeItem:
+    """A model as far as it is asked for here."""
+
+    recipe: Recipe | None
+
+
+@dataclass
 class FakeStock:
     """Knows its models; starts nothing. ``refuses`` is raised at the next start, once."""
 
@@ -73,6 +92,7 @@ class FakeStock:
     told: list[str]
     refuses: Exception | None = None
     runs: list[FakeRun] = field(default_factory=list)
+    recipe: Recipe | None = None
     tell: Callable[[Event], None] = lambda _: None
 
     def resolve(
@@ -83,6 +103,10 @@ class FakeStock:
         return Problem(Code.MODEL_NOT_FOUND, f"no {name} for {route}")
 
     def edits(self, model: str) -> None: ...
+
+    def find(self, name: str, route: str = "", who: Principal = LOCAL) -> FakeItem | Problem:
+        found = self.resolve(name, "", False, True, who)
+        return found if isinstance(found, Problem) else FakeItem(self.recipe)
 
     def cards(self, states: Mapping[str, str], who: Principal) -> list[ModelCard]:
         return [ModelCard(name, state=states.get(name, "stopped")) for name in self.names]
@@ -236,6 +260,56 @@ async def test_what_cannot_be_resolved_is_answered_at_once() -> None:
     assert client.waiting is None
     assert client.problem.code is Code.MODEL_NOT_FOUND
     assert shop.supervisor.counters == {"starts": 0, "requests": 0}
+
+
+async def test_who_counts_tokens_loads_nothing_takes_no_slot_and_never_waits() -> None:
+    shop = Shop(spec("a"))
+
+    def count() -> Client:
+        client = Client()
+        wish = dataclasses.replace(shop.wish(), route=Route.COUNT_TOKENS)
+        assert shop.supervisor.acquire(wish, client.done) is None
+        return client
+
+    assert count().problem is NOT_LOADED
+    assert shop.told == []
+    busy = shop.ask()
+    assert count().problem is NOT_LOADED, "it is starting"
+    shop.ready()
+    assert busy.lease.model == "a"
+    counts = [count() for _ in range(25)]
+    waits = shop.ask()
+    assert waits.got == [], "the one slot is taken"
+    for client in counts:
+        assert client.lease.target.port == 40000
+        client.lease.end(Outcome.OK)
+    assert shop.supervisor.in_flight("a", 1) == [busy.lease]
+    busy.lease.end(Outcome.LOST)
+    assert count().problem is NOT_LOADED, "nobody knows whether it lives"
+    shop.exited(kind=ExitClass.CRASH)
+    assert count().problem is NOT_LOADED
+
+
+async def test_a_model_is_unloaded_once_its_requests_are_over() -> None:
+    shop = Shop(spec("a"))
+    busy = shop.serving()
+    assert shop.supervisor.unload("a") is None
+    assert "stop a/1" not in shop.told
+    busy.lease.end(Outcome.OK)
+    assert "stop a/1" in shop.told
+
+
+async def test_tokens_are_counted_by_the_recipe_of_a_model() -> None:
+    shop = Shop(spec("a"), opened=False)
+    told: list[Tokens | None] = []
+    shop.supervisor.count("a", b"{}", told.append)
+    shop.open()
+    shop.supervisor.counter = lambda recipe, chat, done: done(Tokens(len(chat), exact=True))
+    shop.supervisor.count("b", b"{}", told.append)
+    shop.supervisor.count("a", b"{}", told.append)
+    shop.stock.recipe = Recipe("python", "folder")
+    shop.supervisor.count("a", b"{}", told.append)
+    assert told == [None, None, None, Tokens(2, exact=True)]
 
 
 async def test_a_lease_is_ended_exactly_once() -> None:

@@ -19,6 +19,7 @@ ROUTE_WORDS = {
     Route.RESPONSES.value: "the OpenAI responses API",
     Route.AUDIO.value: "audio",
     Route.IMAGES.value: "images",
+    Route.TOKENS.value: "llama-server's tokenizer",
 }
 _REMEMBERED = 256
 _Asked = tuple[str, str, bool, bool, tuple[str, ...], str]

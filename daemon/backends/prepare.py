@@ -21,10 +21,11 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.manner import Manner
 from daemon.dialects.norms import Norms
 from daemon.dialects.quirks import manner_of
-from daemon.engines import pricing
+from daemon.engines import pricing, tokens
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
+from daemon.engines.tokens import Recipe
 from daemon.ports import Edits
 from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
@@ -73,6 +74,7 @@ class Prepared:
     options: Mapping[str, object] = field(default_factory=dict)
     edits: Edits | None = None  # to the bodies of its requests
     manner: Manner | None = None  # how it is spoken to
+    recipe: Recipe | None = None  # how its tokens are counted while it is not loaded
     pulled: bool = True
     problem: Problem | None = None
 
@@ -189,6 +191,7 @@ class Preparer:
             template=place.template,
             weights=weights,
             routes=_routes(engine, kind, model),
+            recipe=tokens.recipe(installed, place.path, place.template),
         )
         item = self._priced(item)
         context = item.best.ctx if item.best else None

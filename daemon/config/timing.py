@@ -120,6 +120,8 @@ class Timing(Part):
     keys_noted: Interval = Field(
         default=60.0, description="Between two writes of when keys were used last."
     )
+    count_wait: Seconds = _seconds(5.0, "Tokens that are not counted by then are estimated.")
+    count_idle: Seconds = _seconds(60.0, "A tokenizer that has counted nothing for this long ends.")
     # upstream and control
     connect_timeout: Seconds = _seconds(5.0, "To connect to a backend.")
     upstream_idle: Seconds = _seconds(60.0, "An idle connection to a backend is closed.")

@@ -20,8 +20,8 @@ from daemon.dialects.events import (
     collect,
 )
 from daemon.dialects.fields import Json, encode, loads
-from daemon.dialects.sse import COMMENT, DONE, EventParser, data
-from daemon.dialects.stream import Filter, filtered, finished
+from daemon.dialects.sse import COMMENT, DONE, data
+from daemon.dialects.stream import Filter, Stream, filtered, finished
 
 _STOPS = {
     Stop.END: "stop",
@@ -96,49 +96,15 @@ class ChatWriter:
         return data(encode({**self._head, "choices": [choice]}))
 
 
-class ChatStream:
-    """A chat engine's stream to a chat client, with the interface of ``stream.Stream``.
+class ChatStream(Stream):
+    """A chat engine's stream to a chat client.
 
     A chunk that the filters leave alone goes on as it came, with whatever the engine adds to it.
     """
 
-    media = b"text/event-stream"
-
     def __init__(self, reader: ChatReader, filters: list[Filter], writer: ChatWriter) -> None:
-        self._parser = EventParser()
-        self._reader = reader
-        self._filters = filters
-        self._writer = writer
+        super().__init__(reader, filters, writer)
         self._changed = False
-        self.over = False
-        self.failure: Failure | None = None
-        self.usage = Usage()
-
-    def feed(self, data: bytes) -> bytes:
-        """The client's bytes for ``data`` of the engine's."""
-        out: list[bytes] = []
-        for payload in self._parser.feed(data):
-            self._payload(payload, out)
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def end(self) -> bytes:
-        """The engine's answer ended. If ``over`` is still false after this, it was broken off."""
-        out: list[bytes] = []
-        for payload in self._parser.end():
-            self._payload(payload, out)
-        if not self.over and self.failure is None:
-            events = filtered(self._filters, self._reader.end())
-            if self._reader.done:
-                events += finished(self._filters)
-                self.over = True
-            out.append(self._writer.write(events))
-            if self.over:
-                out.append(self._writer.end())
-        return b"".join(out)
-
-    def wait(self) -> bytes:
-        """A keep-alive."""
-        return b"" if self.over or self.failure is not None else COMMENT
 
     def _payload(self, payload: bytes, out: list[bytes]) -> None:
         if self.over or self.failure is not None:
@@ -152,9 +118,7 @@ class ChatStream:
             if type(event) is Usage:
                 self.usage = event
         if payload == DONE:
-            out.append(self._writer.write(told + finished(self._filters)))
-            out.append(self._writer.end())
-            self.over = True
+            self._complete(told, out)
         elif self._changed or told != events:
             self._changed = self._changed or any(type(event) is CallStart for event in told)
             out.append(self._writer.write(told))

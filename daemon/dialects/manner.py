@@ -38,7 +38,7 @@ class Way(Enum):
     CHAT = auto()  # as a chat completion
     MESSAGES = auto()  # as Anthropic messages
     TOKENIZE = auto()  # counted by llama-server's template and tokenizer
-    ESTIMATE = auto()  # not at all: a stated estimate of its tokens
+    ASIDE = auto()  # not at all: counted by the model's own tokenizer, else estimated
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,12 @@ def way(
 
 
 def counting_way(manner: Manner, body: bytes | bytearray) -> Way:
-    """How tokens of an Anthropic request are counted."""
+    """How tokens of an Anthropic request are counted by a model that is loaded: as the request
+    itself would go to it, where that can be had."""
     native = COUNT_TOKENS in manner.serves
-    if native and not (manner.tokenizes and _shuffled(Shape.MESSAGES, manner.norms, body)):
+    if native and not (manner.tokenizes and needed(Shape.MESSAGES, manner.norms, body)):
         return Way.NATIVE
-    return Way.TOKENIZE if manner.tokenizes else Way.ESTIMATE
+    return Way.TOKENIZE if manner.tokenizes else Way.ASIDE
 
 
 def needed(

@@ -1,8 +1,8 @@
 """What LM Studio and llama-server say of themselves and their models, for programs that look for
 them by port. (Ollama's words are in ``ollama_answer``.)
 
-Sources: LM Studio's REST API v0 (lmstudio.ai/docs/api/rest-api); llama-server as it answered (a
-build of November 2026) and tools/server/README.md for the router's ``status``.
+Sources: LM Studio's REST API v0 and v1 (lmstudio.ai/docs/developer/rest); llama-server as it
+answered (a build of November 2026) and tools/server/README.md for the router's ``status``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,54 @@ def lm_model(card: ModelCard) -> bytes:
     return encode(lm_entry(card))
 
 
+def _lm_type(card: ModelCard | None) -> str:
+    return "embedding" if card is not None and card.kind == "embedding" else "llm"
+
+
+def _lm_item(card: ModelCard) -> Json:
+    kind, words = _fact(card, "format", "gguf"), _fact(card, "quantisation")
+    context = card.context or 0
+    loaded: list[Json] = [{"id": card.id, "config": {"context_length": context}}]
+    found: Json = {
+        "type": _lm_type(card),
+        "publisher": "modelport",
+        "key": card.id,
+        "display_name": card.id,
+        "architecture": _fact(card, "architecture") or None,
+        "quantization": {"name": words, "bits_per_weight": None} if words else None,
+        "size_bytes": card.facts.get("size") or 0,
+        "params_string": None,
+        "loaded_instances": loaded if is_loaded(card) else [],
+        "max_context_length": context,
+        "format": "gguf" if kind == "gguf" else "mlx",
+        "description": None,
+    }
+    if card.kind in ("chat", "vision"):
+        vision = card.kind == "vision"
+        found["capabilities"] = {"vision": vision, "trained_for_tool_use": True}
+    return found
+
+
+def lm_list(cards: Iterable[ModelCard]) -> bytes:
+    """``GET /api/v1/models``: the same as :func:`lm_models`, as newer versions tell it."""
+    return encode({"models": [_lm_item(card) for card in cards]})
+
+
+def lm_loaded(model: str, card: ModelCard | None, seconds: float) -> bytes:
+    """``POST /api/v1/models/load``. ``seconds``: how long it took."""
+    said = {"type": _lm_type(card), "instance_id": model, "status": "loaded"}
+    return encode({**said, "load_time_seconds": round(seconds, 3)})
+
+
+def lm_unloaded(model: str) -> bytes:
+    """``POST /api/v1/models/unload``."""
+    return encode({"instance_id": model})
+
+
 # ---------------------------------------------------------------- llama-server
+
+SUCCESS = b'{"success":true}'
+"""Its router's answer to orders."""
 
 
 def router_status(card: ModelCard) -> str:

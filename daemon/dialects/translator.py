@@ -183,7 +183,7 @@ class Answer:
     """One streamed answer on its way back, with its last words where it breaks off."""
 
     def __init__(
-        self, translation: Translation, stream: Stream | ChatStream, scan: Scan, writer: Writer
+        self, translation: Translation, stream: Stream, scan: Scan, writer: Writer
     ) -> None:
         self._translation = translation
         self._stream = stream

@@ -418,14 +418,14 @@ def _body(**fields: object) -> bytes:
 
 def routes(kind: str) -> frozenset[str]:
     """What llama.cpp's server answers itself, as values of ``daemon.ports.Route``."""
-    text = {"completions", "infill", "upstream"}
+    text = {"completions", "infill", "tokens", "upstream"}
     spoken = {"chat", "messages", "count_tokens", "responses"}
     return frozenset(
         {
             "chat": text | spoken,
             "completion": text,
-            "embedding": {"embeddings", "upstream"},
-            "rerank": {"rerank", "upstream"},
+            "embedding": {"embeddings", "tokens", "upstream"},
+            "rerank": {"rerank", "tokens", "upstream"},
             "audio": text | spoken | {"audio"},
         }.get(kind, {"upstream"})
     )

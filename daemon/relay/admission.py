@@ -11,7 +11,7 @@ from daemon.dialects.errors import Dialect
 from daemon.dialects.manner import Outline
 from daemon.ports import Edits, LeasePort, ModelCard, Route
 from daemon.relay import body as bodies
-from daemon.relay import faces, forms, routes, wire
+from daemon.relay import faces, forms, orders, routes, wire
 from daemon.relay.body import Body, Parts
 from daemon.relay.doors import MAIN, Door
 from daemon.relay.edits import EDITED, edited
@@ -67,7 +67,7 @@ def admit(
         lines = wire.preflight_lines(asked) if cors and _ASKED_HEADERS.fullmatch(asked) else b""
         return Answered(None, Dialect.OPENAI, allow, cors, lines)
     place = faces.resolve(head.method, head.path, door) or routes.resolve(head.method, head.path)
-    if door.model and isinstance(place, Place) and place.route is Route.UPSTREAM:
+    if door.model and isinstance(place, Place) and place.body is BodyKind.RAW:
         place = _elsewhere(door, place)
     if isinstance(place, Refused):
         return Answered(place.problem, place.dialect, place.allow, cors)
@@ -119,6 +119,8 @@ def named(
 
 def _named_in_body(admitted: Admitted, body: Body, leases: LeasePort) -> tuple[str, Outline | None]:
     place, outline = admitted.place, None
+    if place.order is not None:
+        return orders.ordered(body), None
     if place.shape is not None:
         found, outline = bodies.outlined(body)
     else:

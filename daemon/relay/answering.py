@@ -6,10 +6,13 @@ it, here what comes back is passed on, broken off, or told.
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from daemon.core.messages import Outcome
 from daemon.core.problems import Problem
@@ -34,7 +37,13 @@ if TYPE_CHECKING:
     from daemon.relay.client import ClientConnection
     from daemon.relay.plane import Plane
 
+log = logging.getLogger(__name__)
+
 _TOLD_IN_STREAM = frozenset({Route.CHAT, Route.COMPLETIONS})
+
+
+A = TypeVar("A", bound="Answering")
+P = ParamSpec("P")
 
 
 class Step(Enum):
@@ -47,6 +56,20 @@ class Step(Enum):
     ANSWERING = auto()
     TUNNEL = auto()
     OVER = auto()
+
+
+def entry(method: Callable[Concatenate[A, P], None]) -> Callable[Concatenate[A, P], None]:
+    """For what others call: a bug in one request ends that request, not its caller."""
+
+    @functools.wraps(method)
+    def guarded(self: A, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception:
+            log.exception("a request failed inside the relay")
+            self.crashed()
+
+    return guarded
 
 
 class Answering(ABC):
@@ -100,6 +123,10 @@ class Answering(ABC):
         self._chunked = self._events = False  # the answer
         self._framed = False  # the piece sent last is a chunk with its frame
         self._last = self._before = b""  # the pieces of the answer sent last
+
+    @abstractmethod
+    def crashed(self) -> None:
+        """A bug: nothing sensible can be said to the client any more."""
 
     # ------------------------------------------------------------ the answer
 

@@ -7,29 +7,27 @@ exactly once. What was not yet sent on may be tried again; after the first byte 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING
 
-from daemon.access.principals import CONTROL
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
-from daemon.dialects.manner import Outline, Way, counting_way
-from daemon.ports import Lease, Route, Waiting, Wish
-from daemon.relay import calls, local, wire
+from daemon.dialects.manner import Outline
+from daemon.ports import Lease, ModelCard, Route, Wish
+from daemon.relay import calls, local, orders, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
-from daemon.relay.answering import Step
+from daemon.relay.answering import Step, entry
 from daemon.relay.backstage import Backstage
 from daemon.relay.body import Body
+from daemon.relay.counts import Counting
 from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
-from daemon.relay.speaking import Speaking
-from daemon.relay.talks import estimated, load_asked, loaded, talk_for
+from daemon.relay.routes import Order
+from daemon.relay.talks import talk_for
 from daemon.relay.upstream import Fault, Upstream
 
 if TYPE_CHECKING:
@@ -41,26 +39,8 @@ log = logging.getLogger(__name__)
 _ONCE_MORE = "Please retry your request."
 """In these words: pi knows from the text alone, and by them, that asking again may help."""
 
-P = ParamSpec("P")
 
-
-def _entry(
-    method: Callable[Concatenate[Exchange, P], None],
-) -> Callable[Concatenate[Exchange, P], None]:
-    """For what others call: a bug in one request ends that request, not its caller."""
-
-    @functools.wraps(method)
-    def guarded(self: Exchange, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            method(self, *args, **kwargs)
-        except Exception:
-            log.exception("a request failed inside the relay")
-            self.crashed()
-
-    return guarded
-
-
-class Exchange(Speaking):
+class Exchange(Counting):
     """Owns one request; told by the client's connection, the lease port and the upstream."""
 
     __slots__ = (
@@ -72,7 +52,6 @@ class Exchange(Speaking):
         "_opening",
         "_outline",
         "_refused",
-        "_waiting",
     )
 
     def __init__(
@@ -85,7 +64,6 @@ class Exchange(Speaking):
         """``admitted`` if that was decided before, for the same head; else call :meth:`admit`."""
         super().__init__(plane, client, head, admitted)
         self._arrived: float | None = None
-        self._waiting: Waiting | None = None
         self._late: asyncio.TimerHandle | None = None  # a refusal that is not told yet
         self._opening: asyncio.Task[None] | None = None
         self._loads = False  # it is no question, but an order to load the model
@@ -118,7 +96,7 @@ class Exchange(Speaking):
             self.refuse(verdict.problem, verdict.allow)
         return None
 
-    @_entry
+    @entry
     def _refuse_late(self, problem: Problem) -> None:
         self._late = None
         self.refuse(problem)
@@ -139,10 +117,10 @@ class Exchange(Speaking):
                 self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
             self._model, self._outline = named(admitted, self.head, body, leases, door)
-            if place.route is Route.COUNT_TOKENS and self._estimated(body):
+            if self._counts and not self._by_engine() and self._aside():
                 return
-            if place.dialect is Dialect.OLLAMA:
-                self._order(admitted, body)
+            if (place.dialect is Dialect.OLLAMA or place.order) and self._obeyed(admitted, body):
+                return
         except ProblemError as error:
             self.refuse(error.problem)
             return
@@ -156,24 +134,21 @@ class Exchange(Speaking):
             raise ProblemError(Problem(Code.SHUTTING_DOWN, text, "Try again.", 1.0))
         self._granted(Backstage(control(admitted.principal)))
 
-    def _estimated(self, body: Body) -> bool:
-        """Answer at once where nobody could count: no model is loaded for an estimate."""
-        assert self._admitted is not None
-        spoken = self._plane.leases.manner(self._model, self._admitted.principal)
-        if spoken is None or counting_way(spoken, body) is not Way.ESTIMATE:
+    def _obeyed(self, admitted: Admitted, body: Body) -> bool:
+        """Was this an order, and is it carried out? One to load a model is once that is ready.
+        Raises ProblemError."""
+        order = orders.order_of(admitted.place, body)
+        if order is None:
             return False
-        self._tell(estimated(body, spoken.norms))
+        orders.check(order, admitted.principal, self._model)
+        self._loads = order is Order.LOAD
+        if self._loads:
+            return False
+        problem = self._plane.leases.unload(self._model, admitted.principal)
+        if problem is not None:
+            raise ProblemError(problem)
+        self._tell(orders.done(order, admitted.place, self._model, None, 0.0))
         return True
-
-    def _order(self, admitted: Admitted, body: Body) -> None:
-        """One of Ollama's orders: to load a model anybody may, to unload it not. Raises
-        ProblemError."""
-        order = load_asked(admitted.place, body)
-        self._loads = order is not None
-        if order is not None and order.unload and not admitted.principal.may(CONTROL):
-            text = "Unloading a model needs a key with the scope control."
-            hint = f"On this machine: ctl unload {self._model}"
-            raise ProblemError(Problem(Code.UNAUTHORIZED, text, hint))
 
     def client_gone(self) -> None:
         """The client left: stop waiting, and stop the backend's work for it at once."""
@@ -186,7 +161,7 @@ class Exchange(Speaking):
         if self._upstream is not None:
             self._upstream.pause(full)
 
-    @_entry
+    @entry
     def sweep(self, now: float) -> None:
         """Every moment, from the plane's one timer."""
         super().sweep(now)
@@ -244,11 +219,11 @@ class Exchange(Speaking):
         if self.step is Step.WAITING:
             self._waiting = waiting
 
-    @_entry
+    @entry
     def _granted(self, result: Lease | Problem) -> None:
         self._waiting = None
         if isinstance(result, Problem):
-            self.refuse(result)
+            self._no_lease(result)
             return
         result.on_cancel = self._cancelled
         result.sent = self._trace.sent
@@ -257,7 +232,10 @@ class Exchange(Speaking):
         self._trace.leased_at = time.monotonic()
         assert self._admitted is not None
         if self._loads:
-            self._tell(loaded(self._admitted.place, self._model))
+            card = self._plane.leases.card(self._model)
+            known = card if isinstance(card, ModelCard) else None
+            took = time.monotonic() - self._trace.start
+            self._tell(orders.done(Order.LOAD, self._admitted.place, self._model, known, took))
             return
         try:
             self._word(result, self._admitted)
@@ -290,7 +268,7 @@ class Exchange(Speaking):
         edits, wanted = lease.edits, name if renamed else None
         self._parts = rewritten(admitted, self.head, body, wanted, edits, given=given)
 
-    @_entry
+    @entry
     def _cancelled(self, problem: Problem) -> None:
         """The supervisor takes the lease back: forced unload, or the backend is dead."""
         if self.step is Step.OVER:
@@ -318,7 +296,7 @@ class Exchange(Speaking):
             self.step = Step.CONNECTING
             self._opening = self._plane.pool.open(lease.target, self._opened)
 
-    @_entry
+    @entry
     def _opened(self, result: Upstream | OSError) -> None:
         self._opening = None
         if isinstance(result, Upstream):
@@ -386,6 +364,8 @@ class Exchange(Speaking):
         elif fault is Fault.STALE and not self._fresh and self._repeatable():
             self._fresh = True
             self._open(fresh=True)
+        elif self._aside():
+            return
         elif fault is Fault.MALFORMED or control:
             self._end_lease(Outcome.UPSTREAM_ERROR)
             self.refuse(Problem(Code.UPSTREAM_ERROR, message))
@@ -415,7 +395,7 @@ class Exchange(Speaking):
         assert self._admitted is not None
         self._acquire(self._admitted)
 
-    @_entry
+    @entry
     def _ask_again(self) -> None:
         self._open(fresh=True)
 

@@ -14,24 +14,49 @@ from daemon.access.principals import LOCAL, Principal
 from daemon.core.problems import Code, Problem
 from daemon.dialects import models, servers
 from daemon.dialects.errors import Dialect
-from daemon.ports import LeasePort, ModelCard
+from daemon.ports import LeasePort, ModelCard, Route
 from daemon.relay.doors import Door, Face
 from daemon.relay.heads import Head
-from daemon.relay.routes import Local, Place, Refused
+from daemon.relay.routes import BodyKind, Local, Order, Place, Refused, place_of
 
 LM_MODELS: Final = "/api/v0/models"
 LM_MODEL: Final = LM_MODELS + "/"
+LM_LIST: Final = "/api/v1/models"
 _LLAMA: Final = frozenset({"/props", "/slots", "/v1/health"})
+_LM_TEXTS: Final = ("/chat/completions", "/completions", "/embeddings")
+"""LM Studio adds statistics of its own to these, which no client needs to read an answer."""
 _RUNNING: Final = b"Ollama is running"  # what `ollama serve` says at /, and programs look for
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
+
+
+def _order(order: Order, upstream: str = "") -> Place:
+    # By no route: whatever kind the model is of, it can be loaded.
+    way = Route.UPSTREAM
+    return Place(way, Dialect.OPENAI, upstream, BodyKind.JSON, order=order)
+
+
+_POSTS: Final[dict[Face, dict[str, Place]]] = {
+    Face.LMSTUDIO: {
+        **{f"/api/v0{path}": place_of("/v1" + path) for path in _LM_TEXTS},
+        LM_LIST + "/load": _order(Order.LOAD, LM_LIST),
+        LM_LIST + "/unload": _order(Order.UNLOAD, LM_LIST),
+    },
+    Face.LLAMA_SERVER: {
+        "/models/load": _order(Order.LOAD),
+        "/models/unload": _order(Order.UNLOAD),
+    },
+}
 
 Said = tuple[str, bytes]
 """Content type and body."""
 
 
 def resolve(method: str, path: str, door: Door) -> Place | Refused | None:
-    """What this port answers by itself at ``path``, beyond what every port does; None: nothing."""
+    """What there is at ``path`` of this port, beyond what every port has; None: nothing."""
+    posts = _POSTS.get(door.face, {})
+    if method == "POST" and path in posts:
+        return posts[path]
     allow = allowed(path, door)
     if not allow:
         return None
@@ -43,6 +68,8 @@ def resolve(method: str, path: str, door: Door) -> Place | Refused | None:
 
 def allowed(path: str, door: Door) -> str:
     """The value of an ``Allow`` header for ``path``; empty where nothing of ours is."""
+    if path in _POSTS.get(door.face, ()):
+        return "POST, OPTIONS"
     one = door.face is Face.LMSTUDIO and path.startswith(LM_MODEL) and path != LM_MODEL
     return "GET, HEAD, OPTIONS" if one or path in _paths(door) else ""
 
@@ -51,7 +78,7 @@ def _paths(door: Door) -> frozenset[str]:
     if door.face is Face.OLLAMA:
         return frozenset({"/"})
     if door.face is Face.LMSTUDIO:
-        return frozenset({LM_MODELS})
+        return frozenset({LM_MODELS, LM_LIST})
     # The ports of the guides that are bound to one model are llama-server's, too.
     return _LLAMA if door.face is Face.LLAMA_SERVER or door.model else frozenset()
 
@@ -66,7 +93,8 @@ def answer(door: Door, head: Head, leases: LeasePort, who: Principal = LOCAL) ->
         return _TEXT, _RUNNING
     if path in _LLAMA:
         return _llama(path, door, head, leases, who)
-    return _JSON, servers.lm_models(cards(door, leases, who))
+    told = servers.lm_list if path == LM_LIST else servers.lm_models
+    return _JSON, told(cards(door, leases, who))
 
 
 def cards(door: Door, leases: LeasePort, who: Principal = LOCAL) -> list[ModelCard]:

@@ -43,6 +43,13 @@ class Local(Enum):
     FACE = auto()  # as another server would: ``faces`` knows
 
 
+class Order(Enum):
+    """What is asked of a model other than an answer."""
+
+    LOAD = auto()
+    UNLOAD = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What is served at a path. ``upstream`` is the path on the backend.
@@ -50,6 +57,7 @@ class Place:
     ``bare``: the engine's own API, which has no ``model`` field, so that it may be left out.
     ``rest`` is what follows a prefix: a model's id, or ``model/path`` below ``/upstream/``.
     ``shape``: of its requests, where other engines can be asked the same in their own way.
+    ``order``: all that is asked there is that the model be loaded or unloaded.
     """
 
     route: Route | None
@@ -61,6 +69,7 @@ class Place:
     rest: str = ""
     shape: Shape | None = None
     control: bool = False  # the control plane's, to whose socket it goes
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ _POSTS: dict[str, Place] = {
     **_post(Route.RESPONSES, "/v1/responses", "/responses", to="/v1/responses"),
     **_post(Route.RERANK, *_RANK, to="/v1/rerank"),
     **_post(Route.INFILL, "/infill", bare=True),
+    **_post(Route.TOKENS, "/tokenize", "/detokenize", "/apply-template", bare=True),
     **_post(Route.AUDIO, "/v1/audio/transcriptions", "/v1/audio/translations", body=BodyKind.FORM),
     **_post(Route.AUDIO, "/v1/audio/speech"),
     **_post(Route.IMAGES, "/v1/images/generations"),
@@ -137,6 +147,11 @@ def listed() -> list[tuple[str, str]]:
     """Every method and path of the table, for tests and documents."""
     tables = (("POST", _POSTS), ("GET", _GETS), ("DELETE", _DELETES))
     return [(method, path) for method, table in tables for path in table]
+
+
+def place_of(path: str) -> Place:
+    """What POST reaches at a path of the table."""
+    return _POSTS[path]
 
 
 def is_control(path: str) -> bool:

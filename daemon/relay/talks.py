@@ -19,16 +19,13 @@ from daemon.dialects.fields import encode, read
 from daemon.dialects.manner import Manner, Outline, Way
 from daemon.dialects.norms import Norms
 from daemon.dialects.shapes import Shape
-from daemon.ports import Route
+from daemon.ports import Route, Tokens
 from daemon.relay.body import Body, Parts
 from daemon.relay.routes import Place
 
 if TYPE_CHECKING:
     from daemon.dialects.translator import Answer, Translation
 
-_LOAD_BYTES = 4096
-"""An order to load is short: what is longer asks something."""
-_OLLAMA = (Shape.OLLAMA_CHAT, Shape.OLLAMA_GENERATE)
 _JSON = ("Content-Type", "application/json")
 
 
@@ -88,7 +85,7 @@ def talk_for(
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
-            return Counted(_chat(body, spoken.norms))
+            return Counted(chat_of(body, spoken.norms))
     elif place.dialect is Dialect.OLLAMA:
         return Embedded(body, name, model, request_id, old=place.upstream == "/api/embeddings")
     elif place.route is not None and place.route.value not in {
@@ -100,29 +97,19 @@ def talk_for(
     return None
 
 
-def load_asked(place: Place, body: Body) -> ollama_request.LoadAsked | None:
-    """Is this one of Ollama's orders to load a model? Raises ProblemError (INVALID_JSON)."""
-    if place.shape not in _OLLAMA or len(body) > _LOAD_BYTES:
-        return None
-    return ollama_request.load_asked(read(body))
+def counted(chat: Chat, tokens: Tokens | None) -> Rendered:
+    """The answer to who counts. What nobody counted (None), or not to the last token, says so in a
+    header."""
+    if tokens is None:
+        return _count(counting.estimate(chat), counting.ESTIMATED)
+    return _count(tokens.count, *(() if tokens.exact else (counting.ESTIMATED,)))
 
 
-def loaded(place: Place, model: str) -> Rendered:
-    """The answer to one, once the model is ready."""
-    generate = place.shape is Shape.OLLAMA_GENERATE
-    said = ollama_answer.loaded(model, int(time.time()), generate=generate, unload=False)
-    return 200, [_JSON], said
+def chat_of(body: Body, norms: Norms) -> Chat:
+    """What is counted. Raises ProblemError."""
+    from daemon.dialects import translator
 
-
-def estimated(body: Body, norms: Norms) -> Rendered:
-    """Tokens that nobody counts, with a header that says so. Raises ProblemError."""
-    return _count(counting.estimate(_chat(body, norms)), counting.ESTIMATED)
-
-
-def _chat(body: Body, norms: Norms) -> Chat:
-    from daemon.dialects.translator import counted
-
-    return counted(body, norms)
+    return translator.counted(body, norms)
 
 
 def _count(tokens: int, *more: tuple[str, str]) -> Rendered:
@@ -235,4 +222,4 @@ class Counted(_Whole):
         return self._estimated()
 
     def _estimated(self) -> Rendered:
-        return _count(counting.estimate(self._chat), counting.ESTIMATED)
+        return counted(self._chat, None)

@@ -386,7 +386,7 @@ def test_encoders(
     path = request.getfixturevalue(f"{kind}_gguf")
     item = kitchen.sound(model(path))
     assert item.kind == kind
-    assert item.routes == {route, "upstream"}
+    assert item.routes == {route, "tokens", "upstream"}
     assert item.best is not None
     assert item.best.ctx <= 8192
     argv = launched(item)
@@ -404,9 +404,9 @@ def test_a_written_kind_wins(kitchen: Kitchen, tiny_gguf: Path) -> None:
 
 def test_dialects_narrow_the_routes(kitchen: Kitchen, tiny_gguf: Path) -> None:
     routes = kitchen.sound(model(tiny_gguf, dialects=["messages"])).routes
-    assert routes == {"messages", "count_tokens", "infill", "upstream"}
+    assert routes == {"messages", "count_tokens", "infill", "tokens", "upstream"}
     routes = kitchen.sound(model(tiny_gguf, dialects=["chat"])).routes
-    assert routes == {"chat", "completions", "infill", "upstream"}
+    assert routes == {"chat", "completions", "infill", "tokens", "upstream"}
 
 
 # ---------------------------------------------------------------- pools
@@ -643,3 +643,7 @@ def test_the_mark_of_a_ladder_changes_with_what_it_hangs_on(tmp_path: Path, larg
     script.write_text(text)
     os.utime(large, (1, 1))
     assert mark() != first, "another file"
+
+
+def test_how_tokens_are_counted_while_it_is_not_loaded(kitchen: Kitchen, tiny_gguf: Path) -> None:
+    assert kitchen.sound(model(tiny_gguf)).recipe is None, "llama.cpp alone reads its tokenizer"

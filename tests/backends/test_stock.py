@@ -111,14 +111,14 @@ def test_a_route_that_the_engine_does_not_serve(stock: Stock) -> None:
     assert said.message == (
         "embed (llama-server, embedding) does not serve the Anthropic messages API."
     )
-    assert said.hint == "It serves: embeddings, upstream."
-    assert said.facts["routes"] == ["embeddings", "upstream"]
+    assert said.hint == "It serves: embeddings, tokens, upstream."
+    assert said.facts["routes"] == ["embeddings", "tokens", "upstream"]
 
 
 @pytest.mark.parametrize("route", list(Route))
 def test_every_route_is_served_or_refused_in_words(stock: Stock, route: Route) -> None:
     found = stock.resolve("embed", route.value)
-    if route in (Route.EMBEDDINGS, Route.UPSTREAM):
+    if route in (Route.EMBEDDINGS, Route.TOKENS, Route.UPSTREAM):
         assert found == Resolved("embed")
     else:
         assert problem(found).message.endswith(".")

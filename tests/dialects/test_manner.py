@@ -128,7 +128,7 @@ def test_counting() -> None:
     assert counting_way(Manner(EVERY, tokenizes=True), body(USER, SYSTEM)) is Way.TOKENIZE
     assert counting_way(Manner(EVERY), body(USER, SYSTEM)) is Way.NATIVE
     assert counting_way(Manner(frozenset({"chat"}), tokenizes=True), body()) is Way.TOKENIZE
-    assert counting_way(Manner(frozenset({"chat"})), body()) is Way.ESTIMATE
+    assert counting_way(Manner(frozenset({"chat"})), body()) is Way.ASIDE
 
 
 @pytest.mark.parametrize("name", fixtures("claude_0", "codex_0", "opencode_02"))

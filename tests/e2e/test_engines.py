@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import MakeHouse
-from tests.e2e.house import House, Watch, process_exists
+from tests.e2e.house import Answer, House, Watch, process_exists
 from tests.fakes import start
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -47,8 +49,6 @@ def test_mlx_lm(make_house: MakeHouse, mlx_python: Path, tiny_hf: Path) -> None:
         assert b"event: message_stop" in streamed.body
         response = house.request("POST", "/v1/responses", {"model": "mlx", "input": "hi"})
         assert response.json()["output"][0]["content"][0]["text"] == TEN
-        counted = house.request("POST", "/v1/messages/count_tokens", asked)
-        assert counted.headers["x-token-count"] == "estimated"
         refused = house.request("POST", "/v1/embeddings", {"model": "mlx", "input": "hi"})
         assert refused.status == 400
         assert "mlx" in refused.json()["error"]["message"]
@@ -62,6 +62,64 @@ def test_mlx_lm(make_house: MakeHouse, mlx_python: Path, tiny_hf: Path) -> None:
         pid = house.backends()["mlx"]["pid"]
         assert house.ctl("unload", "mlx").returncode == 0
         assert not process_exists(pid)
+
+
+def counts(house: House, asked: object, many: int = 1) -> list[Answer]:
+    """Answers to so many counts at once."""
+    with ThreadPoolExecutor(many) as pool:
+        path = "/v1/messages/count_tokens?beta=true"
+        return list(pool.map(lambda _: house.request("POST", path, asked), range(many)))
+
+
+PING = {"name": "ping", "description": "Pings.", "input_schema": {"type": "object"}}
+ASKED = {
+    "max_tokens": 16,
+    "system": [{"type": "text", "text": "Be terse."}],
+    "messages": [{"role": "user", "content": "Which of these words are counted?"}],
+    "tools": [PING],
+}
+
+
+@pytest.mark.mlx
+def test_tokens_of_mlx_lm_are_counted_by_its_own_tokenizer(
+    make_house: MakeHouse, mlx_python: Path, tiny_hf: Path
+) -> None:
+    """To the token what the engine then reads; and without loading anything."""
+    config = (
+        f'[engines.mlx-lm]\npath = "{mlx_python}"\n'
+        f'[models.mlx]\npath = "{tiny_hf}"\nengine = "mlx-lm"\nctx = 512\n'
+        '[timing]\ncount_wait = "30 s"\n'
+    )
+    asked = {**ASKED, "model": "mlx"}
+    with make_house(config) as house:
+        answers = counts(house, asked, 25)
+        assert {answer.status for answer in answers} == {200}
+        assert not any("x-token-count" in answer.headers for answer in answers)
+        (tokens,) = {answer.json()["input_tokens"] for answer in answers}
+        assert house.backends() == {}, "no count loads a model"
+        below = psutil.Process(house.process.pid).children()
+        (child,) = [one for one in below if any("token_counter" in w for w in one.cmdline())]
+        usage = house.request("POST", "/v1/messages", asked).json()["usage"]
+        assert usage["input_tokens"] + usage.get("cache_read_input_tokens", 0) == tokens
+        assert counts(house, asked)[0].json()["input_tokens"] == tokens
+    assert not child.is_running()
+
+
+def test_tokens_of_a_gguf_are_estimated_until_it_is_loaded(
+    make_house: MakeHouse, tiny_gguf: Path
+) -> None:
+    pytest.importorskip("xllamacpp")
+    table = f'[models.t]\npath = "{tiny_gguf}"\nengine = "xllamacpp"\nctx = 1024\n'
+    asked = {**ASKED, "model": "t"}
+    with make_house(table) as house:
+        answers = counts(house, asked, 5)
+        assert {answer.headers.get("x-token-count") for answer in answers} == {"estimated"}
+        assert house.backends() == {}
+        usage = house.request("POST", "/v1/messages", asked).json()["usage"]
+        read = usage["input_tokens"] + usage.get("cache_read_input_tokens", 0)
+        answers = counts(house, asked, 25)
+        assert {answer.headers.get("x-token-count") for answer in answers} == {None}
+        assert {answer.json()["input_tokens"] for answer in answers} == {read}
 
 
 @pytest.mark.llama_server

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,47 @@ def test_ollamas_lmstudios_and_llama_servers_words(make_house: MakeHouse, ports:
         assert (states["a"], states["b"]) == ("loaded", "unloaded")
         for port in ports:
             assert chat(port, model="a").status == 200
+
+
+def studios(port: int) -> dict[str, Any]:
+    """LM Studio's newer list, by name."""
+    return {one["key"]: one for one in ask(port, "GET", "/api/v1/models").json()["models"]}
+
+
+def test_other_servers_paths_of_a_real_model(
+    make_house: MakeHouse, ports: list[int], tiny_gguf: Path
+) -> None:
+    pytest.importorskip("xllamacpp")
+    lmstudio, llama = ports[:2]
+    config = also(
+        f'{{port = {lmstudio}, as = "lmstudio"}}', f'{{port = {llama}, as = "llama-server"}}'
+    )
+    config += f'[models.t]\npath = "{tiny_gguf}"\nengine = "xllamacpp"\nctx = 1024\n'
+    with make_house(config) as house:
+        listed = studios(lmstudio)["t"]
+        assert (listed["type"], listed["format"], listed["loaded_instances"]) == ("llm", "gguf", [])
+        assert ask(llama, "POST", "/models/load", {"model": "t"}).json() == {"success": True}
+        assert house.backends()["t"]["state"] == "ready"
+        done = ask(lmstudio, "POST", "/api/v1/models/load", {"model": "t"}).json()
+        assert (done["instance_id"], done["status"]) == ("t", "loaded")
+        listed = studios(lmstudio)["t"]
+        assert listed["loaded_instances"][0]["config"]["context_length"] == 1024
+        for path in ("/api/v0/chat/completions", "/api/v0/completions"):
+            said = ask(lmstudio, "POST", path, {**HI, "model": "t", "prompt": "hi"})
+            assert (said.status, said.json()["usage"]["completion_tokens"]) == (200, 4), said.body
+        text = "how many tokens?"
+        tokens = ask(llama, "POST", "/tokenize", {"model": "t", "content": text}).json()["tokens"]
+        back = ask(llama, "POST", "/detokenize", {"model": "t", "tokens": tokens}).json()
+        assert back["content"] == text
+        prompt = ask(llama, "POST", "/apply-template", {**HI, "model": "t"}).json()["prompt"]
+        assert "hi" in prompt
+        lost = ask(llama, "POST", "/models/load", {"model": "nothing"})
+        assert (lost.status, "nothing" in lost.json()["error"]["message"]) == (404, True)
+        kept = ask(llama, "POST", "/models/unload", {"model": "t"})
+        assert (kept.status, "ctl unload t" in kept.body.decode()) == (401, True)
+        assert house.backends()["t"]["state"] == "ready"
+        for path in ("/props", "/slots/0?action=erase", "/lora-adapters"):
+            assert ask(llama, "POST", path, {"model": "t"}).status in (404, 405)
 
 
 def test_ports_come_and_go_by_reload_and_nobody_else_notices(

@@ -270,11 +270,12 @@ def test_probe_asks_for_the_models_own_work(kind: str, path: str, field: str) ->
 
 
 def test_routes() -> None:
-    chat = {"chat", "completions", "messages", "count_tokens", "responses", "infill", "upstream"}
+    text = {"completions", "infill", "tokens", "upstream"}
+    chat = {"chat", "messages", "count_tokens", "responses", *text}
     assert llama.routes("chat") == chat
-    assert llama.routes("completion") == {"completions", "infill", "upstream"}
-    assert llama.routes("embedding") == {"embeddings", "upstream"}
-    assert llama.routes("rerank") == {"rerank", "upstream"}
+    assert llama.routes("completion") == text
+    assert llama.routes("embedding") == {"embeddings", "tokens", "upstream"}
+    assert llama.routes("rerank") == {"rerank", "tokens", "upstream"}
     assert llama.routes("other") == {"upstream"}
 
 

@@ -18,7 +18,7 @@ from daemon.access.principals import LOCAL, Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
-from daemon.ports import Edits, Lease, ModelCard, Target, Waits, Wish
+from daemon.ports import Edits, Lease, ModelCard, Target, Tokens, Waits, Wish
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
@@ -99,13 +99,20 @@ class FakeLeases:
         self.keep_query = True
         self.edits: Edits | None = None
         self.spoken: Manner | None = None
+        self.tokens: Tokens | None = None  # by the model's own tokenizer
+        self.counted: list[bytes] = []
+        self.unloaded: list[str] = []
+        self.counting: list[tuple[Callable[[Tokens | None], None], FakeWaiting]] = []
         self.waits_for = ""  # told to clients that show it
         self.hold = False
         self.problems: list[Problem] = []
         self.wishes: list[Wish] = []
         self.leases: list[FakeLease] = []
         self.waiting: list[tuple[Wish, Callable[[Lease | Problem], None], FakeWaiting]] = []
-        self.known = {"m": ModelCard("m", created=7), "org/big": ModelCard("org/big")}
+        self.known = {
+            "m": ModelCard("m", created=7),
+            "org/big": ModelCard("org/big"),
+        }
         self.draining = False
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> FakeWaiting | None:
@@ -137,6 +144,24 @@ class FakeLeases:
 
     def manner(self, name: str, who: Principal = LOCAL) -> Manner | None:
         return self.spoken
+
+    def count(
+        self, name: str, chat: bytes, done: Callable[[Tokens | None], None]
+    ) -> FakeWaiting | None:
+        self.counted.append(chat)
+        if self.hold:
+            waiting = FakeWaiting()
+            self.counting.append((done, waiting))
+            return waiting
+        done(self.tokens)
+        return None
+
+    def unload(self, name: str, who: Principal = LOCAL) -> Problem | None:
+        card = self.card(name)
+        if isinstance(card, Problem):
+            return card
+        self.unloaded.append(card.id)
+        return None
 
     def waiting_text(self, name: str) -> str:
         return self.waits_for

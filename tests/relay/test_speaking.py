@@ -12,6 +12,7 @@ import pytest
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
+from daemon.ports import NOT_LOADED, ModelCard, Tokens
 from daemon.relay.limits import Limits
 from tests.dialects.streams import check_messages, check_responses
 from tests.relay.peers import (
@@ -34,6 +35,8 @@ CHATS = Manner(frozenset({"chat"}))
 SPEAKS = Manner(
     frozenset({"chat", "completions", "messages", "count_tokens", "responses"}), tokenizes=True
 )
+NATIVE = Manner(frozenset({"messages", "count_tokens"}))
+READY = ModelCard("m", state="ready")
 HI = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": HI},
@@ -294,7 +297,7 @@ async def test_tokens_are_counted_by_the_engines_own_tokenizer() -> None:
             await conn.send(ok(json.dumps(answer).encode()))
 
     async with world(script) as here:
-        here.leases.spoken = SPEAKS
+        here.leases.spoken, here.leases.known["m"] = SPEAKS, READY
         reply = await here.once(COUNT)
         assert json.loads(reply.body) == {"input_tokens": 3}
         assert reply.get("x-token-count") is None
@@ -308,6 +311,74 @@ async def test_an_estimate_says_so_and_loads_nothing() -> None:
         assert json.loads(reply.body)["input_tokens"] > 1
         assert reply.get("x-token-count") == "estimated"
         assert here.leases.wishes == []
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_tokens_are_counted_by_the_models_own_tokenizer(exact: bool) -> None:
+    async with world() as here:
+        here.leases.spoken, here.leases.tokens = CHATS, Tokens(42, exact)
+        reply = await here.once(COUNT)
+        assert json.loads(reply.body) == {"input_tokens": 42}
+        assert reply.get("x-token-count") == (None if exact else "estimated")
+        (chat,) = here.leases.counted
+        assert json.loads(chat)["messages"][0]["content"] == "hi\n\nhi"
+        assert here.leases.wishes == []
+
+
+@pytest.mark.parametrize("spoken", [SPEAKS, NATIVE], ids=["tokenizes", "counts"])
+async def test_no_count_asks_for_a_model_that_is_not_loaded(spoken: Manner) -> None:
+    async with world() as here:
+        here.leases.spoken, here.leases.tokens = spoken, Tokens(42, exact=True)
+        assert json.loads((await here.once(COUNT)).body) == {"input_tokens": 42}
+        here.leases.known["m"] = READY
+        here.leases.problems = [NOT_LOADED]  # it left in that moment
+        assert json.loads((await here.once(COUNT)).body) == {"input_tokens": 42}
+        assert (len(here.leases.wishes), here.backend.seen) == (1, [])
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_an_engine_that_does_not_count_after_all(status: int) -> None:
+    async with world(refusing(status, {"error": "no"})) as here:
+        here.leases.spoken, here.leases.tokens = NATIVE, Tokens(42, exact=True)
+        here.leases.known["m"] = READY
+        for _ in range(2):
+            reply = await here.once(COUNT)
+            assert (reply.status, json.loads(reply.body)) == (200, {"input_tokens": 42})
+
+
+async def test_an_engine_that_dies_while_it_counts() -> None:
+    async def script(conn: Conn, backend: Backend) -> None:
+        await conn.request()
+        conn.reset()
+
+    async with world(script) as here:
+        here.leases.spoken, here.leases.tokens = NATIVE, Tokens(42, exact=True)
+        here.leases.known["m"] = READY
+        assert json.loads((await here.once(COUNT)).body) == {"input_tokens": 42}
+
+
+async def test_who_waits_for_a_count_may_leave() -> None:
+    async with world() as here:
+        here.leases.spoken, here.leases.hold = CHATS, True
+        client = await here.client()
+        await client.send(COUNT)
+        await until(lambda: here.leases.counting)
+        ((_, waiting),) = here.leases.counting
+        client.close()
+        await until(lambda: waiting.cancelled == 1)
+        other = await here.client()
+        await other.send(COUNT)
+        await until(lambda: len(here.leases.counting) == 2)
+        here.leases.counting[1][0](Tokens(7, exact=True))
+        assert json.loads((await other.reply()).body) == {"input_tokens": 7}
+
+
+async def test_a_count_of_nothing_that_can_be_read() -> None:
+    async with world() as here:
+        here.leases.spoken = CHATS
+        reply = await here.once(post("/v1/messages/count_tokens", b'{"model":"m","messages":7}'))
+        assert (reply.status, json.loads(reply.body)["type"]) == (400, "error")
+        assert here.leases.counted == []
 
 
 # ---------------------------------------------------------------- errors
