@@ -318,6 +318,8 @@ class Exchange(Speaking):
         )
         self.step = Step.SENT
         self._upstream = upstream
+        if self._client.full:
+            upstream.pause(True)
         upstream.ask(
             self,
             sent,

@@ -11,6 +11,7 @@ import pytest
 from daemon.relay.limits import Limits
 from tests.relay.corpus import PASSED, REFUSED
 from tests.relay.peers import (
+    CHUNKED,
     Backend,
     Conn,
     both_loops,
@@ -116,6 +117,26 @@ async def test_pipelined_requests_are_served_in_order() -> None:
 
 
 @both_loops
+async def test_what_follows_a_stream_waits_for_its_end() -> None:
+    async def streaming(conn: Conn, backend: Backend) -> None:
+        while True:
+            backend.seen.append(await conn.request())
+            await conn.send(CHUNKED)
+            for number in range(3):
+                await conn.send(chunk(b"data: %d\n\n" % number))
+                await asyncio.sleep(0.003)
+            await conn.send(b"0\r\nX-Trailer: dropped\r\n\r\n")
+
+    async with world(streaming) as here:
+        client = await here.client()
+        await client.send((post() + get("/v1/models", method="HEAD") + get("/health")) * 2)
+        for _ in range(2):
+            assert (await client.reply()).body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+            assert (await client.reply(head_only=True)).body == b""
+            assert json.loads((await client.reply()).body) == {"status": "ok"}
+
+
+@both_loops
 async def test_a_flood_of_early_bytes_is_held_back_and_served() -> None:
     async with world(limits=Limits(tick=0.01, pipeline_bytes=4096)) as here:
         here.leases.hold = True
@@ -131,6 +152,34 @@ async def test_a_flood_of_early_bytes_is_held_back_and_served() -> None:
             wish, done, _ = here.leases.waiting.pop()
             here.leases.answer(wish, done)
             assert (await client.reply()).body == body
+
+
+@both_loops
+async def test_who_asks_and_asks_and_reads_nothing_is_not_listened_to() -> None:
+    """Its answers pile up to a mark; then its questions wait in its own kernel, not with us."""
+    asked = get("/health?" + "x" * 3000) * 100
+    async with world(limits=Limits(tick=0.01, write_high=65536, write_low=1024)) as here:
+        client = await here.client()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+
+        async def ask() -> None:
+            nonlocal sent
+            while True:
+                await client.send(asked)
+                sent += 1
+
+        asking = asyncio.ensure_future(ask())
+        await until(lambda: here.front._plane.clients)
+        (connection,) = here.front._plane.clients
+        await until(lambda: not connection._reading)
+        assert len(connection._pending) < 256 * 1024 + 1_000_000
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        served, before = 0, sent
+        while served <= (before + 1) * 100:  # and goes on where it stopped, in order
+            assert (await client.reply()).status == 200
+            served += 1
+        asking.cancel()
 
 
 @both_loops
@@ -169,6 +218,11 @@ async def test_expect_is_answered_once_the_head_has_passed() -> None:
         assert (await client.head())[0] == 100
         await client.send(BODY)
         assert (await client.reply()).body == BODY
+        # What is here already, or all that there is, is not asked for.
+        for data in (PASSED["expect"], get("/health", "Expect: 100-continue")):
+            await client.send(data)
+            assert (await client.head())[0] == 200
+            await client.reader.readexactly(13 if data.startswith(b"POST") else 15)
         # Refused on its head: told at once, and nothing is asked for.
         await client.send(head.replace(b"127.0.0.1", b"evil.example"))
         assert (await client.reply()).status == 421
