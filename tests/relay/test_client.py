@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import socket
 
 import pytest
@@ -13,6 +15,7 @@ from tests.relay.corpus import PASSED, REFUSED
 from tests.relay.peers import (
     CHUNKED,
     Backend,
+    Client,
     Conn,
     both_loops,
     chunk,
@@ -24,6 +27,7 @@ from tests.relay.peers import (
 )
 
 BODY = b'{"model":"m"}'
+SEEDS = int(os.environ.get("MODELPORT_SEEDS", "3"))
 
 
 @both_loops
@@ -272,3 +276,52 @@ async def test_large_bodies_pass() -> None:
         await client.send(b"Transfer-Encoding: chunked\r\n\r\n" + chunk(body) + b"0\r\n\r\n")
         assert (await client.reply()).body == body
         assert here.leases.wishes[0].body_bytes == len(body)
+
+
+@both_loops
+async def test_whatever_the_pace_of_both_sides_answers_come_in_order() -> None:
+    """Requests cut anywhere, small marks, a reader that stops now and then: seeded."""
+
+    async def mixed(conn: Conn, backend: Backend) -> None:
+        while True:
+            body = (await conn.request()).body
+            if b'"s"' not in body:
+                await conn.send(ok(body))
+                continue
+            await conn.send(CHUNKED)
+            for at in range(0, len(body), 3000):
+                await conn.send(chunk(body[at : at + 3000]))
+            await conn.send(b"0\r\n\r\n")
+
+    limits = Limits(tick=0.01, write_high=8192, write_low=1024, pipeline_bytes=4096)
+    for seed in range(SEEDS):
+        luck = random.Random(seed)
+        asked: list[tuple[bytes, bytes | None]] = []
+        for number in range(60):
+            if luck.random() < 0.3:
+                asked.append((get("/v1/models?x=" + "y" * luck.randrange(3000)), None))
+                continue
+            size = luck.choice((1, 500, 40_000))
+            kind = luck.choice((b"s", b"w"))
+            body = b'{"model":"m","%b":%d,"x":"%b"}' % (kind, number, b"z" * size)
+            asked.append((post(body=body), body))
+        wire = b"".join(data for data, _ in asked)
+        async with world(mixed, limits=limits) as here:
+            client = await here.client()
+
+            async def write(client: Client, wire: bytes, luck: random.Random) -> None:
+                at = 0
+                while at < len(wire):
+                    size = luck.choice((1, 7, 900, 30_000, 300_000))
+                    await client.send(wire[at : at + size])
+                    at += size
+                    await asyncio.sleep(0)
+
+            writing = asyncio.ensure_future(write(client, wire, random.Random(seed)))
+            for number, (_, body) in enumerate(asked):
+                if luck.random() < 0.1:
+                    await asyncio.sleep(0.01)
+                reply = await client.reply()
+                assert reply.status == 200, (seed, number)
+                assert body is None or reply.body == body, (seed, number)
+            await writing
