@@ -174,11 +174,19 @@ def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
 
 
 def one_heap() -> None:
-    """One heap for all threads (glibc's ``mallopt``, M_ARENA_MAX; nothing elsewhere): ours wait for
-    files, one at a time, and a heap of its own for each costs a MiB that is never given back."""
-    m_arena_max = -8
+    """What glibc is told of memory (``mallopt``; nothing elsewhere).
+
+    One heap for all threads: ours wait for files, one at a time, and a heap of its own for each
+    costs a MiB that is never given back. And large blocks apart from it, always: left alone, glibc
+    puts what is as large as one that was freed before into the heap, where a prompt's images stay
+    after their request, and are copied as they grow.
+    """
+    m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
     with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(m_arena_max, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_arena_max, 1)
+        mallopt(m_mmap_threshold, 4 << 20)
+        mallopt(m_trim_threshold, 2 << 20)
 
 
 def raise_descriptor_limit() -> None:

@@ -9,7 +9,7 @@ whole one through ``translation.whole``, an error through ``translation.refused`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from daemon.core.problems import Problem
@@ -261,7 +261,7 @@ def waiting(shape: Shape, body: bytes | bytearray, about: About) -> Answer:
     Raises ProblemError as :func:`translate` does.
     """
     if shape is Shape.RESPONSES:  # which says of its request what it was
-        return translate(shape, body, Norms(), about).stream()
+        return replace(translate(shape, body, Norms(), about), body=b"").stream()
     return Translation(shape, b"", True, about, Norms()).stream()
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TAIL_MOST = TAIL + 1024  # bytes; cutting it is dearer than letting it grow a little
 _TOLD_IN_STREAM = frozenset({Route.CHAT, Route.COMPLETIONS})
 
 
@@ -77,7 +78,6 @@ class Answering(ABC):
 
     __slots__ = (
         "_admitted",
-        "_before",
         "_body",
         "_chunked",
         "_client",
@@ -85,13 +85,13 @@ class Answering(ABC):
         "_counted",
         "_events",
         "_framed",
-        "_last",
         "_lease",
         "_loading",
         "_metered",
         "_model",
         "_parts",
         "_plane",
+        "_tail",
         "_trace",
         "_upstream",
         "dialect",
@@ -122,7 +122,7 @@ class Answering(ABC):
         self._loading: Loading | None = None  # it says that it is still loading
         self._chunked = self._events = False  # the answer
         self._framed = False  # the piece sent last is a chunk with its frame
-        self._last = self._before = b""  # the pieces of the answer sent last
+        self._tail = bytearray()  # of the answer as it was sent
 
     @abstractmethod
     def crashed(self) -> None:
@@ -183,7 +183,11 @@ class Answering(ABC):
 
     def passed(self, data: bytes) -> None:
         """One more chunk, with its frame: nothing is to be done to it."""
-        self._before, self._last = self._last, data
+        tail = self._tail
+        # In front of a frame there is always an end of line: so ``usage`` knows it.
+        tail += data[-TAIL:] if self._framed else b"\r\n" + data[-TAIL:]
+        if len(tail) > _TAIL_MOST:
+            del tail[:-TAIL]
         self._framed = True
         self._trace.bytes_out += len(data)
         self._client.write(data)
@@ -216,8 +220,7 @@ class Answering(ABC):
 
     def _forward(self, head: bytes, data: bytes, ended: bool) -> None:
         if data:
-            self._before, self._last = self._last, data
-            self._framed = False
+            self._remember(data)
         if self._chunked:
             if data:
                 data = wire.chunk(data)
@@ -230,6 +233,22 @@ class Answering(ABC):
             keep = self.step is Step.ANSWERING and not self._client.closing
             self._over(Outcome.OK)
             self._client.done(keep)
+
+    def _remember(self, data: bytes) -> None:
+        """The end of what was sent, of pieces without frames."""
+        tail = self._tail
+        if self._framed:
+            self._framed = False
+            del tail[-2:]  # the frame's
+        tail += data[-TAIL:]
+        if len(tail) > _TAIL_MOST:
+            del tail[:-TAIL]
+
+    def _between_events(self) -> bool:
+        """Was the last thing that was sent the end of an event?"""
+        tail = self._tail[-6:]
+        end = tail[:-2] if self._framed else tail
+        return end.endswith((b"\n\n", b"\r\n\r\n"))
 
     def _send(self, data: bytes) -> None:
         if data:
@@ -248,9 +267,8 @@ class Answering(ABC):
         whole one, which no client can read. On messages and responses an error event would cost
         the client's own streaming retries, which a reset gives it.
         """
-        last = self._last[:-2] if self._framed else self._last
-        whole = last.endswith((b"\n\n", b"\r\n\r\n"))
-        told = self._last_event(problem) if self._events and whole else b""
+        whole = self._events and self._between_events()
+        told = self._last_event(problem) if whole else b""
         if told:
             self._send(wire.chunk(told) if self._chunked else told)
         self._over(Outcome.UPSTREAM_ERROR)
@@ -341,6 +359,6 @@ class Answering(ABC):
                     peer=self._client.peer.address,
                     client=self._admitted.client if self._admitted is not None else "",
                     key=self._key(),
-                    tail=self._before[-TAIL:] + self._last[-TAIL:],
+                    tail=self._tail,
                 )
             )

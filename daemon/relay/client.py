@@ -96,14 +96,15 @@ class ClientConnection(Outlet):
             if phase is Phase.HEAD:
                 fresh = len(self._pending)
                 self._append(data)
-                self._advance(fresh)
+                if self._full:
+                    self._hold_back()  # it asks, and does not take its answers
+                else:
+                    self._advance(fresh)
             elif phase is Phase.BODY:
                 self._read_body(data)
             elif phase is Phase.BUSY:
                 self._append(data)
-                if len(self._pending) > self._plane.limits.pipeline_bytes:
-                    # From here on its leaving is noticed by a failed write only.
-                    self.pause(True)
+                self._hold_back()
             elif phase is Phase.TUNNEL:
                 assert self._exchange is not None
                 self._exchange.from_client(data)
@@ -139,9 +140,16 @@ class ClientConnection(Outlet):
         if self._exchange is not None:
             self._exchange.client_full(False)
         else:
+            self.pause(False)
             self._advance()
 
     # ------------------------------------------------------------ framing
+
+    def _hold_back(self) -> None:
+        """No more than a certain amount is read ahead of what is being served."""
+        if len(self._pending) > self._plane.limits.pipeline_bytes:
+            # From here on its leaving is noticed by a failed write only.
+            self.pause(True)
 
     def _append(self, data: bytes) -> None:
         if not self._pending:
@@ -270,6 +278,7 @@ class ClientConnection(Outlet):
     def tunnel(self) -> None:
         """From here on the client's bytes go straight to the backend."""
         self._phase = Phase.TUNNEL
+        self.pause(False)  # it may have been held back as for a next request
         early, self._pending = self._pending, b""
         if early and self._exchange is not None:
             self._exchange.from_client(bytes(early))

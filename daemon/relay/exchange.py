@@ -329,6 +329,8 @@ class Exchange(Counting):
         )
         self.step = Step.SENT
         self._upstream = upstream
+        if self._client.full:
+            upstream.pause(True)
         upstream.ask(
             self,
             sent,

@@ -37,6 +37,11 @@ class Outlet(asyncio.Protocol):
         self._stall_at = math.inf
         self._stall_left = 0
 
+    @property
+    def full(self) -> bool:
+        """Does it take no more for now?"""
+        return self._full
+
     def write(self, data: bytes) -> None:
         """On to the client. What cannot be sent is buffered; see ``pause_writing``."""
         if self._transport is not None:

@@ -101,9 +101,10 @@ class Trace:
         peer: str,
         client: str,
         key: str = "",
-        tail: bytes,
+        tail: bytes | bytearray,
     ) -> RequestRecord:
-        """The finished record, as of ``now``. ``tail``: the last bytes of the answer."""
+        """The finished record, as of ``now``. ``tail``: the last bytes of the answer;
+        chunks among them may have their frames."""
         waits, leased = self.waits, self.leased_at
         tokens = self.tokens or (usage(tail) if tail else (None, None))
         return RequestRecord(
@@ -139,8 +140,14 @@ _USAGE = re.compile(
 )
 
 
-def usage(tail: bytes) -> tuple[int | None, int | None]:
-    """Tokens in and out, as far as the end of an answer tells."""
+_FRAME = re.compile(rb"\r\n[0-9A-Fa-f]{1,8}\r\n")  # between two chunks; no event has such a line
+
+
+def usage(tail: bytes | bytearray) -> tuple[int | None, int | None]:
+    """Tokens in and out, as far as the end of an answer tells. It may hold frames of chunks, as an
+    engine may cut its events anywhere."""
+    if b"\r\n" in tail:
+        tail = _FRAME.sub(b"", tail)
     found: list[int | None] = [None, None]
     at = tail.rfind(b'"usage"')
     if at < 0:  # cut off, or not there

@@ -21,11 +21,10 @@ from daemon.relay.answering import Answering, Step
 from daemon.relay.answers import Answer
 from daemon.relay.body import peek
 from daemon.relay.heads import Head
-from daemon.relay.records import TAIL
 from daemon.relay.retries import WHOLE, ends
 from daemon.relay.talks import Talk
 from daemon.relay.upstream import Fault
-from daemon.relay.vigil import THINKERS, Vigil, between_events
+from daemon.relay.vigil import THINKERS, Vigil, sign
 
 if TYPE_CHECKING:
     from daemon.dialects.translator import Answer as Spoken
@@ -141,7 +140,7 @@ class Speaking(Answering):
         head = b"" if self._begun else self._begin(stream)
         if self.step is not Step.ANSWERING:
             self._answering()
-        self._before, self._last = self._last, out
+        self._remember(out)
         self._send(head + (wire.chunk(out) if self._chunked else out))
 
     def _begin(self, stream: Spoken) -> bytes:
@@ -257,7 +256,7 @@ class Speaking(Answering):
         elif said.status >= 300:
             found = talk.refused(said.status, body)
         else:
-            self._last = body[-TAIL:]  # for its usage
+            self._remember(body)  # for its usage
             found = talk.whole(body)
             if self._lease is not None:
                 self._lease.rescued = talk.rescued
@@ -309,8 +308,7 @@ class Speaking(Answering):
 
     def _sign(self, vigil: Vigil) -> bytes:
         if self.step is Step.ANSWERING and not self._hearing:
-            last = self._last
-            return between_events(self._shape, last, framed=self._framed) if self._events else b""
+            return sign(self._shape) if self._events and self._between_events() else b""
         if self.step is Step.SENT and self._talk is None and self._shape is Shape.RESPONSES:
             return b""  # the engine begins with events of its own, which ours would not fit
         stream = self._awaited(vigil)

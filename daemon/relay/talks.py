@@ -8,6 +8,7 @@ that a daemon without such clients never takes.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,11 +21,12 @@ from daemon.dialects.manner import Manner, Outline, Way
 from daemon.dialects.norms import Norms
 from daemon.dialects.shapes import Shape
 from daemon.ports import Route, Tokens
+from daemon.relay import bulk
 from daemon.relay.body import Body, Parts
 from daemon.relay.routes import Place
 
 if TYPE_CHECKING:
-    from daemon.dialects.translator import Answer, Translation
+    from daemon.dialects.translator import About, Answer, Translation
 
 _JSON = ("Content-Type", "application/json")
 
@@ -81,7 +83,7 @@ def talk_for(
 
             path = translator.PATH if chosen is Way.CHAT else translator.MESSAGES_PATH
             about = translator.About(request_id, int(time.time()), model)
-            return Spoken(translator.translate(shape, body, spoken.norms, about, path, name))
+            return _worded(shape, body, spoken.norms, about, path, name)
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
@@ -105,6 +107,20 @@ def counted(chat: Chat, tokens: Tokens | None) -> Rendered:
     return _count(tokens.count, *(() if tokens.exact else (counting.ESTIMATED,)))
 
 
+def _worded(shape: Shape, body: Body, norms: Norms, about: About, path: str, name: str) -> Spoken:
+    from daemon.dialects.translator import translate
+
+    found = bulk.light(body)
+    if found is not None:
+        with suppress(ProblemError):  # told of the body as it is
+            made = translate(shape, found.body, norms, about, path, name)
+            parts = found.restored(made.body)
+            if parts is not None and not found.knows(encode(made.asked)):
+                return Spoken(made, parts)
+    made = translate(shape, body, norms, about, path, name)
+    return Spoken(made, (made.body,))
+
+
 def chat_of(body: Body, norms: Norms) -> Chat:
     """What is counted. Raises ProblemError."""
     from daemon.dialects import translator
@@ -121,10 +137,10 @@ class Spoken:
 
     __slots__ = ("_translation", "parts", "path", "rescued")
 
-    def __init__(self, translation: Translation) -> None:
+    def __init__(self, translation: Translation, parts: Parts) -> None:
         self.path = translation.path
         self.rescued = 0
-        self.parts: Parts = (translation.body,)
+        self.parts = parts
         self._translation = replace(translation, body=b"")  # ``parts`` has it, and lets it go
 
     @property

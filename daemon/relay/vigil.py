@@ -1,4 +1,4 @@
-"""When a silent stream needs a sign of life, and where in it one may stand. Pure."""
+"""When a silent stream needs a sign of life, and which. Pure."""
 
 from __future__ import annotations
 
@@ -28,10 +28,6 @@ class Vigil:
         return now - self.since
 
 
-def between_events(shape: Shape | None, last: bytes, *, framed: bool) -> bytes:
-    """A sign of life in a stream that goes on as the engine writes it, where ``last`` was sent
-    last; empty in the middle of an event. ``framed``: with the frame of a chunk."""
-    end = last[:-2] if framed else last
-    if not end.endswith((b"\n\n", b"\r\n\r\n")):
-        return b""
+def sign(shape: Shape | None) -> bytes:
+    """A sign of life between two events of a stream that goes on as the engine writes it."""
     return PING if shape is Shape.MESSAGES else COMMENT

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import socket
 
 import pytest
@@ -11,7 +13,9 @@ import pytest
 from daemon.relay.limits import Limits
 from tests.relay.corpus import PASSED, REFUSED
 from tests.relay.peers import (
+    CHUNKED,
     Backend,
+    Client,
     Conn,
     both_loops,
     chunk,
@@ -23,6 +27,7 @@ from tests.relay.peers import (
 )
 
 BODY = b'{"model":"m"}'
+SEEDS = int(os.environ.get("MODELPORT_SEEDS", "3"))
 
 
 @both_loops
@@ -116,6 +121,26 @@ async def test_pipelined_requests_are_served_in_order() -> None:
 
 
 @both_loops
+async def test_what_follows_a_stream_waits_for_its_end() -> None:
+    async def streaming(conn: Conn, backend: Backend) -> None:
+        while True:
+            backend.seen.append(await conn.request())
+            await conn.send(CHUNKED)
+            for number in range(3):
+                await conn.send(chunk(b"data: %d\n\n" % number))
+                await asyncio.sleep(0.003)
+            await conn.send(b"0\r\nX-Trailer: dropped\r\n\r\n")
+
+    async with world(streaming) as here:
+        client = await here.client()
+        await client.send((post() + get("/v1/models", method="HEAD") + get("/health")) * 2)
+        for _ in range(2):
+            assert (await client.reply()).body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
+            assert (await client.reply(head_only=True)).body == b""
+            assert json.loads((await client.reply()).body) == {"status": "ok"}
+
+
+@both_loops
 async def test_a_flood_of_early_bytes_is_held_back_and_served() -> None:
     async with world(limits=Limits(tick=0.01, pipeline_bytes=4096)) as here:
         here.leases.hold = True
@@ -131,6 +156,34 @@ async def test_a_flood_of_early_bytes_is_held_back_and_served() -> None:
             wish, done, _ = here.leases.waiting.pop()
             here.leases.answer(wish, done)
             assert (await client.reply()).body == body
+
+
+@both_loops
+async def test_who_asks_and_asks_and_reads_nothing_is_not_listened_to() -> None:
+    """Its answers pile up to a mark; then its questions wait in its own kernel, not with us."""
+    asked = get("/health?" + "x" * 3000) * 100
+    async with world(limits=Limits(tick=0.01, write_high=65536, write_low=1024)) as here:
+        client = await here.client()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+
+        async def ask() -> None:
+            nonlocal sent
+            while True:
+                await client.send(asked)
+                sent += 1
+
+        asking = asyncio.ensure_future(ask())
+        await until(lambda: here.front._plane.clients)
+        (connection,) = here.front._plane.clients
+        await until(lambda: not connection._reading)
+        assert len(connection._pending) < 256 * 1024 + 1_000_000
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        served, before = 0, sent
+        while served <= (before + 1) * 100:  # and goes on where it stopped, in order
+            assert (await client.reply()).status == 200
+            served += 1
+        asking.cancel()
 
 
 @both_loops
@@ -169,6 +222,11 @@ async def test_expect_is_answered_once_the_head_has_passed() -> None:
         assert (await client.head())[0] == 100
         await client.send(BODY)
         assert (await client.reply()).body == BODY
+        # What is here already, or all that there is, is not asked for.
+        for data in (PASSED["expect"], get("/health", "Expect: 100-continue")):
+            await client.send(data)
+            assert (await client.head())[0] == 200
+            await client.reader.readexactly(13 if data.startswith(b"POST") else 15)
         # Refused on its head: told at once, and nothing is asked for.
         await client.send(head.replace(b"127.0.0.1", b"evil.example"))
         assert (await client.reply()).status == 421
@@ -218,3 +276,52 @@ async def test_large_bodies_pass() -> None:
         await client.send(b"Transfer-Encoding: chunked\r\n\r\n" + chunk(body) + b"0\r\n\r\n")
         assert (await client.reply()).body == body
         assert here.leases.wishes[0].body_bytes == len(body)
+
+
+@both_loops
+async def test_whatever_the_pace_of_both_sides_answers_come_in_order() -> None:
+    """Requests cut anywhere, small marks, a reader that stops now and then: seeded."""
+
+    async def mixed(conn: Conn, backend: Backend) -> None:
+        while True:
+            body = (await conn.request()).body
+            if b'"s"' not in body:
+                await conn.send(ok(body))
+                continue
+            await conn.send(CHUNKED)
+            for at in range(0, len(body), 3000):
+                await conn.send(chunk(body[at : at + 3000]))
+            await conn.send(b"0\r\n\r\n")
+
+    limits = Limits(tick=0.01, write_high=8192, write_low=1024, pipeline_bytes=4096)
+    for seed in range(SEEDS):
+        luck = random.Random(seed)
+        asked: list[tuple[bytes, bytes | None]] = []
+        for number in range(60):
+            if luck.random() < 0.3:
+                asked.append((get("/v1/models?x=" + "y" * luck.randrange(3000)), None))
+                continue
+            size = luck.choice((1, 500, 40_000))
+            kind = luck.choice((b"s", b"w"))
+            body = b'{"model":"m","%b":%d,"x":"%b"}' % (kind, number, b"z" * size)
+            asked.append((post(body=body), body))
+        wire = b"".join(data for data, _ in asked)
+        async with world(mixed, limits=limits) as here:
+            client = await here.client()
+
+            async def write(client: Client, wire: bytes, luck: random.Random) -> None:
+                at = 0
+                while at < len(wire):
+                    size = luck.choice((1, 7, 900, 30_000, 300_000))
+                    await client.send(wire[at : at + size])
+                    at += size
+                    await asyncio.sleep(0)
+
+            writing = asyncio.ensure_future(write(client, wire, random.Random(seed)))
+            for number, (_, body) in enumerate(asked):
+                if luck.random() < 0.1:
+                    await asyncio.sleep(0.01)
+                reply = await client.reply()
+                assert reply.status == 200, (seed, number)
+                assert body is None or reply.body == body, (seed, number)
+            await writing

@@ -10,6 +10,7 @@ import tracemalloc
 import pytest
 
 from daemon.core.messages import Outcome
+from daemon.dialects.manner import Manner
 from daemon.ports import Edits, Target
 from daemon.relay.answers import Answer
 from daemon.relay.client import ClientConnection
@@ -85,6 +86,60 @@ async def test_a_prompt_of_20_mb_is_there_once(
     assert peak < 20 * MB * 9 / 8 + 2 * MB, f"{peak / MB:.1f} MB at most"
     assert left < MB
     assert leases.outcomes == [Outcome.OK]
+    client.connection_lost(None)
+    plane.close()
+
+
+def _chat(*content: object) -> bytes:
+    asked = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": content}]}
+    return json.dumps(asked).encode()
+
+
+def _prompts() -> dict[str, tuple[str, bytes]]:
+    """A prompt with the image, as each client writes it."""
+    data = "A" * (20 * MB)
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    url = f"data:image/png;base64,{data}"
+    shown = [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
+    said = [{"role": "user", "content": "x", "images": [data]}]
+    form = f'--X\r\nContent-Disposition: form-data; name="file"\r\n\r\n{data}\r\n'
+    named = '--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--X--\r\n'
+    return {
+        "messages": ("/v1/messages", _chat({"type": "image", "source": source})),
+        "responses": ("/v1/responses", json.dumps({"model": "m", "input": shown}).encode()),
+        "ollama": ("/api/chat", json.dumps({"model": "m", "messages": said}).encode()),
+        "form": ("/v1/audio/transcriptions", (form + named).encode()),
+    }
+
+
+@pytest.mark.parametrize("name", ["messages", "responses", "ollama", "form"])
+async def test_so_it_is_in_every_clients_words(name: str) -> None:
+    """Also where the engine speaks others: see ``daemon.relay.bulk``."""
+    path, body = _prompts()[name]
+    leases = FakeLeases(Target("127.0.0.1", 1))
+    leases.rename = {"m": "another/name"}
+    leases.spoken = None if name == "form" else Manner(frozenset({"chat"}))
+    plane = Plane(
+        asyncio.get_running_loop(), leases=leases, guard=Guard(), limits=Limits(), on_done=None
+    )
+    upstream, there = Upstream(Target("127.0.0.1", 1), plane.limits, plane.pool._release), Sink()
+    upstream.connection_made(there)  # type: ignore[arg-type]
+    plane.pool._release(upstream, True)
+    client, here = ClientConnection(plane), Sink()
+    client.connection_made(here)  # type: ignore[arg-type]
+    data = post(path, body)
+    if name == "form":
+        data = data.replace(b"application/json", b"multipart/form-data; boundary=X", 1)
+    whole = memoryview(data)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(data), 256 * 1024):
+            client.data_received(bytes(whole[at : at + 256 * 1024]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert there.taken > 20 * MB
+    assert peak < 20 * MB * 9 / 8 + 3 * MB, f"{peak / MB:.1f} MB at most"
     client.connection_lost(None)
     plane.close()
 

@@ -59,6 +59,12 @@ async def test_local_answers() -> None:
         assert lost.status == 404
         wrong = await ask(get("/v1/responses"))
         assert (wrong.status, wrong.get("allow")) == (405, "POST, OPTIONS")
+        for method, path in listed():
+            if method == "GET":
+                whole = await ask(get(path))
+                head = await ask(get(path, method="HEAD"), head_only=True)
+                assert head.status == whole.status == 200, path
+                assert head.get("content-length") == str(len(whole.body)), path
         # It is all one connection: each answer had the length that it claimed.
         assert here.front.connections == 1
         assert here.leases.wishes == []
@@ -263,6 +269,57 @@ async def test_a_tunnel_is_not_filled_without_bound() -> None:
         await until(lambda: not connection._reading)
         go.set()
         assert await asyncio.wait_for(client.reader.readexactly(3), 10) == b"all"
+
+
+@both_loops
+async def test_a_client_that_is_early_is_heard_after_the_switch() -> None:
+    """So much that it was held back, as if it were the next request."""
+    early, late = b"x" * 600_000, b"late"
+    go = asyncio.Event()
+
+    async def slow(conn: Conn, backend: Backend) -> None:
+        backend.seen.append(await conn.request())
+        await go.wait()
+        await conn.send(
+            b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        assert await conn.reader.readexactly(len(early) + len(late)) == early + late
+        await conn.send(b"all")
+        await conn.closed()
+
+    async with world(slow) as here:
+        client = await here.client()
+        client.writer.write(get("/upstream/m/ws", *WEBSOCKET) + early)
+        await until(lambda: here.backend.seen)
+        (connection,) = here.front._plane.clients
+        await until(lambda: not connection._reading)
+        go.set()
+        await client.head()
+        client.writer.write(late)
+        assert await asyncio.wait_for(client.reader.readexactly(3), 10) == b"all"
+
+
+@both_loops
+async def test_a_tunnel_that_the_client_does_not_read_holds_the_backend_and_is_cut() -> None:
+    sent = 0
+
+    async def gush(conn: Conn, backend: Backend) -> None:
+        nonlocal sent
+        await conn.request()
+        await conn.send(
+            b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        while True:
+            await conn.send(b"x" * 65536)
+            sent += 65536
+
+    async with world(gush, limits=Limits(tick=0.01, write_stall=0.3)) as here:
+        client = await here.client()
+        await client.send(get("/upstream/m/ws", *WEBSOCKET))
+        await until(lambda: len(here.leases.outcomes) == 1)
+        assert await client.ended_by_reset()
+        assert sent < 64 * 1024 * 1024
+        await asyncio.wait_for(here.backend.conns[0].gone.wait(), 5)
 
 
 @both_loops

@@ -184,6 +184,27 @@ async def test_a_slow_reader_gets_all_of_it() -> None:
 
 
 @both_loops
+async def test_a_client_that_was_full_before_its_backend_came_holds_it_back_too() -> None:
+    body = b'{"model":"m","x":"' + b"a" * 3_000_000 + b'"}'
+    async with world() as here:
+        here.leases.hold = True
+        client = await here.client()
+        await client.send(post(body=body))
+        await until(lambda: here.leases.waiting)
+        (connection,) = here.front._plane.clients
+        connection.pause_writing()  # as by signs of life that it does not take
+        wish, done, _ = here.leases.waiting.pop()
+        here.leases.answer(wish, done)
+        exchange = connection._exchange
+        assert exchange is not None
+        await until(lambda: exchange._upstream is not None)
+        assert exchange._upstream is not None
+        assert exchange._upstream._paused
+        connection.resume_writing()
+        assert (await client.reply()).body == body
+
+
+@both_loops
 async def test_an_answer_nobody_reads_does_not_outlive_its_connection() -> None:
     """Below the high mark nothing is paused; closing must still end."""
     limits = Limits(tick=0.01, idle_timeout=0.1, linger=0.1, write_high=2**30)

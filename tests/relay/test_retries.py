@@ -369,6 +369,36 @@ async def test_tokens_are_read_from_the_end_of_a_stream() -> None:
         assert (record.tokens_in, record.tokens_out) == (3, 7)
 
 
+USED = b'"usage":{"prompt_tokens":3,"completion_tokens":7,"total":{"a":1}}'
+
+
+@pytest.mark.parametrize("size", [1, 5, 30])
+@pytest.mark.parametrize("form", ["chunks", "pieces of a chunk", "events", "whole"])
+async def test_tokens_are_read_wherever_an_engine_cuts_its_answer(form: str, size: int) -> None:
+    """In small chunks, in pieces of one, with more events behind it than one, without chunks."""
+    event = b'data: {"choices":[],' + USED + b"}\n\n"
+    cut = [event[at : at + size] for at in range(0, len(event), size)]
+    whole = ok(b'{"x":"' + b"y" * 5000 + b'",' + USED + b"}")
+    head, end = whole[:-60], whole[-60:]
+    pieces = {
+        "chunks": [CHUNKED, chunk(b"data: 1\n\n"), *map(chunk, cut), chunk(b"data: [DONE]\n\n")],
+        "pieces of a chunk": [CHUNKED, b"%x\r\n" % len(event), *cut, b"\r\n"],
+        "events": [CHUNKED, chunk(event), *[chunk(b"data: %d\n\n" % n) for n in range(size)]],
+        "whole": [head, *[end[at : at + size] for at in range(0, len(end), size)]],
+    }[form]
+
+    async def script(conn: Conn, backend: Backend) -> None:
+        await conn.request()
+        for piece in pieces if form == "whole" else [*pieces, b"0\r\n\r\n"]:
+            await conn.send(piece)
+            await asyncio.sleep(0.001)
+
+    async with world(script) as here:
+        await here.once(post())
+        record = here.records[0]
+        assert (record.tokens_in, record.tokens_out) == (3, 7)
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
