@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import os
 import resource
+import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -22,12 +23,14 @@ from typing import Any, Literal
 from control_api.version import version
 from daemon.config.load import load_with_sources
 from daemon.config.mistakes import ConfigError
-from daemon.config.paths import Paths
+from daemon.config.paths import APP, Paths
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
 from daemon.logs.files import open_log
+from daemon.logs.journal import JournalFormatter, is_journal
+from daemon.service.handed import Handed, handed_over, pick
 from daemon.service.lock import Lock
-from daemon.service.ports import bind, handed_over
+from daemon.service.ports import bind
 
 log = logging.getLogger("modelport")
 
@@ -50,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run by a service manager: backends outlive a restart of the daemon",
     )
+    options.add_argument(
+        "--system",
+        action="store_true",
+        help="as --service, for the whole machine: /etc, /var and /run (Linux)",
+    )
     options.add_argument("-v", "--verbose", action="store_true", help="log more")
     options.add_argument("--version", action="version", version=f"modelport {version()}")
     return options
@@ -59,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run until stopped; returns the exit code."""
     options = parser().parse_args(argv)
     os.umask(0o077)
-    mode: Literal["foreground", "service"] = "service" if options.service else "foreground"
+    as_service = options.service or options.system
+    mode: Literal["foreground", "service"] = "service" if as_service else "foreground"
     flags = {
         key: value
         for key, value in (
@@ -69,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         if value is not None
     }
-    paths = Paths.find(os.environ, config=options.config)
+    find = Paths.for_system if options.system else Paths.find
+    paths = find(os.environ, config=options.config)
     lock = Lock(paths.lock)
     try:
         loaded = load_with_sources(
@@ -82,9 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         paths.ensure()
         lock.take()
         start_logging(settings, paths, mode)
-        sock = handed_over(os.environ, os.getpid()) or bind(
-            settings.server.host, settings.server.port
-        )
+        sock, handed = listening(settings)
     except ConfigError as error:
         print(error.report(), file=sys.stderr)
         return EX_CONFIG
@@ -110,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
             flags=flags,
             mode=mode,
             version=version(),
+            handed=handed,
         )
         await daemon.run()
 
@@ -122,6 +131,16 @@ def main(argv: list[str] | None = None) -> int:
         sock.close()
         lock.release()
     return 0
+
+
+def listening(settings: Settings) -> tuple[socket.socket, list[Handed]]:
+    """The fixed port's socket, and what else the service manager holds for us. Raises ProblemError
+    where the port cannot be had."""
+    server = settings.server
+    names = [APP, *(f"also-{one.port}" for one in server.also)]
+    handed = handed_over(os.environ, os.getpid(), names=names)
+    fixed = pick(handed, (server.host, server.port))
+    return fixed.sock if fixed is not None else bind(server.host, server.port), handed
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
@@ -141,8 +160,11 @@ def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
     root.setLevel(logs.level.upper())
     root.addHandler(open_log(paths.daemon_log, logs.max_size, logs.keep, form=logs.format))
     terminal = logging.StreamHandler(sys.stderr)
-    stamp = "" if mode == "service" else "%(asctime)s "
-    terminal.setFormatter(logging.Formatter(f"{stamp}%(levelname).1s %(message)s", "%H:%M:%S"))
+    terminal.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    if is_journal(os.environ, sys.stderr.fileno()):
+        terminal.setFormatter(JournalFormatter())
+    elif mode == "service":  # a file of launchd's, which nobody rotates: our own has it all
+        terminal.setLevel(logging.ERROR)
     root.addHandler(terminal)
     for noisy in ("apscheduler", "asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel("WARNING")

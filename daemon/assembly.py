@@ -14,14 +14,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
-from daemon.config.paths import Paths
+from daemon.config.paths import GROUP, Paths
 from daemon.config.settings import Settings
 from daemon.configured import Configured
 from daemon.control import Control
@@ -39,8 +39,9 @@ from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.requests import Requests
-from daemon.service.notify import Notifier, watchdog_interval
+from daemon.service.handed import Handed
 from daemon.service.ports import url
+from daemon.service.telling import Telling
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
@@ -73,10 +74,11 @@ class Daemon:
         flags: Mapping[str, object],
         mode: Literal["foreground", "service"],
         version: str,
+        handed: Sequence[Handed] = (),
     ) -> None:
         self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
         self.bus = Bus()
-        self.notifier = Notifier()
+        self.handed = list(handed)
         self.awake = Awake(wake_gap(settings))
         self.supervisor = Supervisor(
             Scheduler({}, policy(settings)),
@@ -101,6 +103,9 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.telling = Telling(
+            self.supervisor, self.bus, lambda: self.control.url, environ, mode == "service"
+        )
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
@@ -119,11 +124,13 @@ class Daemon:
         self._signals()
         front = await self._open_front()
         runner = housekeeper = None
-        listeners = self.listeners = Listeners(front)
+        listeners = self.listeners = Listeners(front, handed=self.handed)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
         try:
+            await self.telling.starting()
             await listeners.follow(self.settings)
+            listeners.serve_rest()
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.configured.applied = partial(self._apply, front, housekeeper)
@@ -134,8 +141,7 @@ class Daemon:
             self.watcher.start()
             self.awake.on_wake = self._woke
             tidy_memory()
-            self.notifier.ready(f"serving on {self.control.url}")
-            self._feed_watchdog()
+            await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
         finally:
             await self._close(front, runner, housekeeper)
@@ -143,12 +149,6 @@ class Daemon:
     def _woke(self, seconds: float) -> None:
         """Seen in the middle of reading a clock: what follows from it waits for its own turn."""
         asyncio.get_running_loop().call_soon(self.watcher.slept, seconds)
-
-    def _feed_watchdog(self) -> None:
-        interval = watchdog_interval(self.configured.reader.environ, os.getpid())
-        if interval is not None and not self._stopping.is_set():
-            self.notifier.alive()
-            asyncio.get_running_loop().call_later(interval, self._feed_watchdog)
 
     async def _open_front(self) -> Front:
         """Accept first: requests that come before the models are known wait for them."""
@@ -202,12 +202,13 @@ class Daemon:
         from aiohttp import web
 
         from control_api.app import make_app
-        from control_api.auth import OwnerAuth
+        from control_api.auth import MembersAuth, OwnerAuth
 
         path = self.paths.control_socket
         path.unlink(missing_ok=True)
         limits = control_limits(self.settings)
-        self._control_app = make_app(self.control, auth=OwnerAuth(), limits=limits)
+        auth = MembersAuth(GROUP) if self.paths.shared else OwnerAuth()
+        self._control_app = make_app(self.control, auth=auth, limits=limits)
         runner = web.AppRunner(
             self._control_app,
             access_log=None,
@@ -220,6 +221,8 @@ class Daemon:
             await web.UnixSite(runner, str(path)).start()
         finally:
             os.umask(before)
+        if self.paths.shared:  # its group is the daemon's own
+            path.chmod(0o660)
         return runner
 
     async def _open_models(self) -> None:
@@ -265,14 +268,14 @@ class Daemon:
 
     async def _reload_notified(self) -> None:
         await self._opened.wait()
-        self.notifier.reloading()
+        self.telling.reloading()
         try:
             await self.configured.reload()
         except ProblemError as error:
             log.warning("not read again: %s", error)
         except Exception:
             log.exception("reading the configuration again failed")
-        self.notifier.ready(f"serving on {self.control.url}")
+        self.telling.ready()
 
     # ------------------------------------------------------------ end
 
@@ -280,7 +283,7 @@ class Daemon:
         self, front: Front, runner: web.AppRunner | None, housekeeper: Housekeeper | None
     ) -> None:
         log.info("stopping")
-        self.notifier.stopping()
+        await self.telling.stopping()
         self.supervisor.leave()
         if self.listeners is not None:
             self.listeners.leave()
@@ -300,9 +303,12 @@ class Daemon:
             await runner.cleanup()
         DISK.forget(self.paths.daemon_json)
         await asyncio.to_thread(DISK.again)
-        for path in (self.paths.daemon_json, self.paths.control_socket):
+        DISK.forget(self.paths.public_json)
+        files = (self.paths.daemon_json, self.paths.public_json, self.paths.control_socket)
+        for path in files:
             with suppress(OSError):
                 path.unlink()
+        await self.telling.stopped()
         log.info("stopped")
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, bool]) -> None:
@@ -316,7 +322,7 @@ class Daemon:
     async def _end_backends(self) -> None:
         """In the foreground nothing outlives us; as a service the keepers wait for a successor."""
         runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
-        if self.mode == "service":
+        if self.mode == "service" and self.settings.service.keep_backends:
             await asyncio.gather(*(run.detach() for run in runs))
             return
         self.supervisor.tell(OperatorAsked(Ask.UNLOAD, force=True))
@@ -340,6 +346,11 @@ class Daemon:
             "started_at": time.time(),
         }
         DISK.write(self.paths.daemon_json, (json.dumps(facts) + "\n").encode())
+        if self.paths.shared:
+            told = {"url": self.control.url, "group": GROUP}
+            DISK.write(self.paths.public_json, (json.dumps(told) + "\n").encode())
+            with suppress(OSError):
+                self.paths.public_json.chmod(0o644)
 
 
 def tidy_memory() -> None:

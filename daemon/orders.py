@@ -162,6 +162,12 @@ class Orders(ABC):
         if not self.backends:
             self._idle.set()
 
+    def answers(self) -> bool:
+        """Whether the core still takes facts: one that changes nothing is told, and nothing stays
+        behind. Raises what the core raises."""
+        self.tell(TimeAdvanced())
+        return not self._busy and not self._inbox
+
     def _before(self, event: Event) -> Event:
         """What the shell itself makes of a fact; the fact as the core is told it."""
         match event:
