@@ -160,10 +160,12 @@ def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
     root.setLevel(logs.level.upper())
     root.addHandler(open_log(paths.daemon_log, logs.max_size, logs.keep, form=logs.format))
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-    if is_journal(os.environ, sys.stderr.fileno()):
+    launchd = os.environ.get("XPC_SERVICE_NAME") == APP
+    stamp = "" if mode == "service" and not launchd else "%(asctime)s "
+    terminal.setFormatter(logging.Formatter(f"{stamp}%(levelname).1s %(message)s", "%H:%M:%S"))
+    if is_journal(os.environ, sys.stderr):
         terminal.setFormatter(JournalFormatter())
-    elif mode == "service":  # a file of launchd's, which nobody rotates: our own has it all
+    elif launchd:  # into a file that nobody rotates: our own has the rest
         terminal.setLevel(logging.ERROR)
     root.addHandler(terminal)
     for noisy in ("apscheduler", "asyncio", "aiohttp"):

@@ -1,4 +1,4 @@
-"""Lines as the journal likes them: a priority in front, and neither time nor level, which it has."""
+"""Lines as the journal likes them: a priority in front, no time and no level, which it has."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import TextIO
 
 from daemon.logs.lines import clip, escape
 from daemon.logs.redact import redact
@@ -13,10 +14,10 @@ from daemon.logs.redact import redact
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
-def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
+def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     """Whether this output goes to the journal (systemd.exec(5), ``JOURNAL_STREAM``)."""
-    with suppress(OSError):
-        about = os.fstat(descriptor)
+    with suppress(OSError, ValueError):  # closed, or no file at all
+        about = os.fstat(stream.fileno())
         return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
     return False
 
