@@ -39,6 +39,7 @@ VERBS: Final[dict[str, Verb]] = {
     "resume": Verb("daemon", "daemon", "end a pause"),
     "shutdown": Verb("daemon", "daemon", "stop the daemon"),
     "doctor": Verb("local.doctor", "daemon", "look for what is wrong, with the remedy"),
+    "selftest": Verb("local.selftest", "daemon", "check on a Mac what our tests cannot see"),
     "why": Verb("stories", "daemon", "what died and why, and what to do next"),
     "version": Verb("daemon", "daemon", "versions of this program and of the daemon"),
     "ls": Verb("models", "models", "all models"),

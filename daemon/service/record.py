@@ -43,8 +43,8 @@ def digest(text: str) -> str:
 def load(path: Path) -> Record | None:
     """The record, or None: there is none, or not one that we can read."""
     with suppress(OSError, ValueError, TypeError, RecursionError):
-        data: dict[str, Any] = json.loads(read_private(path, _LIMIT))
-        if data.get("schema") == VERSION:
+        data: Any = json.loads(read_private(path, _LIMIT))
+        if isinstance(data, dict) and data.get("schema") == VERSION:
             return Record(**data)
     return None
 

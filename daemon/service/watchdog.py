@@ -48,6 +48,8 @@ class Watchdog:
 
     def start(self) -> None:
         """From now on; at once."""
+        if self.sentinel is not None:
+            self.sentinel.start()
         self._beat()
 
     def stop(self) -> None:
@@ -90,19 +92,15 @@ class Sentinel:
     missed: int = MISSED
     _seen: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
         self._seen.set()
 
     def stop(self) -> None:
         self._over.set()
-        if self._thread is not None:
-            self._thread.join(self.interval)
 
     def _watch(self) -> None:
         silent = 0

@@ -116,7 +116,7 @@ def status(args: Namespace, out: Out) -> int:
     out.facts(
         [
             ("service", f"{shown}{since if facts['installed'] else ''}{pid}"),
-            ("says", state.text),
+            ("says", state.text if state.active != "stopped" else ""),
             ("file", facts["file"]),
             ("program", facts["program"]),
             ("sockets", held),

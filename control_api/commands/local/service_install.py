@@ -280,6 +280,8 @@ def _write(
             service.manager.ctl("stop", "modelport.socket", "modelport.service")
     else:
         service.manager.stop()
+        # launchd makes no folder for what its programs say
+        paths_of(service, record.config).log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in obsolete:
         (units / name).unlink(missing_ok=True)
     units.mkdir(parents=True, exist_ok=True)
@@ -300,7 +302,7 @@ def _bring_up(
     fresh: bool,
 ) -> list[str]:
     """Let the manager know, and have it run what is there now."""
-    service.__post_init__()  # the sockets that there are now
+    service.look_again()
     manager = service.manager
     if isinstance(manager, Launchd):
         manager.start()

@@ -29,11 +29,11 @@ class Serviced:
     manager: Systemd | Launchd = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.places.manager == "launchd":
-            self.manager = Launchd(self.places.scope, self.places.service)
-        else:
-            found = sorted(self.places.units.glob(f"{LABEL}-*.socket"))
-            self.manager = Systemd(self.scope, also=tuple(path.name for path in found))
+        self.look_again()
+
+    def look_again(self) -> None:
+        """The manager as it is now, with the sockets whose files are there."""
+        self.manager = manager_of(self.places)
 
     @property
     def scope(self) -> Scope:
@@ -50,10 +50,8 @@ class Serviced:
         """Raises ``RefusedError`` for who may not, and ProblemError where nobody is to be asked."""
         if self.scope == "system" and os.geteuid() != 0:
             text = "The service of the whole machine is changed by root alone."
-            again = " ".join(
-                Path(word).name if at == 0 else word for at, word in enumerate(sys.argv)
-            )
-            raise RefusedError("forbidden", text, f"sudo {again}")
+            program = str(Path(sys.argv[0]).absolute())  # root's PATH may be another
+            raise RefusedError("forbidden", text, " ".join(["sudo", program, *sys.argv[1:]]))
         if self.scope == "user" and os.environ.get("SUDO_USER") and os.geteuid() == 0:
             text = "With sudo this would be the service of root."
             raise RefusedError("invalid_request", text, "Say --system, or run it without sudo.")
@@ -86,6 +84,14 @@ class Serviced:
             return None
         form = "json" if as_json else "short-iso"
         return self.manager.journal(lines, follow=follow, form=form)
+
+
+def manager_of(places: Places) -> Systemd | Launchd:
+    """Who looks after a service that lies there."""
+    if places.manager == "launchd":
+        return Launchd(places.scope, places.service)
+    found = sorted(places.units.glob(f"{LABEL}-*.socket"))
+    return Systemd(places.scope, also=tuple(path.name for path in found))
 
 
 def places(scope: Scope) -> Places:
