@@ -92,7 +92,7 @@ class Checks:
         ]
         for title, step in steps:
             try:
-                text = step()
+                text = self._done(step)
             except Failed as failed:
                 yield Found(title, "fail", str(failed))
                 if step == self.install:
@@ -100,6 +100,12 @@ class Checks:
             else:
                 skipped = text.startswith("skip: ")
                 yield Found(title, "skip" if skipped else "ok", text.removeprefix("skip: "))
+
+    def _done(self, step: Callable[[], str]) -> str:
+        try:
+            return step()
+        except ConnectionRefusedError:
+            raise Failed("the port refuses connections") from None
 
     # ------------------------------------------------------------ steps
 

@@ -27,6 +27,8 @@ class Notifier:
         with warnings.catch_warnings():  # where nobody listens it drops its socket unclosed
             warnings.simplefilter("ignore", ResourceWarning)
             self._socket = sdnotify.SystemdNotifier()
+        if self._socket.socket is not None:  # systemd that does not read must not hold us up
+            self._socket.socket.setblocking(False)
 
     def ready(self, status: str) -> None:
         self._socket.notify(f"READY=1\nSTATUS={ascii_text(status)}")
@@ -48,6 +50,11 @@ class Notifier:
 
     def stopping(self) -> None:
         self._socket.notify("STOPPING=1\nSTATUS=draining")
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._socket.socket is not None:
+            self._socket.socket.close()
 
 
 def ascii_text(text: str) -> str:

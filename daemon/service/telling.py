@@ -73,6 +73,7 @@ class Telling:
         await self._at_rest()
         if self._watchdog is not None:
             self._watchdog.stop()
+        self.notifier.close()
 
     async def _at_rest(self) -> None:
         if self._extending is not None:
