@@ -9,8 +9,13 @@ these headers (:data:`FRONT_HEADERS`) from what clients send.
 
 from __future__ import annotations
 
+import grp
 import hmac
-from typing import Final, Protocol
+import os
+import pwd
+import socket
+import struct
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -46,6 +51,60 @@ class OwnerAuth:
             raise _cross_site()
         _same_site(request)
         return OWNER
+
+
+class MembersAuth:
+    """The socket of a daemon for the whole machine (0660): members of its group, and root.
+
+    The file's mode has decided already; here the kernel says who it is (peer credentials), so that
+    users are told apart in queues and logs, and a socket that was left open to others helps nobody.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def principal(self, request: web.Request) -> Principal:
+        if "Origin" in request.headers:
+            raise _cross_site()
+        _same_site(request)
+        transport = request.transport
+        peer = None if transport is None else peer_uid(transport.get_extra_info("socket"))
+        if peer is not None:
+            if peer in (0, os.geteuid()):
+                return OWNER
+            name = member(peer, self._group)
+            if name:
+                return Principal(name, OWNER.scopes)
+        raise ProblemError(
+            Problem(
+                Code.FORBIDDEN,
+                f"Only members of the group {self._group} may control this daemon.",
+                f"sudo usermod -aG {self._group} NAME, and log in again; or use a key.",
+            )
+        )
+
+
+def peer_uid(sock: Any) -> int | None:
+    """Whose process is at the other end of a unix socket (Linux, unix(7)); None: unknown."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if sock is None or option is None:
+        return None
+    try:
+        with socket.socket(fileno=os.dup(sock.fileno())) as own:
+            data = own.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+    except OSError:
+        return None
+    return int(struct.unpack("3i", data)[1])
+
+
+def member(uid: int, group: str) -> str:
+    """The name of a user who is in the group; "" for anybody else."""
+    try:
+        user, wanted = pwd.getpwuid(uid), grp.getgrnam(group)
+    except KeyError:
+        return ""
+    inside = user.pw_gid == wanted.gr_gid or user.pw_name in wanted.gr_mem
+    return user.pw_name if inside else ""
 
 
 class FrontAuth:

@@ -45,6 +45,8 @@ SLOW_SECONDS: Final = 3600.0
 STREAM_SECONDS: Final = 60.0
 """Streams have a heartbeat at least every 30 s; two missing ones mean that the daemon hangs."""
 FACTS_LIMIT: Final = 65536  # bytes of the daemon's record of itself; it has 300
+SYSTEM_RUN: Final = Path("/run/modelport")
+"""Where the daemon of a whole machine has its sockets; `daemon.config.paths` knows it as well."""
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 
 _View = TypeVar("_View")
@@ -159,6 +161,7 @@ def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
         places.insert(0, Path(session) / "modelport")
     if given := environ.get("MODELPORT_RUNTIME_DIR"):
         places.insert(0, _absolute(given))
+    places.append(SYSTEM_RUN)
     return next((p / "control.sock" for p in places if is_socket(p / "control.sock")), None)
 
 
@@ -365,11 +368,30 @@ def _refused(body: Any, status: int) -> RefusedError:
     )
 
 
+def _not_a_member(path: Path) -> UnreachableError:
+    """The daemon of this machine is there, and not ours to control."""
+    told: Any = {}
+    try:
+        told = json.loads((path.parent / "public.json").read_bytes()[:FACTS_LIMIT])
+    except (OSError, ValueError, RecursionError):
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    address, group = str(told.get("url", "")), str(told.get("group", "modelport"))
+    where = f" It serves on {address}." if address else ""
+    return UnreachableError(
+        f"The daemon of this machine is controlled by the group {group} alone.{where}",
+        f"Ask a member of {group} for a key (`ctl key add NAME`), or become one: "
+        f"sudo usermod -aG {group} $USER, then log in again.",
+    )
+
+
 def _broken(path: Path, error: Exception) -> UnreachableError:
     if isinstance(error, FileNotFoundError):
         return UnreachableError(f"The daemon is not running (no socket at {path}).")
     if isinstance(error, ConnectionRefusedError):
         return UnreachableError(f"The daemon is not running (nobody listens at {path}).")
+    if isinstance(error, PermissionError) and path.parent == SYSTEM_RUN:
+        return _not_a_member(path)
     if isinstance(error, PermissionError):
         return UnreachableError(
             f"The daemon's socket {path} belongs to another user.",

@@ -25,12 +25,14 @@ from daemon.access.exposure import FLAG, exposed, is_local, refuse_open
 from daemon.access.store import KeyStore
 from daemon.config.load import load_with_sources
 from daemon.config.mistakes import ConfigError
-from daemon.config.paths import Paths
+from daemon.config.paths import APP, Paths
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
 from daemon.logs.files import open_log
+from daemon.logs.journal import JournalFormatter, is_journal
+from daemon.service.handed import Handed, handed_over, pick
 from daemon.service.lock import Lock
-from daemon.service.ports import bind, handed_over
+from daemon.service.ports import bind
 
 log = logging.getLogger("modelport")
 
@@ -59,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         dest="insecure",
         help="other machines need no key to use models; without it none is let in so",
     )
+    options.add_argument(
+        "--system",
+        action="store_true",
+        help="as --service, for the whole machine: /etc, /var and /run (Linux)",
+    )
     options.add_argument("-v", "--verbose", action="store_true", help="log more")
     options.add_argument("--version", action="version", version=f"modelport {version()}")
     return options
@@ -68,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run until stopped; returns the exit code."""
     options = parser().parse_args(argv)
     os.umask(0o077)
-    mode: Literal["foreground", "service"] = "service" if options.service else "foreground"
+    as_service = options.service or options.system
+    mode: Literal["foreground", "service"] = "service" if as_service else "foreground"
     flags = {
         key: value
         for key, value in (
@@ -78,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         if value is not None
     }
-    paths = Paths.find(os.environ, config=options.config)
+    find = Paths.for_system if options.system else Paths.find
+    paths = find(os.environ, config=options.config)
     lock = Lock(paths.lock)
     try:
         loaded = load_with_sources(
@@ -91,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         paths.ensure()
         lock.take()
         start_logging(settings, paths, mode)
-        sock = listening(settings, KeyStore(paths.keys_file), options.insecure)
+        sock, handed = listening(settings, KeyStore(paths.keys_file), options.insecure)
     except ConfigError as error:
         print(error.report(), file=sys.stderr)
         return EX_CONFIG
@@ -118,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
             mode=mode,
             version=version(),
             insecure=options.insecure,
+            handed=handed,
         )
         await daemon.run()
 
@@ -132,21 +142,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def listening(settings: Settings, keys: KeyStore, insecure: bool) -> socket.socket:
-    """The fixed port's socket. Raises ProblemError: it cannot be had, or it, or another that is
-    configured, would be open to other machines, and there is no key."""
-    given = handed_over(os.environ, os.getpid())
+def listening(
+    settings: Settings, keys: KeyStore, insecure: bool
+) -> tuple[socket.socket, list[Handed]]:
+    """The fixed port's socket, and what else the service manager holds for us. Raises ProblemError:
+    it cannot be had, or it, or another that is configured, would be open to other machines, and
+    there is no key."""
+    server = settings.server
+    names = [APP, *(f"also-{one.port}" for one in server.also)]
+    handed = handed_over(os.environ, os.getpid(), names=names)
     reached = list(exposed(settings).values())
-    if given is not None:
-        host = str(given.getsockname()[0])
-        reached += [] if is_local(host) else [host]
+    reached += [one.address[0] for one in handed if not is_local(one.address[0])]
     try:
         refuse_open(reached, not reached or keys.any_key(), insecure)
     except ProblemError:
-        if given is not None:
-            given.close()
+        for one in handed:
+            one.sock.close()
         raise
-    return given or bind(settings.server.host, settings.server.port)
+    fixed = pick(handed, (server.host, server.port))
+    return fixed.sock if fixed is not None else bind(server.host, server.port), handed
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
@@ -166,8 +180,13 @@ def start_logging(settings: Settings, paths: Paths, mode: str) -> None:
     root.setLevel(logs.level.upper())
     root.addHandler(open_log(paths.daemon_log, logs.max_size, logs.keep, form=logs.format))
     terminal = logging.StreamHandler(sys.stderr)
-    stamp = "" if mode == "service" else "%(asctime)s "
+    launchd = os.environ.get("XPC_SERVICE_NAME") == APP
+    stamp = "" if mode == "service" and not launchd else "%(asctime)s "
     terminal.setFormatter(logging.Formatter(f"{stamp}%(levelname).1s %(message)s", "%H:%M:%S"))
+    if is_journal(os.environ, sys.stderr):
+        terminal.setFormatter(JournalFormatter())
+    elif launchd:  # into a file that nobody rotates: our own has the rest
+        terminal.setLevel(logging.ERROR)
     root.addHandler(terminal)
     for noisy in ("apscheduler", "asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel("WARNING")

@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
 from daemon.backends.counters import Counters
 from daemon.backends.counters import Patience as CountPatience
-from daemon.config.paths import Paths
+from daemon.config.paths import GROUP, Paths
 from daemon.config.settings import Settings
 from daemon.configured import Configured
 from daemon.control import Control
@@ -49,8 +49,9 @@ from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
 from daemon.relay.records import RequestRecord
 from daemon.requests import Requests
-from daemon.service.notify import Notifier, watchdog_interval
+from daemon.service.handed import Handed
 from daemon.service.ports import url
+from daemon.service.telling import Telling
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
@@ -86,11 +87,12 @@ class Daemon:
         mode: Literal["foreground", "service"],
         version: str,
         insecure: bool = False,
+        handed: Sequence[Handed] = (),
     ) -> None:
         """``insecure``: everyone who reaches us may use models (``--insecure-no-auth``)."""
         self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
         self.bus = Bus()
-        self.notifier = Notifier()
+        self.handed = list(handed)
         self.awake = Awake(wake_gap(settings))
         self.supervisor = Supervisor(
             Scheduler({}, policy(settings)),
@@ -119,6 +121,9 @@ class Daemon:
         )
         self.counters = Counters(count_patience(settings), environ)  # of tokens
         self.supervisor.counter = self.counters.count
+        self.telling = Telling(
+            self.supervisor, self.bus, lambda: self.control.url, environ, mode == "service"
+        )
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
@@ -141,11 +146,13 @@ class Daemon:
         front = await self._open_front()
         housekeeper = None
         runners: list[web.AppRunner] = []
-        listeners = self.listeners = Listeners(front, keyed=self.keys.any_good)
+        listeners = self.listeners = Listeners(front, keyed=self.keys.any_good, handed=self.handed)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
         try:
+            await self.telling.starting()
             await listeners.follow(self.settings)
+            listeners.serve_rest()
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.powering = self._powering()
@@ -160,8 +167,7 @@ class Daemon:
             self.powering.start()
             self.awake.on_wake = self._woke
             tidy_memory()
-            self.notifier.ready(f"serving on {self.control.url}")
-            self._feed_watchdog()
+            await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
         finally:
             await self._close(front, runners, housekeeper)
@@ -172,12 +178,6 @@ class Daemon:
         loop.call_soon(self.watcher.slept, seconds)
         if self.powering is not None:
             loop.call_soon(self.powering.slept)
-
-    def _feed_watchdog(self) -> None:
-        interval = watchdog_interval(self.configured.reader.environ, os.getpid())
-        if interval is not None and not self._stopping.is_set():
-            self.notifier.alive()
-            asyncio.get_running_loop().call_later(interval, self._feed_watchdog)
 
     async def _open_front(self) -> Front:
         """Accept first: requests that come before the models are known wait for them."""
@@ -260,9 +260,13 @@ class Daemon:
     async def _open_control(self, front: Front, runners: list[web.AppRunner]) -> None:
         """The private socket, whose file permissions are the password; and the front's own, on
         which it states who asks, under a secret of this start."""
-        from control_api.auth import FrontAuth, OwnerAuth, front_headers
+        from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
 
-        runners.append(await self._serve_control(self.paths.control_socket, OwnerAuth()))
+        private = self.paths.control_socket
+        auth = MembersAuth(GROUP) if self.paths.shared else OwnerAuth()
+        runners.append(await self._serve_control(private, auth))
+        if self.paths.shared:  # its group is the daemon's own
+            private.chmod(0o660)
         secret = secrets.token_urlsafe(32)
         runners.append(await self._serve_control(self.paths.front_socket, FrontAuth(secret)))
         target = Target("localhost", 0, str(self.paths.front_socket))
@@ -339,14 +343,14 @@ class Daemon:
 
     async def _reload_notified(self) -> None:
         await self._opened.wait()
-        self.notifier.reloading()
+        self.telling.reloading()
         try:
             await self.configured.reload()
         except ProblemError as error:
             log.warning("not read again: %s", error)
         except Exception:
             log.exception("reading the configuration again failed")
-        self.notifier.ready(f"serving on {self.control.url}")
+        self.telling.ready()
 
     # ------------------------------------------------------------ end
 
@@ -354,7 +358,7 @@ class Daemon:
         self, front: Front, runners: list[web.AppRunner], housekeeper: Housekeeper | None
     ) -> None:
         log.info("stopping")
-        self.notifier.stopping()
+        await self.telling.stopping()
         self.supervisor.leave()
         if self.listeners is not None:
             self.listeners.leave()
@@ -378,10 +382,12 @@ class Daemon:
             await runner.cleanup()
         DISK.forget(self.paths.daemon_json)
         await asyncio.to_thread(DISK.again)
+        DISK.forget(self.paths.public_json)
         sockets = (self.paths.control_socket, self.paths.front_socket)
-        for path in (self.paths.daemon_json, *sockets):
+        for path in (self.paths.daemon_json, self.paths.public_json, *sockets):
             with suppress(OSError):
                 path.unlink()
+        await self.telling.stopped()
         log.info("stopped")
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, bool]) -> None:
@@ -395,7 +401,7 @@ class Daemon:
     async def _end_backends(self) -> None:
         """In the foreground nothing outlives us; as a service the keepers wait for a successor."""
         runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
-        if self.mode == "service":
+        if self.mode == "service" and self.settings.service.keep_backends:
             await asyncio.gather(*(run.detach() for run in runs))
             return
         self.supervisor.tell(OperatorAsked(Ask.UNLOAD, force=True))
@@ -419,6 +425,11 @@ class Daemon:
             "started_at": time.time(),
         }
         DISK.write(self.paths.daemon_json, (json.dumps(facts) + "\n").encode())
+        if self.paths.shared:
+            told = {"url": self.control.url, "group": GROUP}
+            DISK.write(self.paths.public_json, (json.dumps(told) + "\n").encode())
+            with suppress(OSError):
+                self.paths.public_json.chmod(0o644)
 
 
 def tidy_memory() -> None:

@@ -16,9 +16,10 @@ from daemon.access.exposure import is_local, refuse_open
 from daemon.config.sections import Listener as Wanted
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
-from daemon.relay.doors import Door, Face
+from daemon.relay.doors import MAIN, Door, Face
 from daemon.relay.front import Front
 from daemon.relay.listener import Listener
+from daemon.service.handed import Handed, pick
 from daemon.service.ports import bind, url
 from daemon.views import ListenerView
 
@@ -26,6 +27,7 @@ log = logging.getLogger("modelport.ports")
 
 Address = tuple[str, int]
 Bind = Callable[[str, int], socket.socket]
+AGAIN = "`ctl service install` writes its files anew"
 
 
 @dataclass(slots=True)
@@ -35,10 +37,12 @@ class Listeners:
     front: Front
     bind: Bind = bind
     keyed: Callable[[], bool] = lambda: True  # there is a key, or everyone is let in by the user
+    handed: list[Handed] = field(default_factory=list)  # by the service manager, not yet served
     _wanted: dict[Address, Door] = field(default_factory=dict)
     _open: dict[Address, Listener] = field(default_factory=dict)
     _problems: dict[Address, str] = field(default_factory=dict)
     _closed: bool = False
+    _held: set[Address] = field(default_factory=set)
 
     async def follow(self, settings: Settings) -> list[str]:
         """As configured from now on. What did not change is not touched; returns what could not
@@ -47,6 +51,8 @@ class Listeners:
         for address in self._open.keys() - self._wanted.keys():
             self.front.close(self._open.pop(address))
             log.info("no longer listening on %s", url(*address))
+            if address in self._held:
+                log.warning("the service manager still holds %s: %s", url(*address), AGAIN)
         before, self._problems = self._problems, {}
         for address, door in self._wanted.items():
             listener = self._open.get(address)
@@ -59,7 +65,21 @@ class Listeners:
                 log.warning("%s", problem)
         return list(self._problems.values())
 
+    def serve_rest(self) -> None:
+        """What the service manager holds and nobody has asked for: who connects there would wait
+        for ever, so it is served as the fixed port is."""
+        for one in self.handed:
+            self.front.open(one.sock, MAIN)
+            where = url(*one.address)
+            log.warning("%s is not configured, but the service manager holds it: %s", where, AGAIN)
+        self.handed.clear()
+
     async def _begin(self, address: Address, door: Door) -> None:
+        if (held := pick(self.handed, address)) is not None:
+            self._held.add(address)
+            self._open[address] = self.front.open(held.sock, door)
+            log.info("listening on %s, %s", url(*address), meaning(door))
+            return
         try:
             refuse_open([] if is_local(address[0]) else [address[0]], self.keyed(), False)
             # Finding out who holds a taken port may take a moment.

@@ -177,6 +177,12 @@ class Orders(ABC):
         """Whether requests are in flight, or wait for a turn or a load that may come."""
         return bool(self._leases) or (bool(self._waiting) and self.scheduler.paused is None)
 
+    def answers(self) -> bool:
+        """Whether the core still takes facts: one that changes nothing is told, and nothing stays
+        behind. Raises what the core raises."""
+        self.tell(TimeAdvanced())
+        return not self._busy and not self._inbox
+
     def _before(self, event: Event) -> Event:
         """What the shell itself makes of a fact; the fact as the core is told it."""
         match event:

@@ -11,6 +11,7 @@ from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.listeners import Listeners, doors, meaning
 from daemon.relay.doors import Door, Face
+from daemon.service.handed import Handed
 from daemon.service.ports import bind, url
 from tests.relay.peers import World, world
 
@@ -82,6 +83,31 @@ async def test_nothing_is_opened_once_the_daemon_stops(here: World) -> None:
     await listeners.follow(settings({"port": port, "as": "ollama"}))
     assert not reachable(port)
     assert not listeners.views()[0].open
+
+
+async def test_sockets_of_the_service_manager_are_used(
+    here: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of configured ports; others are served as the fixed port is, and told of."""
+    ours, odd = (bind("127.0.0.1", 0) for _ in range(2))
+    addresses = [sock.getsockname()[:2] for sock in (ours, odd)]
+    handed = [Handed(ours, "also-1", addresses[0]), Handed(odd, "modelport", addresses[1])]
+
+    def never(host: str, port: int) -> socket.socket:
+        raise AssertionError("it is there")
+
+    listeners = Listeners(here.front, never, handed)
+    port = addresses[0][1]
+    assert await listeners.follow(settings({"port": port, "as": "ollama"})) == []
+    listeners.serve_rest()
+    assert listeners.views()[0].open
+    assert reachable(port)
+    assert reachable(addresses[1][1])
+    assert f"http://127.0.0.1:{addresses[1][1]} is not configured" in caplog.text
+    assert "ctl service install" in caplog.text
+    caplog.clear()
+    assert await listeners.follow(settings()) == []
+    assert "the service manager still holds" in caplog.text
 
 
 def test_words() -> None:

@@ -216,7 +216,7 @@ def shutdown(args: Namespace, out: Out) -> int:
     pid = int(client.get("/version")["pid"])
     client.post("/shutdown")
     if not args.no_wait:
-        _wait_gone(client, pid, args.timeout)
+        wait_gone(client, pid, args.timeout)
     took = time.monotonic() - started
     if out.json:
         out.value({"ok": True, "pid": pid, "stopped": not args.no_wait, "seconds": round(took, 3)})
@@ -225,7 +225,7 @@ def shutdown(args: Namespace, out: Out) -> int:
     return 0
 
 
-def _wait_gone(client: Client, pid: int, seconds: float) -> None:
+def wait_gone(client: Client, pid: int, seconds: float) -> None:
     """Until the process is gone. The daemon is not asked while it stops: a connection that comes
     in just then would only hold it up."""
     deadline = time.monotonic() + seconds

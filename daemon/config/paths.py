@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,11 @@ import platformdirs
 from daemon.core.problems import Code, Problem, ProblemError
 
 APP: Final = "modelport"
+GROUP: Final = "modelport"
+"""Whose members may control the daemon of the whole machine."""
+
+SYSTEM_CONFIG: Final = Path(f"/etc/{APP}/config.toml")
+SYSTEM_RUNTIME: Final = Path(f"/run/{APP}")
 MAX_SOCKET_PATH: Final = 100
 """Bytes. A unix socket's address holds 104 (macOS) or 108 (Linux), with a NUL at the end."""
 
@@ -38,6 +43,23 @@ class Paths:
     runtime_dir: Path
     config_named: bool = False
     """Whether a flag or ``MODELPORT_CONFIG`` named the file: then it has to exist."""
+    shared: bool = False
+    """For the whole machine: members of the group :data:`GROUP` may control the daemon."""
+
+    @classmethod
+    def for_system(cls, environ: Mapping[str, str], *, config: Path | None = None) -> Paths:
+        """The places of a service for the whole machine (``modelportd --system``, on Linux).
+
+        The same variables as for :meth:`find` move them.
+        """
+        usual = {
+            "MODELPORT_STATE_DIR": f"/var/lib/{APP}",
+            "MODELPORT_LOG_DIR": f"/var/log/{APP}",
+            "MODELPORT_CACHE_DIR": f"/var/cache/{APP}",
+            "MODELPORT_RUNTIME_DIR": str(SYSTEM_RUNTIME),
+            "MODELPORT_CONFIG": str(SYSTEM_CONFIG),
+        }
+        return replace(cls.find({**usual, **environ}, config=config), shared=True)
 
     @classmethod
     def find(cls, environ: Mapping[str, str], *, config: Path | None = None) -> Paths:
@@ -75,6 +97,11 @@ class Paths:
     def control_socket(self) -> Path:
         """Where ``ctl`` talks to the daemon."""
         return self.runtime_dir / "control.sock"
+
+    @property
+    def public_json(self) -> Path:
+        """Where a shared daemon says to everybody where it serves and who may control it."""
+        return self.runtime_dir / "public.json"
 
     @property
     def front_socket(self) -> Path:

@@ -27,19 +27,34 @@ class Notifier:
         with warnings.catch_warnings():  # where nobody listens it drops its socket unclosed
             warnings.simplefilter("ignore", ResourceWarning)
             self._socket = sdnotify.SystemdNotifier()
+        if self._socket.socket is not None:  # systemd that does not read must not hold us up
+            self._socket.socket.setblocking(False)
 
     def ready(self, status: str) -> None:
         self._socket.notify(f"READY=1\nSTATUS={ascii_text(status)}")
+
+    def status(self, text: str) -> None:
+        """What ``systemctl status`` shows of us, from now on."""
+        self._socket.notify(f"STATUS={ascii_text(text)}")
 
     def reloading(self) -> None:
         self._socket.notify("RELOADING=1")
 
     def alive(self) -> None:
-        """The watchdog's food: sent by the event loop itself, so a stalled loop starves it."""
+        """The watchdog's food; see ``daemon.service.watchdog``."""
         self._socket.notify("WATCHDOG=1")
+
+    def extend(self, seconds: float) -> None:
+        """Starting or stopping takes this much longer, counted from now: it goes on well."""
+        self._socket.notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
 
     def stopping(self) -> None:
         self._socket.notify("STOPPING=1\nSTATUS=draining")
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._socket.socket is not None:
+            self._socket.socket.close()
 
 
 def ascii_text(text: str) -> str:

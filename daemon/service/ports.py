@@ -1,11 +1,12 @@
-"""Taking the fixed port, and saying who has it when it is taken."""
+"""Taking the fixed port, and saying who has it when it is taken. (``handed`` has those that a
+service manager holds for us.)"""
 
 from __future__ import annotations
 
 import errno
 import pwd
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,6 @@ from daemon.logs.lines import escape
 from daemon.logs.redact import redact
 
 BACKLOG = 1024
-FIRST_HANDED_OVER = 3  # SD_LISTEN_FDS_START
 COMMAND = 160  # characters of a command line that are shown
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 TRIES = 100  # ports after the fixed one that are looked at for an offer
@@ -50,20 +50,6 @@ def bind(host: str, port: int) -> socket.socket:
 def url(host: str, port: int) -> str:
     """The address as a client writes it."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def handed_over(environ: Mapping[str, str], pid: int) -> socket.socket | None:
-    """The listening socket that systemd holds for us (sd_listen_fds(3)), if there is one.
-
-    Then a restart of the daemon refuses nobody: the kernel keeps who connects meanwhile.
-    """
-    mine = environ.get("LISTEN_PID") == str(pid)
-    if not mine or not environ.get("LISTEN_FDS", "").isdecimal() or environ["LISTEN_FDS"] == "0":
-        return None
-    sock = socket.socket(fileno=FIRST_HANDED_OVER)
-    sock.setblocking(False)
-    sock.set_inheritable(False)
-    return sock
 
 
 def _why(error: OSError, host: str, port: int) -> Problem:

@@ -112,7 +112,17 @@ JSON = {
     "completion": ("bash",),
 }
 # They become, or need, another program, or another system: see their own tests.
-ELSEWHERE = {"serve", "run", "launch", "test", "memory raise-gpu-limit", "memory restore"}
+SERVICE = {"install", "uninstall", "start", "stop", "restart", "status", "logs"}
+ELSEWHERE = {
+    "serve",
+    "run",
+    "launch",
+    "test",
+    "memory raise-gpu-limit",
+    "memory restore",
+    "selftest",
+}
+ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 
 
 def test_every_command_answers_with_json(

@@ -8,7 +8,6 @@ import pwd
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.service import ports
-from daemon.service.ports import _owner, bind, handed_over, holder, offered
+from daemon.service.ports import _owner, bind, holder, offered
 
 
 def refused(host: str, port: int) -> Problem:
@@ -177,33 +176,3 @@ def test_ipv6_alone() -> None:
         port = sock.getsockname()[1]
         with socket.socket() as other:
             other.bind(("127.0.0.1", port))
-
-
-# ---------------------------------------------------------------- handed over by systemd
-
-
-@pytest.mark.parametrize(
-    "environ",
-    [{}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
-     {"LISTEN_PID": "77", "LISTEN_FDS": "0"}, {"LISTEN_PID": "77", "LISTEN_FDS": "x"},
-     {"LISTEN_PID": "77"}],
-    ids=str,
-)  # fmt: skip
-def test_nothing_was_handed_over(environ: dict[str, str]) -> None:
-    assert handed_over(environ, 77) is None
-
-
-def test_a_socket_that_was_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        monkeypatch.setattr(ports, "FIRST_HANDED_OVER", os.dup(held.fileno()))
-        address = held.getsockname()
-        sock = handed_over({"LISTEN_PID": "77", "LISTEN_FDS": "1"}, 77)
-    assert sock is not None
-    with closing(sock):
-        assert (sock.getsockname(), sock.getblocking()) == (address, False)
-        assert not sock.get_inheritable()
-        knock = threading.Thread(target=lambda: socket.create_connection(address, 2).close())
-        knock.start()
-        knock.join(5)
-        peer, _ = sock.accept()
-        peer.close()

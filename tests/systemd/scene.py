@@ -1,0 +1,337 @@
+"""One life of the login service under a real systemd; prints a line of JSON for each finding.
+
+Run as root below the system manager that ``boot.sh`` boots: ``scene.py CTL GGUF``. Standard library
+only. CTL is a console script of a wheel that was installed into a temporary environment, GGUF a
+small model. Works as user ``tester`` (uid 4242), through that user's own manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import http.client
+import json
+import os
+import pwd
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+CTL, GGUF = sys.argv[1:3]
+UID = 4242
+HOME = Path("/home/tester")
+UNITS = HOME / ".config/systemd/user"
+DATA = HOME / ".local/share/modelport"
+PORT, ALSO = 8123, 11434
+TEN = "one two three four five six seven eight nine ten"
+OTHER = f'{{port = {ALSO}, as = "ollama"}}'
+CONFIG = f"""\
+[server]
+also = [{OTHER}]
+
+[models.a]
+path = "{GGUF}"
+engine = "xllamacpp"
+args = ["-t", "1"]
+ctx = 512
+"""
+DROP_IN = "[Service]\nWatchdogSec=2\nTimeoutAbortSec=3\nRestartSec=200ms\n"
+
+
+def note(name: str, ok: object, detail: object = "") -> None:
+    print(json.dumps({"name": name, "ok": bool(ok), "detail": str(detail)[-1500:]}), flush=True)
+
+
+def sh(*argv: str, seconds: float = 90) -> tuple[int, str]:
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=seconds, check=False, env=env
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def as_tester(*argv: str, seconds: float = 90) -> tuple[int, str]:
+    """In tester's own session, below tester's own manager."""
+    words = ["systemd-run", "--user", "-M", "tester@", "--quiet", "--pipe", "--wait", "--collect"]
+    return sh(*words, "-E", f"PATH={os.environ['PATH']}", "--", *argv, seconds=seconds)
+
+
+def ctl(*words: str, seconds: float = 90) -> tuple[int, str]:
+    return as_tester(CTL, *words, seconds=seconds)
+
+
+def show(*names: str, unit: str = "modelport.service") -> dict[str, str]:
+    command = ["systemctl", "--user", "-M", "tester@", "show", unit, *(f"-p{n}" for n in names)]
+    pairs = (line.partition("=") for line in sh(*command)[1].splitlines())
+    return {key: value for key, _, value in pairs}
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if found := true():
+                return found
+        time.sleep(0.05)
+    return None
+
+
+def ask(path: str, body: Any = None, port: int = PORT, seconds: float = 60) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        raw = None if body is None else json.dumps(body).encode()
+        connection.request(
+            "POST" if raw else "GET", path, raw, {"Content-Type": "application/json"}
+        )
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read() or b"null")
+    finally:
+        connection.close()
+
+
+def chat(model: str = "a") -> str:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 32}
+    status, answer = ask("/v1/chat/completions", body)
+    return str(answer["choices"][0]["message"]["content"]) if status == 200 else str(answer)
+
+
+def engine() -> int:
+    """The process of model a's engine."""
+    facts = json.loads(ctl("ps", "--json")[1])
+    rows = facts["backends"] if isinstance(facts, dict) else facts
+    return next((int(row["pid"]) for row in rows if row["model"] == "a"), 0)
+
+
+@contextlib.contextmanager
+def clients() -> Iterator[dict[str, int]]:
+    """Clients that connect all the time: what became of them."""
+    seen = {"served": 0, "refused": 0, "broken": 0}
+    over = threading.Event()
+
+    def one() -> None:
+        while not over.is_set():
+            try:
+                seen["served"] += ask("/health", seconds=30)[0] == 200
+            except ConnectionRefusedError:
+                seen["refused"] += 1
+            except (OSError, http.client.HTTPException):
+                seen["broken"] += 1
+            time.sleep(0.005)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(40)
+
+
+def processes(*words: str) -> list[str]:
+    """Command lines of processes that have one of these words in them, but for our own."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if any(word in line for word in words) and "scene.py" not in line:
+                    found.append(f"{entry.name} {line}")
+    return found
+
+
+# ---------------------------------------------------------------- a user's service
+
+
+def install() -> None:
+    config = HOME / ".config/modelport/config.toml"
+    as_tester("mkdir", "-p", "-m", "700", str(config.parent), str(UNITS / "modelport.service.d"))
+    config.write_text(CONFIG)
+    (UNITS / "modelport.service.d/quick.conf").write_text(DROP_IN)
+    os.chown(config, UID, UID)
+    code, said = ctl("service", "install", "--no-linger")
+    about = show("ActiveState", "StatusText", "MainPID", "UnitFileState", "ExecStart")
+    note("installed from a wheel", code == 0 and about["ActiveState"] == "active", (said, about))
+    note("an environment of its own", f"{DATA}/service/current/bin" in about["ExecStart"], about)
+    told = "no model loaded; serving on http://127.0.0.1:8123"
+    note("status text", about["StatusText"] == told, about["StatusText"])
+    code, said = ctl("service", "install", "--no-linger")
+    same = show("MainPID")["MainPID"] == about["MainPID"]
+    note(
+        "a second time changes nothing", code == 0 and "nothing has changed" in said and same, said
+    )
+    code, said = ctl("service", "status", "--json")
+    facts = json.loads(said)
+    note("ctl service status", code == 0 and facts["active"] == "running" and facts["pid"], facts)
+    sockets = {"modelport.socket": "active", f"modelport-{ALSO}.socket": "active"}
+    note("both sockets are systemd's", facts["sockets"] == sockets, facts["sockets"])
+    note("a port beside it", ask("/api/version", port=ALSO)[0] == 200)
+
+
+def serve() -> int:
+    text = chat()
+    told = until(lambda: "1 model loaded" in show("StatusText")["StatusText"])
+    note("a model answers", text == TEN, text)
+    note("status text with a model", told, show("StatusText"))
+    return engine()
+
+
+def restarted(before: int) -> None:
+    daemon = show("MainPID")["MainPID"]
+    with clients() as seen:
+        code, said = ctl("service", "restart")
+        after = until(lambda: ask("/health")[0] == 200)
+    note("restart refuses nobody", after and not seen["refused"] and seen["served"] > 20, seen)
+    note("restart is a new daemon", code == 0 and show("MainPID")["MainPID"] != daemon, said)
+    note("restart keeps the model", engine() == before and chat() == TEN, (before, engine()))
+
+
+def stalled(before: int) -> None:
+    """Stopped by SIGSTOP it gives no sign of life: systemd ends it and starts another."""
+    daemon = show("MainPID")["MainPID"]
+    with clients() as seen:
+        os.kill(int(daemon), 19)
+        new = until(lambda: show("MainPID", "ActiveState")["MainPID"] not in (daemon, "0"), 40)
+        until(lambda: show("ActiveState")["ActiveState"] == "active")
+    about = show("NRestarts", "ActiveState")
+    note("watchdog kills and restarts", new and about["NRestarts"] == "1", about)
+    note("watchdog: nobody is refused", not seen["refused"], seen)
+    note("watchdog: the model is adopted", engine() == before and chat() == TEN, engine())
+    code, said = ctl("service", "logs", "-n", "400")
+    note("logs tell of the watchdog", code == 0 and "atchdog" in said, said)
+    note("logs have the stack", "Fatal Python error: Aborted" in said, said[:800])
+
+
+def journal() -> None:
+    command = ["journalctl", f"_UID={UID}", "_SYSTEMD_USER_UNIT=modelport.service", "-o", "json"]
+    rows = [json.loads(line) for line in sh(*command)[1].splitlines() if line.startswith("{")]
+    ours = [row for row in rows if "listening on" in str(row.get("MESSAGE"))]
+    plain = all(str(row["MESSAGE"]).startswith("listening on") for row in ours)
+    levels = {row["PRIORITY"] for row in ours}
+    note("journal: priorities, no stamps", ours and plain and levels == {"6"}, ours[:1])
+
+
+def reload(before: int) -> None:
+    config = HOME / ".config/modelport/config.toml"
+    config.write_text(CONFIG + 'aliases = ["first"]\n')
+    code, said = sh("systemctl", "--user", "-M", "tester@", "reload", "modelport.service")
+    told = until(lambda: "first" in json.dumps(ask("/v1/models")[1]))
+    state = until(lambda: show("ActiveState")["ActiveState"] == "active")
+    note("reload", code == 0 and told and state, said)
+    note("reload keeps the model", chat("first") == TEN and engine() == before)
+
+
+def stopped(before: int) -> None:
+    code, said = ctl("service", "stop")
+    note("stop unloads the model", code == 0 and not Path(f"/proc/{before}").exists(), said)
+    refused = 0
+    for port in (PORT, ALSO):
+        try:
+            ask("/health", port=port)
+        except ConnectionRefusedError:
+            refused += 1
+    note("stop frees the ports", refused == 2, refused)
+    code, said = ctl("service", "status")
+    note("status says what to do", code == 1 and "ctl service start" in said, said)
+    code, said = ctl("service", "start")
+    note("start", code == 0 and chat() == TEN, said)
+
+
+def login() -> None:
+    """The user's manager anew, as at a login. The backends of before end with its session."""
+    sh("systemctl", "stop", f"user@{UID}.service")
+    gone = until(lambda: not processes("modelport"), 20)
+    sh("systemctl", "start", f"user@{UID}.service")
+    about = until(lambda: (s := show("ActiveState", "StatusText"))["ActiveState"] == "active" and s)
+    note("starts at login", gone and about and chat() == TEN, (about, processes("modelport")))
+
+
+def edited() -> None:
+    config = HOME / ".config/modelport/config.toml"
+    unit = UNITS / "modelport.service"
+    text = unit.read_text()
+    unit.write_text(text.replace("RestartSec=2", "RestartSec=9"))
+    code, said = ctl("service", "install", "--no-linger")
+    note("changes by hand are kept", code == 1 and "--force" in said, said)
+    unit.write_text(text)
+    config.write_text(CONFIG.replace(f"also = [{OTHER}]", ""))
+    code, said = ctl("service", "install", "--no-linger")
+    there = (UNITS / f"modelport-{ALSO}.socket").exists()
+    note("a port that is gone goes", code == 0 and not there and chat() == TEN, said)
+
+
+def uninstalled() -> None:
+    (UNITS / "modelport.service.d/quick.conf").unlink()
+    (UNITS / "modelport.service.d").rmdir()
+    code, said = ctl("service", "uninstall")
+    left = [str(path) for path in HOME.rglob("*modelport*") if path.name != "modelport"]
+    links = [str(p) for p in UNITS.rglob("*") if p.is_symlink() or p.is_file()]
+    note("uninstall", code == 0 and not links, (said, links))
+    left = [str(path) for path in (DATA, Path(f"/run/user/{UID}/modelport")) if path.exists()]
+    note("uninstall leaves no folders", not left, left)
+    gone = until(lambda: not processes("modelportd", "keeper.py"), 10)
+    note("uninstall leaves no processes", gone, processes("modelport"))
+    known = show("LoadState")["LoadState"]
+    note("systemd has forgotten it", known == "not-found", known)
+    note("the configuration stays", (HOME / ".config/modelport/config.toml").exists())
+
+
+# ---------------------------------------------------------------- the machine's service
+
+
+def system() -> None:
+    code, said = sh(CTL, "service", "install", "--system")
+    about = sh("systemctl", "show", "modelport.service", "-pActiveState,User,StatusText")[1]
+    note("system: installed", code == 0 and "ActiveState=active" in about, (said, about))
+    socket = Path("/run/modelport/control.sock")
+    info = socket.stat() if socket.exists() else None
+    modes = info is not None and (info.st_mode & 0o777) == 0o660
+    ours = info is not None and grp.getgrgid(info.st_gid).gr_name == "modelport"
+    note("system: socket 0660 of its group", modes and ours, info)
+    code, said = ctl("status")
+    told = "usermod" in said and "http://127.0.0.1:8123" in said and "ctl key add" in said
+    note("system: another user is told how", code == 3 and told, said)
+    sh("usermod", "-aG", "modelport", "tester")
+    sh("systemctl", "restart", f"user@{UID}.service")
+    code, said = ctl("status", "--json")
+    note("system: a member controls it", code == 0 and '"pid"' in said, said)
+    code, said = ctl("service", "status")
+    note("system: status for everybody", code == 0 and "starts with the machine" in said, said)
+    code, said = ctl("service", "stop")
+    note("system: changed by root alone", code == 1 and "sudo" in said, said)
+    score = sh("systemd-analyze", "security", "modelport.service", "--no-pager")[1].splitlines()
+    note("system: security", score and "modelport.service" in score[-1], score[-1:])
+    code, said = sh(CTL, "service", "uninstall", "--system")
+    places = ("/usr/local/lib/modelport", "/run/modelport", "/etc/systemd/system/modelport.service",
+              "/etc/systemd/system/modelport.socket")  # fmt: skip
+    left = [place for place in places if Path(place).exists()]
+    try:
+        pwd.getpwnam("modelport")
+        left.append("the account")
+    except KeyError:
+        pass
+    note("system: uninstall leaves nothing", code == 0 and not left, (said, left))
+
+
+def main() -> None:
+    sh("loginctl", "enable-linger", "tester")
+    sh("systemctl", "start", f"user@{UID}.service")
+    install()
+    before = serve()
+    restarted(before)
+    stalled(before)
+    journal()
+    reload(before)
+    stopped(before)
+    login()
+    edited()
+    uninstalled()
+    system()
+
+
+main()
