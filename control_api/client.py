@@ -24,6 +24,7 @@ from daemon.views import (
     FindingView,
     HeldView,
     IncidentView,
+    LanView,
     ListenerView,
     PoolView,
     VerdictView,
@@ -50,6 +51,7 @@ _View = TypeVar("_View")
 # The values inside a value, by the name of the field.
 _INNER: Final[dict[str, type]] = {
     "listeners": ListenerView,
+    "lan": LanView,
     "pools": PoolView,
     "choices": ChoiceView,
     "claim": ClaimView,

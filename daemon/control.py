@@ -50,6 +50,7 @@ from daemon.views import (
     FindingView,
     FitView,
     IncidentView,
+    LanView,
     ListenerView,
     ModelView,
     ReloadView,
@@ -78,6 +79,7 @@ class Control:
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
+    lan: Callable[[], LanView | None] = lambda: None
     proofs: Verdicts = field(default_factory=Verdicts)
 
     # ------------------------------------------------------------ looking
@@ -109,6 +111,7 @@ class Control:
             counters=dict(self.supervisor.counters),
             troubles=troubles(self.supervisor.backends.values()),
             listeners=self.listeners(),
+            lan=self.lan(),
             small_model=self._small(),
         )
 

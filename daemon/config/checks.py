@@ -199,7 +199,7 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 NOT_YET: Final = (
     ("defaults", "auto_pull"),
-    *(("power",), ("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
+    *(("power",), ("schedule",), ("history",), ("conversations",)),
     ("service",),
     *(("timing", "machine_probe"), ("timing", "auth_window"), ("timing", "auth_delay")),
     ("timing", "flush"),

@@ -114,6 +114,14 @@ class Timing(Part):
     lost_retry: Seconds = _seconds(1.0, "The Retry-After once a backend was lost.")
     auth_window: Seconds = _seconds(60.0, "Wrong keys are counted over it, per address.")
     auth_delay: Seconds = _seconds(1.0, "Added to answers once too many keys were wrong.")
+    # other machines
+    address_poll: Interval = _seconds(10.0, "Between two looks at the addresses of the machine.")
+    certificate_life: Seconds = _seconds(800 * 86400.0, "How long a self-made one is good.")
+    certificate_renewal: Seconds = _seconds(30 * 86400.0, "It is made anew so long before its end.")
+    certificate_make: Seconds = _seconds(30.0, "For the program that makes or reads one.")
+    announce: Seconds = _seconds(
+        5.0, "For announcing the server on the network, and for ending it."
+    )
     # upstream and control
     connect_timeout: Seconds = _seconds(5.0, "To connect to a backend.")
     upstream_idle: Seconds = _seconds(60.0, "An idle connection to a backend is closed.")

@@ -289,7 +289,10 @@ class ClientConnection(Outlet):
             self._reset()
             return
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
-        self._abort_flushed()
+        if transport.can_write_eof():
+            self._abort_flushed()
+        else:  # TLS: its buffer is not all that is under way
+            transport.close()
 
     # ------------------------------------------------------------ ends
 
@@ -329,10 +332,11 @@ class ClientConnection(Outlet):
         if transport is None or transport.is_closing():
             return
         self.pause(False)
-        if self.unread and transport.can_write_eof():
-            transport.write_eof()
-        else:
+        if not self.unread:
             transport.close()
+        elif transport.can_write_eof():
+            transport.write_eof()
+        # else TLS, which has no half-closing: the answer says that it is the last
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""
