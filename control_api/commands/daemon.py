@@ -13,6 +13,7 @@ from control_api.client import (
     PING_SECONDS,
     SLOW_SECONDS,
     Client,
+    HostError,
     RefusedError,
     UnreachableError,
     view,
@@ -229,7 +230,8 @@ def _wait_gone(client: Client, pid: int, seconds: float) -> None:
     in just then would only hold it up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not process_alive(pid) and not _answers(client, pid):
+        gone = client.far is not None or not process_alive(pid)
+        if gone and not _answers(client, pid):
             return
         time.sleep(POLL_SECONDS)
     raise RefusedError(
@@ -255,7 +257,7 @@ def _answers(client: Client, pid: int) -> bool:
     """Whether that daemon answers all the same (from another container, its pid says nothing)."""
     try:
         return bool(client.get("/version", seconds=PING_SECONDS).get("pid") == pid)
-    except (UnreachableError, RefusedError):
+    except (UnreachableError, HostError, RefusedError):
         return False
 
 
