@@ -25,6 +25,7 @@ from daemon.views import (
     FindingView,
     HeldView,
     IncidentView,
+    KeyView,
     LanView,
     ListenerView,
     PoolView,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _View = TypeVar("_View")
 # The values inside a value, by the name of the field.
 _INNER: Final[dict[str, type]] = {
+    "about": KeyView,
+    "keys": KeyView,
     "listeners": ListenerView,
     "lan": LanView,
     "pools": PoolView,

@@ -12,7 +12,7 @@ from aiohttp import web
 from control_api.daemon import API
 from control_api.errors import STATUS
 from control_api.operation import JSON, PREFIX, TEXT, Call, Operation, Query, answer
-from control_api.schemas import MODEL_NAME, ErrorBody
+from control_api.schemas import KEY_NAME, MODEL_NAME, ErrorBody
 from daemon.core.problems import Code
 
 COMMON_ERRORS: Final = (
@@ -141,7 +141,15 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         "description": "The x-request-id of an answer.",
         "schema": {"type": "string"},
     }
+    key = {
+        "name": "key",
+        "in": "path",
+        "required": True,
+        "description": "The name of a key.",
+        "schema": {"type": "string", "pattern": KEY_NAME},
+    }
     return [
+        *([key] if "{key}" in operation.path else []),
         *([named] if "{name}" in operation.path else []),
         *([request] if "{id}" in operation.path else []),
         *map(_query, operation.query),

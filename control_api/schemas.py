@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from daemon.access.keys import MOST_MODELS, MOST_REQUESTS, PRIORITIES
+from daemon.access.keys import NAME as KEY_NAME
 from daemon.ports import LoadFit
 from daemon.views import (
     BackendView,
@@ -18,6 +20,7 @@ from daemon.views import (
     FindingView,
     FitView,
     IncidentView,
+    KeyView,
     LanView,
     ListenerView,
     ModelView,
@@ -29,6 +32,7 @@ from daemon.views import (
 )
 
 __all__ = [
+    "KEY_NAME",
     "BackendView",
     "Backends",
     "Body",
@@ -42,6 +46,10 @@ __all__ = [
     "FitView",
     "IncidentView",
     "Incidents",
+    "KeyBody",
+    "KeyMade",
+    "KeyView",
+    "Keys",
     "LanView",
     "ListenerView",
     "LoadBody",
@@ -67,6 +75,7 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
 
 MIN_CTX, MAX_CTX = 256, 16_777_216
 MAX_PAUSE = 30 * 86400.0
+MAX_LASTS = 100 * 366 * 86400.0
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -106,6 +115,25 @@ class UnloadBody(Body, frozen=True):
     """``force``: cut running requests instead of letting them finish."""
 
     force: bool = False
+
+
+_KeyModel = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_Requests = Annotated[int, msgspec.Meta(ge=0, le=MOST_REQUESTS)]
+
+
+class KeyBody(Body, frozen=True):
+    """A new key. ``scope``: ``control`` is with ``use``. ``lasts``: seconds, without it for ever.
+    ``models``: names and patterns that it may use, none for all. ``at_once`` and ``per_minute``:
+    requests, 0 for no limit. ``default_model``: in place of the daemon's own."""
+
+    name: Annotated[str, msgspec.Meta(pattern=KEY_NAME)]
+    scope: Literal["use", "control"] = "use"
+    lasts: Annotated[float, msgspec.Meta(gt=0, le=MAX_LASTS)] | None = None
+    models: Annotated[list[_KeyModel], msgspec.Meta(max_length=MOST_MODELS)] = []
+    priority: Annotated[int, msgspec.Meta(ge=PRIORITIES[0], le=PRIORITIES[1])] = 0
+    at_once: _Requests = 0
+    per_minute: _Requests = 0
+    default_model: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 StepName = Literal[
@@ -152,6 +180,17 @@ class Incidents(msgspec.Struct, frozen=True, kw_only=True):
 
     incidents: list[IncidentView]
     stories: list[StoryView]
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    keys: list[KeyView]
+
+
+class KeyMade(msgspec.Struct, frozen=True, kw_only=True):
+    """``key`` is told here and never again."""
+
+    key: str
+    about: KeyView
 
 
 class Unloaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import faulthandler
 import logging
 import os
 import resource
+import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from control_api.version import version
+from daemon.access.exposure import FLAG, exposed, is_local, refuse_open
+from daemon.access.store import KeyStore
 from daemon.config.load import load_with_sources
 from daemon.config.mistakes import ConfigError
 from daemon.config.paths import Paths
@@ -49,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         "--service",
         action="store_true",
         help="run by a service manager: backends outlive a restart of the daemon",
+    )
+    options.add_argument(
+        FLAG,
+        action="store_true",
+        dest="insecure",
+        help="other machines need no key to use models; without it none is let in so",
     )
     options.add_argument("-v", "--verbose", action="store_true", help="log more")
     options.add_argument("--version", action="version", version=f"modelport {version()}")
@@ -82,9 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         paths.ensure()
         lock.take()
         start_logging(settings, paths, mode)
-        sock = handed_over(os.environ, os.getpid()) or bind(
-            settings.server.host, settings.server.port
-        )
+        sock = listening(settings, KeyStore(paths.keys_file), options.insecure)
     except ConfigError as error:
         print(error.report(), file=sys.stderr)
         return EX_CONFIG
@@ -110,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
             flags=flags,
             mode=mode,
             version=version(),
+            insecure=options.insecure,
         )
         await daemon.run()
 
@@ -122,6 +130,23 @@ def main(argv: list[str] | None = None) -> int:
         sock.close()
         lock.release()
     return 0
+
+
+def listening(settings: Settings, keys: KeyStore, insecure: bool) -> socket.socket:
+    """The fixed port's socket. Raises ProblemError: it cannot be had, or it, or another that is
+    configured, would be open to other machines, and there is no key."""
+    given = handed_over(os.environ, os.getpid())
+    reached = list(exposed(settings).values())
+    if given is not None:
+        host = str(given.getsockname()[0])
+        reached += [] if is_local(host) else [host]
+    try:
+        refuse_open(reached, not reached or keys.any_key(), insecure)
+    except ProblemError:
+        if given is not None:
+            given.close()
+        raise
+    return given or bind(settings.server.host, settings.server.port)
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:

@@ -11,14 +11,19 @@ import gc
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from daemon.access.exposure import exposed, is_local, warning
+from daemon.access.principals import Principal
+from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
 from daemon.config.paths import Paths
@@ -30,14 +35,17 @@ from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.files import DISK
 from daemon.incidents import Recorder
+from daemon.keys import Keys
 from daemon.listeners import Listeners
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.machine.awake import Awake
+from daemon.ports import Hold, Target
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
+from daemon.relay.records import RequestRecord
 from daemon.requests import Requests
 from daemon.service.notify import Notifier, watchdog_interval
 from daemon.service.ports import url
@@ -50,6 +58,7 @@ from daemon.watching import Patience, Watcher
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from control_api.auth import Auth
     from control_api.operation import Limits as ControlLimits
     from daemon.housekeeping import Housekeeper
 
@@ -73,7 +82,9 @@ class Daemon:
         flags: Mapping[str, object],
         mode: Literal["foreground", "service"],
         version: str,
+        insecure: bool = False,
     ) -> None:
+        """``insecure``: everyone who reaches us may use models (``--insecure-no-auth``)."""
         self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
         self.bus = Bus()
         self.notifier = Notifier()
@@ -91,6 +102,8 @@ class Daemon:
         self.configured = Configured(
             Reader(paths, environ, flags, mode), self.supervisor, self.bus, settings
         )
+        self.keys = Keys(KeyStore(paths.keys_file), insecure=insecure)
+        self.keys.follow(settings.timing)
         self.control = Control(
             self.supervisor,
             self.configured,
@@ -105,7 +118,8 @@ class Daemon:
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
-        self._control_app: web.Application | None = None
+        self.control.key_ring = self.keys
+        self._control_apps: list[web.Application] = []
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
         self._reloads: set[asyncio.Task[None]] = set()
@@ -117,8 +131,10 @@ class Daemon:
     async def run(self) -> None:
         """Serve until told to stop. Everything started here is ended here."""
         self._signals()
+        await asyncio.to_thread(self.keys.load)  # before the first request can come
         front = await self._open_front()
-        runner = housekeeper = None
+        housekeeper = None
+        runners: list[web.AppRunner] = []
         listeners = self.listeners = Listeners(front)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
@@ -128,7 +144,9 @@ class Daemon:
             housekeeper = self._housekeeper()
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
-            runner = await self._open_control()
+            await self._open_control(front, runners)
+            self.keys.changed = partial(self._rekey, front)
+            self.keys.start()
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
             self.watcher.start()
@@ -138,7 +156,7 @@ class Daemon:
             self._feed_watchdog()
             await self._stopping.wait()
         finally:
-            await self._close(front, runner, housekeeper)
+            await self._close(front, runners, housekeeper)
 
     def _woke(self, seconds: float) -> None:
         """Seen in the middle of reading a clock: what follows from it waits for its own turn."""
@@ -157,15 +175,28 @@ class Daemon:
             settings.server.host,
             settings.server.port,
             leases=self.supervisor,
-            guard=guard_of(settings),
+            guard=guard_of(settings, self.keys),
             limits=relay_limits(settings),
             sock=self.sock,
-            on_done=self.requests.add,
+            on_done=self._done,
         )
         self.supervisor.close_connections = front.forget
         self.control.url = url(*front.addresses[0][:2])
         log.info("listening on %s", self.control.url)
+        reached = [*exposed(settings).values(), *(a for a, _ in front.addresses if not is_local(a))]
+        if reached:
+            names = [key.name for key in self.keys.ring.live(time.time())]
+            log.warning("%s", warning(reached, names, self.keys.insecure))
         return front
+
+    def _rekey(self, front: Front) -> None:
+        """The keys are others now."""
+        front.set_guard(guard_of(self.settings, self.keys))
+        front.keep_meters(frozenset(key.name for key in self.keys.ring.keys))
+
+    def _done(self, record: RequestRecord) -> None:
+        self.requests.add(record)
+        self.keys.used(record)
 
     def _housekeeper(self) -> Housekeeper:
         from daemon.housekeeping import Housekeeper, Rounds
@@ -182,39 +213,53 @@ class Daemon:
 
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
-        front.set_guard(guard_of(changed))
+        front.set_guard(guard_of(changed, self.keys))
         front.set_limits(relay_limits(changed))
         self.supervisor.shutdown_retry = changed.timing.shutdown_retry
         self.supervisor.accidents.poison.window = changed.timing.poison_window
         self.watcher.patience = Patience.of(changed)
         self.awake.gap = wake_gap(changed)
         housekeeper.follow(changed)
-        if self._control_app is not None:
+        self.keys.follow(changed.timing)
+        if self._control_apps:
             from control_api.app import set_limits
 
-            set_limits(self._control_app, control_limits(changed))
+            for app in self._control_apps:
+                set_limits(app, control_limits(changed))
         if changed.logs != self.settings.logs:
             follow_logs(changed)
         self.settings = changed
 
-    async def _open_control(self) -> web.AppRunner:
-        """The private socket: file permissions are the password."""
+    async def _open_control(self, front: Front, runners: list[web.AppRunner]) -> None:
+        """The private socket, whose file permissions are the password; and the front's own, on
+        which it states who asks, under a secret of this start."""
+        from control_api.auth import FrontAuth, OwnerAuth, front_headers
+
+        runners.append(await self._serve_control(self.paths.control_socket, OwnerAuth()))
+        secret = secrets.token_urlsafe(32)
+        runners.append(await self._serve_control(self.paths.front_socket, FrontAuth(secret)))
+        target = Target("localhost", 0, str(self.paths.front_socket))
+
+        def hold(who: Principal) -> Hold:
+            return Hold(target, "", front_headers(secret, who), keep_query=True)
+
+        front.set_control(hold)
+
+    async def _serve_control(self, path: Path, auth: Auth) -> web.AppRunner:
         from aiohttp import web
 
         from control_api.app import make_app
-        from control_api.auth import OwnerAuth
 
-        path = self.paths.control_socket
-        path.unlink(missing_ok=True)
-        limits = control_limits(self.settings)
-        self._control_app = make_app(self.control, auth=OwnerAuth(), limits=limits)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240 - a socket's name, in memory
+        app = make_app(self.control, auth=auth, limits=control_limits(self.settings))
         runner = web.AppRunner(
-            self._control_app,
+            app,
             access_log=None,
             handler_cancellation=True,  # a watcher that left is noticed
             shutdown_timeout=CONTROL_CLOSE,
         )
         await runner.setup()
+        self._control_apps.append(app)
         before = os.umask(0o177)
         try:
             await web.UnixSite(runner, str(path)).start()
@@ -277,7 +322,7 @@ class Daemon:
     # ------------------------------------------------------------ end
 
     async def _close(
-        self, front: Front, runner: web.AppRunner | None, housekeeper: Housekeeper | None
+        self, front: Front, runners: list[web.AppRunner], housekeeper: Housekeeper | None
     ) -> None:
         log.info("stopping")
         self.notifier.stopping()
@@ -291,16 +336,18 @@ class Daemon:
         if housekeeper is not None:
             housekeeper.stop()
         await self.watcher.stop()
+        await self.keys.stop()
         await self.configured.pulls.close()
         await self._end_backends()
         await self.recorder.close()
         await self.configured.written()
         await self.control.proofs.written()
-        if runner is not None:
+        for runner in runners:
             await runner.cleanup()
         DISK.forget(self.paths.daemon_json)
         await asyncio.to_thread(DISK.again)
-        for path in (self.paths.daemon_json, self.paths.control_socket):
+        sockets = (self.paths.control_socket, self.paths.front_socket)
+        for path in (self.paths.daemon_json, *sockets):
             with suppress(OSError):
                 path.unlink()
         log.info("stopped")
@@ -351,9 +398,15 @@ def tidy_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def guard_of(settings: Settings) -> Guard:
-    """Who is let in, as configured."""
-    return Guard(hosts=settings.server.hosts, cors_origins=settings.server.cors_origins)
+def guard_of(settings: Settings, keys: Keys) -> Guard:
+    """Who is let in, as configured and by the keys that there are."""
+    return Guard(
+        hosts=settings.server.hosts,
+        cors_origins=settings.server.cors_origins,
+        keys=keys.ring,
+        failures=keys.failures,
+        keyless=keys.insecure,
+    )
 
 
 def follow_logs(settings: Settings) -> None:
@@ -399,6 +452,7 @@ def relay_limits(settings: Settings) -> Limits:
         stream_keepalive=timing.stream_keepalive,
         loading_text=timing.loading_text,
         tick=timing.sweep,
+        late=timing.auth_delay,
         retry_after_drain=timing.shutdown_retry,
         retry_after_lost=timing.lost_retry,
         retry_after_max=timing.retry_after_max,

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from daemon.access.keys import Wanted
+from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
 from daemon.config.paths import Paths
@@ -23,6 +25,7 @@ from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.manner import reachable
+from daemon.keys import Keys
 from daemon.picture import (
     claim_view,
     fit_view,
@@ -50,6 +53,7 @@ from daemon.views import (
     FindingView,
     FitView,
     IncidentView,
+    KeyView,
     LanView,
     ListenerView,
     ModelView,
@@ -81,6 +85,10 @@ class Control:
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
     lan: Callable[[], LanView | None] = lambda: None
     proofs: Verdicts = field(default_factory=Verdicts)
+    key_ring: Keys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key_ring = Keys(KeyStore(self.paths.keys_file))
 
     # ------------------------------------------------------------ looking
 
@@ -379,6 +387,19 @@ class Control:
             raise ProblemError(Problem(Code.INVALID_REQUEST, text))
         self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
         return found
+
+    def keys(self) -> list[KeyView]:
+        now = time.time()
+        return [key.view(now) for key in self.key_ring.listed()]
+
+    async def add_key(self, wanted: Wanted) -> tuple[KeyView, str]:
+        """See ``ControlPort``."""
+        key, text = await self.key_ring.add(wanted)
+        return key.view(time.time()), text
+
+    async def remove_key(self, name: str) -> None:
+        """See ``ControlPort``."""
+        await self.key_ring.remove(name)
 
     def request(self, request_id: str) -> RequestView:
         return self.requests.view(request_id)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from daemon.access.principals import LOCAL, Principal
 from daemon.backends.accidents import Accidents
 from daemon.backends.starts import Starts
 from daemon.config.model import Model
@@ -79,24 +80,28 @@ class Named(Protocol):
 class Stock(Protocol):
     """What can be served, as prepared from the configuration (``daemon.backends.stock``)."""
 
-    def resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
-        """The model that is meant, or why this route of it cannot be served."""
+    def resolve(
+        self, name: str, route: str, small: bool, movable: bool, who: Principal
+    ) -> Resolved | Problem:
+        """The model that is meant by ``who``, or why this route of it cannot be served."""
         ...
 
     def edits(self, model: str) -> Edits | None:
         """What its configuration does to bodies of requests."""
         ...
 
-    def find(self, name: str) -> Named | Problem:
-        """The model that a name means."""
+    def find(self, name: str, route: str = "", who: Principal = LOCAL) -> Named | Problem:
+        """The model that a name means to ``who``."""
         ...
 
     def manner(self, model: str) -> Manner | None:
         """How a model is spoken to."""
         ...
 
-    def cards(self, states: Mapping[str, str]) -> list[ModelCard]: ...
-    def card(self, name: str, states: Mapping[str, str], route: str) -> ModelCard | Problem: ...
+    def cards(self, states: Mapping[str, str], who: Principal) -> list[ModelCard]: ...
+    def card(
+        self, name: str, states: Mapping[str, str], route: str, who: Principal
+    ) -> ModelCard | Problem: ...
     def begin(
         self, model: str, generation: int, variant: Variant, tell: Callable[[Event], None]
     ) -> Runs:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from daemon.access.principals import Principal
+from daemon.access.keys import Wanted
+from daemon.access.principals import LOCAL, Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Problem
 from daemon.dialects.manner import Manner
@@ -21,6 +22,7 @@ from daemon.views import (
     FindingView,
     FitView,
     IncidentView,
+    KeyView,
     ModelView,
     ReloadView,
     RequestView,
@@ -179,16 +181,16 @@ class LeasePort(Protocol):
         be called before this returns (then None is returned)."""
         ...
 
-    def cards(self) -> list[ModelCard]:
-        """Every model that can be named, for ``GET /v1/models``. Never waits for a load."""
+    def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
+        """Every model that ``who`` may name, for ``GET /v1/models``. Never waits for a load."""
         ...
 
-    def card(self, name: str, route: str = "") -> ModelCard | Problem:
-        """The model that ``name`` means ("": none named) to who asks for ``route``."""
+    def card(self, name: str, route: str = "", who: Principal = LOCAL) -> ModelCard | Problem:
+        """The model that ``name`` means ("": none named) to ``who``, who asks for ``route``."""
         ...
 
-    def manner(self, name: str) -> Manner | None:
-        """How the model of this name is spoken to; None: there is none, or not yet."""
+    def manner(self, name: str, who: Principal = LOCAL) -> Manner | None:
+        """How the model that ``who`` calls so is spoken to; None: there is none, or not yet."""
         ...
 
     def waiting_text(self, name: str) -> str:
@@ -276,6 +278,12 @@ class ControlPort(Protocol):
         """Keep what a test has found, beside what is known of other steps."""
         ...
 
+    def keys(self) -> list[KeyView]: ...
+    async def add_key(self, wanted: Wanted) -> tuple[KeyView, str]:
+        """Make a key; it is in force at once. Its text is told here and never again."""
+        ...
+
+    async def remove_key(self, name: str) -> None: ...
     def request(self, request_id: str) -> RequestView:
         """One of the last requests that are over."""
         ...

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from daemon.access.principals import LOCAL, Principal
 from daemon.backends.accidents import poisoned
 from daemon.core.lifecycle import State
 from daemon.core.messages import (
@@ -82,7 +83,9 @@ class Supervisor(Orders):
         if self.stock is None or not self._opened:
             self._early.append(Early(wish, done, self))
             return self._early[-1]
-        found = self.stock.resolve(wish.model, wish.route.value, wish.small, wish.movable)
+        found = self.stock.resolve(
+            wish.model, wish.route.value, wish.small, wish.movable, wish.principal
+        )
         if isinstance(found, Problem):
             done(found)
             return None
@@ -244,14 +247,14 @@ class Supervisor(Orders):
     def states(self) -> dict[str, str]:
         return {name: page.state.label for name, page in self.scheduler.pages.items()}
 
-    def cards(self) -> list[ModelCard]:
-        cards = self.stock.cards(self.states()) if self.stock else []
+    def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
+        cards = self.stock.cards(self.states(), who) if self.stock else []
         return [self._with_run(card) for card in cards]
 
-    def card(self, name: str, route: str = "") -> ModelCard | Problem:
+    def card(self, name: str, route: str = "", who: Principal = LOCAL) -> ModelCard | Problem:
         if self.stock is None:
             return STARTING
-        card = self.stock.card(name, self.states(), route)
+        card = self.stock.card(name, self.states(), route, who)
         return card if isinstance(card, Problem) else self._with_run(card)
 
     def _with_run(self, card: ModelCard) -> ModelCard:
@@ -268,9 +271,9 @@ class Supervisor(Orders):
             facts["expires_in"] = round(max(0.0, expires - self.clock()))
         return replace(card, facts={**card.facts, **facts})
 
-    def manner(self, name: str) -> Manner | None:
+    def manner(self, name: str, who: Principal = LOCAL) -> Manner | None:
         """See ``LeasePort``."""
-        found = self.stock.find(name) if self.stock is not None else None
+        found = self.stock.find(name, "", who) if self.stock is not None else None
         return None if found is None or isinstance(found, Problem) else found.manner
 
     def waiting_text(self, name: str) -> str:

@@ -377,6 +377,23 @@ class RequestView:
     retried: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyView:
+    """One key, without the key itself. Limits of 0 are none; ``used`` is coarse (a minute)."""
+
+    name: str
+    scopes: list[str]
+    created: float
+    expires: float | None
+    expired: bool
+    models: list[str]  # names and patterns that it may use; none: all
+    priority: int
+    at_once: int
+    per_minute: int
+    default_model: str
+    used: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One line of ``GET /v1/models``, for clients of the data plane."""

@@ -19,7 +19,7 @@ import pytest
 from control_api.app import _WORLD_KEY
 from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, control_limits, guard_of, relay_limits
+from daemon.assembly import Daemon, control_limits, relay_limits
 from daemon.config import presets
 from daemon.config.load import load
 from daemon.config.paths import Paths
@@ -262,9 +262,11 @@ async def test_what_is_read_again_counts_without_a_restart(
     assert logging.getLogger().level == logging.ERROR
     assert (own_log.max_bytes, own_log.keep, own_log.form) == (2 << 20, 9, "json")
     assert house.daemon.supervisor.stopping.retry_after == 3
-    assert house.daemon._control_app is not None
-    limits = house.daemon._control_app[_WORLD_KEY].limits
-    assert (limits.heartbeat_seconds, limits.retry_after_max) == (4, 5)
+    apps = house.daemon._control_apps
+    assert len(apps) == 2  # the private socket's, and the front's
+    for app in apps:
+        limits = app[_WORLD_KEY].limits
+        assert (limits.heartbeat_seconds, limits.retry_after_max) == (4, 5)
     assert house.daemon.settings.timing.drain_grace == 0.5
 
 
@@ -358,7 +360,6 @@ def test_limits_and_guard_are_as_configured() -> None:
     assert relay_limits(Settings.from_layers({})) == Limits()
     assert control_limits(settings) == ControlLimits(heartbeat_seconds=12, retry_after_max=11)
     assert control_limits(Settings.from_layers({})) == ControlLimits()
-    assert guard_of(settings) != guard_of(Settings.from_layers({}))
 
 
 def test_tidying_memory_harms_nobody() -> None:

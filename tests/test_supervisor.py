@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from daemon import supervisor as module
-from daemon.access.principals import LOCAL
+from daemon.access.principals import LOCAL, Principal
 from daemon.core.messages import (
     Ask,
     BackendAdopted,
@@ -75,17 +75,21 @@ class FakeStock:
     runs: list[FakeRun] = field(default_factory=list)
     tell: Callable[[Event], None] = lambda _: None
 
-    def resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
+    def resolve(
+        self, name: str, route: str, small: bool, movable: bool, who: Principal
+    ) -> Resolved | Problem:
         if name in self.names:
             return Resolved(name)
         return Problem(Code.MODEL_NOT_FOUND, f"no {name} for {route}")
 
     def edits(self, model: str) -> None: ...
 
-    def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
+    def cards(self, states: Mapping[str, str], who: Principal) -> list[ModelCard]:
         return [ModelCard(name, state=states.get(name, "stopped")) for name in self.names]
 
-    def card(self, name: str, states: Mapping[str, str], route: str) -> ModelCard | Problem:
+    def card(
+        self, name: str, states: Mapping[str, str], route: str, who: Principal
+    ) -> ModelCard | Problem:
         return ModelCard(name, state=states.get(name, "stopped"))
 
     def begin(

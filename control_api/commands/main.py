@@ -65,12 +65,13 @@ VERBS: Final[dict[str, Verb]] = {
     "launch": Verb("local.launch", "clients", "start a client with a model of yours"),
     "env": Verb("local.env", "clients", "what a client needs: show it, write it, undo that"),
     "engine": Verb("local.engine", "engines", "the inference servers on this machine", here=True),
-    "host": Verb("local.host", "network", "other machines that --host knows"),
-    "lan": Verb("local.lan", "network", "let other machines in: on, off, status", here=True),
-    "discover": Verb("local.discover", "network", "look for servers on the network"),
     "takeover": Verb(
         "local.takeover", "clients", "answer on the port of Ollama, LM Studio, …", here=True
     ),
+    "lan": Verb("local.lan", "LAN", "let other machines in: on, off, status", here=True),
+    "key": Verb("local.key", "LAN", "who may come in from other machines: add, ls, rm"),
+    "discover": Verb("local.discover", "LAN", "look for servers on the network"),
+    "host": Verb("local.host", "LAN", "other machines that --host knows"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),
     "config": Verb("local.config", "settings", "path, show, check, edit, schema", here=True),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from daemon.access.principals import LOCAL, Principal
 from daemon.backends.prepare import Prepared
-from daemon.config.catalog import Catalog, foreign, means_small
+from daemon.config.catalog import Catalog, foreign, matches, means_small
 from daemon.config.model import Model
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner, reachable
@@ -20,6 +21,7 @@ ROUTE_WORDS = {
     Route.IMAGES.value: "images",
 }
 _REMEMBERED = 256
+_Asked = tuple[str, str, bool, bool, tuple[str, ...], str]
 _TALKING = frozenset({"chat", "vision"})  # kinds of models
 
 
@@ -32,17 +34,19 @@ class Names:
     prepared: Mapping[str, Prepared]
     created: int  # Unix seconds, for GET /v1/models
     # Asked for each request, and the same for as long as these names are.
-    _resolved: dict[tuple[str, str, bool, bool], Resolved] = field(
+    _resolved: dict[_Asked, Resolved] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
 
-    def find(self, name: str, route: str = "") -> Prepared | Problem:
-        """The model that ``name`` (exact, alias, pattern, default) means to who asks for
-        ``route``; "" is none named."""
-        model = self.catalog.resolve(name, route)
+    def find(self, name: str, route: str = "", who: Principal = LOCAL) -> Prepared | Problem:
+        """The model that ``name`` (exact, alias, pattern, default) means to ``who``, who asks for
+        ``route``; "" is none named. What a key may not use does not exist for it."""
+        model = self.catalog.resolve(name, route, who.default_model)
         if not name and model is None:
             hint = "Name one in `model`, or set server.default_model."
             return Problem(Code.MODEL_MISSING, "The request names no model.", hint)
+        if model is not None and not sees(who, model):
+            return self.unknown(name, who)
         item = self.prepared.get(model.name) if model is not None else None
         if item is not None:
             return item
@@ -52,12 +56,12 @@ class Names:
                 f"The weights of {model.name} are not on this machine.",
                 f"Get them with: ctl pull {model.name}",
             )
-        return self.unknown(name)
+        return self.unknown(name, who)
 
-    def unknown(self, name: str) -> Problem:
+    def unknown(self, name: str, who: Principal = LOCAL) -> Problem:
         """No such model, with the nearest names."""
-        near = self.catalog.nearest(name)
-        have = sorted(self.prepared)
+        near = [one for one in self.catalog.nearest(name) if self._named_to(who, one)]
+        have = sorted(one for one, item in self.prepared.items() if sees(who, item.model))
         if not have and not near:
             hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
         elif near and not foreign(name):
@@ -73,23 +77,34 @@ class Names:
             facts={"nearest": near},
         )
 
+    def _named_to(self, who: Principal, name: str) -> bool:
+        model = self.catalog.find(name)
+        return model is None or sees(who, model)
+
     def resolve(
-        self, name: str, route: str, small: bool = False, movable: bool = True
+        self,
+        name: str,
+        route: str,
+        small: bool = False,
+        movable: bool = True,
+        who: Principal = LOCAL,
     ) -> Resolved | Problem:
         """See ``supervisor.Stock``."""
-        key = (name, route, small, movable)
+        key = (name, route, small, movable, who.models, who.default_model)
         known = self._resolved.get(key)
         if known is not None:
             return known
-        found = self._resolve(*key)
+        found = self._resolve(name, route, small, movable, who)
         if isinstance(found, Resolved):
             if len(self._resolved) >= _REMEMBERED:  # patterns match any number of names
                 self._resolved.clear()
             self._resolved[key] = found
         return found
 
-    def _resolve(self, name: str, route: str, small: bool, movable: bool) -> Resolved | Problem:
-        item = self.find(name, route)
+    def _resolve(
+        self, name: str, route: str, small: bool, movable: bool, who: Principal
+    ) -> Resolved | Problem:
+        item = self.find(name, route, who)
         if isinstance(item, Problem):
             return item
         if item.problem is not None:
@@ -106,8 +121,10 @@ class Names:
             return Resolved(item.model.name, small)
         if way == "small_model":
             chosen = self._serving(self.catalog.small, route)
+            if chosen is not None and not sees(who, chosen.model):
+                chosen = None
             return Resolved(chosen.model.name if chosen is not None else item.model.name, small)
-        return Resolved(item.model.name, small, self._stand_ins(item, route))
+        return Resolved(item.model.name, small, self._stand_ins(item, route, who))
 
     def edits(self, model: str) -> Edits | None:
         """See ``supervisor.Stock``."""
@@ -119,7 +136,7 @@ class Names:
         item = self.prepared.get(model)
         return item.manner if item is not None else None
 
-    def _stand_ins(self, item: Prepared, route: str) -> tuple[str, ...]:
+    def _stand_ins(self, item: Prepared, route: str, who: Principal) -> tuple[str, ...]:
         """Who else may serve a small call, the likeliest first: the small model for another, the
         default one for it, then whoever is loaded of those that have a conversation at all."""
         small, default = self.catalog.small, self.catalog.default
@@ -128,7 +145,9 @@ class Names:
         if route != Route.INFILL.value:  # there a model must have learnt it
             found += [one for _, one in sorted(self.prepared.items()) if one.kind in _TALKING]
         names = dict.fromkeys(
-            one.model.name for one in found if one is not item and _serves(one, route)
+            one.model.name
+            for one in found
+            if one is not item and _serves(one, route) and sees(who, one.model)
         )
         return tuple(names)
 
@@ -149,11 +168,14 @@ class Names:
 
     # ------------------------------------------------------------ showing
 
-    def cards(self, states: Mapping[str, str]) -> list[ModelCard]:
-        return [self._card(item, states) for _, item in sorted(self.prepared.items())]
+    def cards(self, states: Mapping[str, str], who: Principal = LOCAL) -> list[ModelCard]:
+        items = [item for _, item in sorted(self.prepared.items()) if sees(who, item.model)]
+        return [self._card(item, states) for item in items]
 
-    def card(self, name: str, states: Mapping[str, str], route: str = "") -> ModelCard | Problem:
-        item = self.find(name, route)
+    def card(
+        self, name: str, states: Mapping[str, str], route: str = "", who: Principal = LOCAL
+    ) -> ModelCard | Problem:
+        item = self.find(name, route, who)
         return item if isinstance(item, Problem) else self._card(item, states)
 
     def _card(self, item: Prepared, states: Mapping[str, str]) -> ModelCard:
@@ -170,6 +192,14 @@ class Names:
             present=item.pulled,
             facts=_facts(item),
         )
+
+
+def sees(who: Principal, model: Model) -> bool:
+    """May ``who`` use this model, by its name or one of its aliases?"""
+    if not who.models:
+        return True
+    names = [name.casefold() for name in (model.name, *model.aliases)]
+    return any(matches(pattern.casefold(), name) for pattern in who.models for name in names)
 
 
 def _serves(item: Prepared, route: str) -> bool:

@@ -80,8 +80,9 @@ class Catalog:
             _patterns=tuple(patterns),
         )
 
-    def resolve(self, name: str, route: str = "") -> Model | None:
-        """The model that ``name`` means to who asks for ``route``, or None.
+    def resolve(self, name: str, route: str = "", default: str = "") -> Model | None:
+        """The model that ``name`` means to who asks for ``route``, or None. ``default``: of a key,
+        in place of ``default_model``.
 
         In this order: a name or an alias as it is, without regard to case, without the provider
         in front (``anthropic/``) or ``:latest`` behind; the most specific pattern; then
@@ -96,7 +97,8 @@ class Catalog:
         by_path = self.settings.server.default_for.get(route)  # type: ignore[call-overload]
         if by_path is not None:
             return self.find(by_path)
-        return (self.small if means_small(name) else None) or self.default
+        own = self.find(default) if default else None
+        return (self.small if means_small(name) else None) or own or self.default
 
     def meant(self, name: str) -> Model | None:
         """As :meth:`resolve`, but for operators: a name that is none of ours is a mistake, and

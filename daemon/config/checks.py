@@ -201,7 +201,7 @@ NOT_YET: Final = (
     ("defaults", "auto_pull"),
     *(("power",), ("schedule",), ("history",), ("conversations",)),
     ("service",),
-    *(("timing", "machine_probe"), ("timing", "auth_window"), ("timing", "auth_delay")),
+    ("timing", "machine_probe"),
     ("timing", "flush"),
 )
 """Settings that are read and checked, and have no effect in this version."""

@@ -87,6 +87,11 @@ class Paths:
         return self.state_dir / "daemon.json"
 
     @property
+    def keys_file(self) -> Path:
+        """The keys of clients, hashed."""
+        return self.state_dir / "keys.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the one daemon that uses this runtime directory."""
         return self.runtime_dir / "lock"

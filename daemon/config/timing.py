@@ -114,6 +114,12 @@ class Timing(Part):
     lost_retry: Seconds = _seconds(1.0, "The Retry-After once a backend was lost.")
     auth_window: Seconds = _seconds(60.0, "Wrong keys are counted over it, per address.")
     auth_delay: Seconds = _seconds(1.0, "Added to answers once too many keys were wrong.")
+    keys_poll: Interval = Field(
+        default=2.0, description="Between two looks at the file of keys, which ctl may change."
+    )
+    keys_noted: Interval = Field(
+        default=60.0, description="Between two writes of when keys were used last."
+    )
     # other machines
     address_poll: Interval = _seconds(10.0, "Between two looks at the addresses of the machine.")
     certificate_life: Seconds = _seconds(800 * 86400.0, "How long a self-made one is good.")

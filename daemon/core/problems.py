@@ -30,6 +30,9 @@ class Code(StrEnum):
     FORBIDDEN = "forbidden"
     MISDIRECTED = "misdirected_host"
     REQUEST_UNKNOWN = "request_unknown"
+    RATE_LIMITED = "rate_limited"
+    KEY_EXISTS = "key_exists"
+    KEY_UNKNOWN = "key_unknown"
     # the schedule
     MODEL_TOO_LARGE = "model_too_large"
     ALL_PINNED = "all_pinned"

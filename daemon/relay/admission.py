@@ -22,6 +22,7 @@ from daemon.relay.routes import BodyKind, Place, Refused
 
 _CONVERSATION_FIELDS = (b"x-claude-code-session-id", b"session-id", b"x-session-id")
 _CLIENT_LIMIT = 160  # characters
+_KEYED = "key "  # how a client with a key is called, and no other
 _ASKED_HEADERS = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z, ]{1,2048}")
 
 
@@ -46,6 +47,7 @@ class Answered:
     allow: str = ""
     cors: bytes = b""
     lines: bytes = b""
+    late: bool = False  # not at once: it comes from where too many such requests came from
 
 
 def admit(
@@ -54,7 +56,8 @@ def admit(
     """Guard first, on every path; then the route; then what the head says of the body."""
     verdict = guard.decide(head, peer)
     if isinstance(verdict, Problem):
-        return Answered(verdict, routes.dialect_of(head.path))
+        late = verdict.code is Code.RATE_LIMITED
+        return Answered(verdict, routes.dialect_of(head.path), late=late)
     origin = head.first.get(b"origin")
     cors = wire.cors_lines(origin) if origin is not None and guard.allows_origin(origin) else b""
     if head.method == "OPTIONS" and (
@@ -75,7 +78,8 @@ def admit(
         problem = error.problem
     if problem is not None:
         return Answered(problem, place.dialect, cors=cors)
-    return Admitted(place, place.dialect, verdict, fairness_key(head, peer), cors, place.upstream)
+    client = f"{_KEYED}{verdict.name}" if verdict.keyed else fairness_key(head, peer)
+    return Admitted(place, place.dialect, verdict, client, cors, place.upstream)
 
 
 def _elsewhere(door: Door, place: Place) -> Refused:
@@ -89,7 +93,7 @@ def fairness_key(head: Head, peer: Peer) -> str:
     first = head.first
     for name in _CONVERSATION_FIELDS:
         value = first.get(name)
-        if value:
+        if value and not value.startswith(_KEYED.encode()):
             return value.decode("latin-1")[:_CLIENT_LIMIT]
     agent = first.get(b"user-agent", b"").decode("latin-1")
     return f"{peer.address} {agent}"[:_CLIENT_LIMIT]
@@ -110,18 +114,19 @@ def named(
     if place.body is BodyKind.FORM and forms.is_form(content_type):
         found = forms.find_model(body, content_type, required=not door.model)
         return door.model or (found.model if found is not None else ""), None
-    return (door.model, None) if door.model else _named_in_body(place, body, leases)
+    return (door.model, None) if door.model else _named_in_body(admitted, body, leases)
 
 
-def _named_in_body(place: Place, body: Body, leases: LeasePort) -> tuple[str, Outline | None]:
-    outline = None
+def _named_in_body(admitted: Admitted, body: Body, leases: LeasePort) -> tuple[str, Outline | None]:
+    place, outline = admitted.place, None
     if place.shape is not None:
         found, outline = bodies.outlined(body)
     else:
         found = bodies.peek(body, required=False)
     name = found.model
     if not name and not place.bare:
-        meant = leases.card("", place.route.value if place.route is not None else "")
+        route = place.route.value if place.route is not None else ""
+        meant = leases.card("", route, admitted.principal)
         # A default model answers who names none; while we start, nobody knows yet.
         if isinstance(meant, Problem) and meant.code is not Code.MODEL_UNAVAILABLE:
             bodies.peek(body)
@@ -129,10 +134,9 @@ def _named_in_body(place: Place, body: Body, leases: LeasePort) -> tuple[str, Ou
 
 
 def _named_in_path(admitted: Admitted, head: Head, leases: LeasePort) -> str:
-    splits = routes.upstream_splits(admitted.place.rest)
-    model, path = next(
-        (split for split in splits if isinstance(leases.card(split[0]), ModelCard)), splits[0]
-    )
+    splits, who = routes.upstream_splits(admitted.place.rest), admitted.principal
+    known = (one for one in splits if isinstance(leases.card(one[0], "", who), ModelCard))
+    model, path = next(known, splits[0])
     problem = routes.refuse_upstream(head.method, path)
     if problem is None and (not model or not model.isprintable()):
         problem = Problem(Code.MODEL_MISSING, "A model's name must follow /upstream/.")

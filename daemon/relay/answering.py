@@ -65,6 +65,7 @@ class Answering(ABC):
         "_last",
         "_lease",
         "_loading",
+        "_metered",
         "_model",
         "_parts",
         "_plane",
@@ -94,6 +95,7 @@ class Answering(ABC):
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None
         self._counted = False  # among those that want a backend
+        self._metered = False  # among those of its key
         self._loading: Loading | None = None  # it says that it is still loading
         self._chunked = self._events = False  # the answer
         self._framed = False  # the piece sent last is a chunk with its frame
@@ -277,6 +279,10 @@ class Answering(ABC):
         """A digest of the body; "" where there is none. Worked out only when something died."""
         return digest(self._body) if self._body else ""
 
+    def _key(self) -> str:
+        principal = self._admitted.principal if self._admitted is not None else None
+        return principal.name if principal is not None and principal.keyed else ""
+
     def _end_lease(self, outcome: Outcome) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
@@ -292,6 +298,10 @@ class Answering(ABC):
             budget = self._plane.budget
             budget.active -= 1
             budget.again -= self._trace.attempt - 1
+        if self._metered:
+            self._metered = False
+            assert self._admitted is not None
+            self._plane.meters.end(self._admitted.principal)
         if self._plane.on_done is not None:
             self._plane.told(
                 self._trace.record(
@@ -303,6 +313,7 @@ class Answering(ABC):
                     outcome=outcome.value,
                     peer=self._client.peer.address,
                     client=self._admitted.client if self._admitted is not None else "",
+                    key=self._key(),
                     tail=self._before[-TAIL:] + self._last[-TAIL:],
                 )
             )

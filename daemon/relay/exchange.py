@@ -23,6 +23,7 @@ from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Step
+from daemon.relay.backstage import Backstage
 from daemon.relay.body import Body
 from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
@@ -66,6 +67,7 @@ class Exchange(Speaking):
         "_arrived",
         "_door",
         "_fresh",
+        "_late",
         "_loads",
         "_opening",
         "_outline",
@@ -84,6 +86,7 @@ class Exchange(Speaking):
         super().__init__(plane, client, head, admitted)
         self._arrived: float | None = None
         self._waiting: Waiting | None = None
+        self._late: asyncio.TimerHandle | None = None  # a refusal that is not told yet
         self._opening: asyncio.Task[None] | None = None
         self._loads = False  # it is no question, but an order to load the model
         self._fresh = self._refused = False  # tried once more on a new connection
@@ -106,11 +109,19 @@ class Exchange(Speaking):
         if isinstance(verdict, Admitted):
             self._admitted = verdict
             return verdict
-        if verdict.problem is None:
+        if verdict.late and verdict.problem is not None:
+            loop, late = self._plane.loop, self._plane.limits.late
+            self._late = loop.call_later(late, self._refuse_late, verdict.problem)
+        elif verdict.problem is None:
             self._plain(204, [("Allow", verdict.allow)], b"", verdict.lines)
         else:
             self.refuse(verdict.problem, verdict.allow)
         return None
+
+    @_entry
+    def _refuse_late(self, problem: Problem) -> None:
+        self._late = None
+        self.refuse(problem)
 
     def run(self, body: Body) -> None:
         """The body is complete: answer it, or ask for a lease."""
@@ -121,6 +132,9 @@ class Exchange(Speaking):
         leases, place = self._plane.leases, admitted.place
         door = self._door = self._client.entry.door
         try:
+            if place.control:
+                self._ask_control(admitted)
+                return
             if place.local is not None:
                 self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
@@ -134,9 +148,18 @@ class Exchange(Speaking):
             return
         self._acquire(admitted)
 
+    def _ask_control(self, admitted: Admitted) -> None:
+        """On to the control plane, which is told who asks."""
+        control = self._plane.control
+        if control is None or self._plane.stopping:
+            text = f"The daemon is {'starting' if control is None else 'stopping'}."
+            raise ProblemError(Problem(Code.SHUTTING_DOWN, text, "Try again.", 1.0))
+        self._granted(Backstage(control(admitted.principal)))
+
     def _estimated(self, body: Body) -> bool:
         """Answer at once where nobody could count: no model is loaded for an estimate."""
-        spoken = self._plane.leases.manner(self._model)
+        assert self._admitted is not None
+        spoken = self._plane.leases.manner(self._model, self._admitted.principal)
         if spoken is None or counting_way(spoken, body) is not Way.ESTIMATE:
             return False
         self._tell(estimated(body, spoken.norms))
@@ -190,6 +213,12 @@ class Exchange(Speaking):
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
         assert admitted.place.route is not None
+        if admitted.principal.limited and not self._metered:
+            problem = plane.meters.begin(admitted.principal, time.monotonic())
+            if problem is not None:
+                self.refuse(problem)
+                return
+            self._metered = True
         outline = self._outline
         offers = outline is not None and outline.offers_tools
         small = calls.ORDINARY if offers else calls.small_call(admitted.place.route, self._body)
@@ -235,7 +264,8 @@ class Exchange(Speaking):
         except ProblemError as error:
             self.refuse(error.problem)
             return
-        self._open(fresh=False)
+        # The control plane's connections are not kept: an order is never sent twice.
+        self._open(fresh=self._admitted.place.control)
 
     def _word(self, lease: Lease, admitted: Admitted) -> None:
         """What goes to the engine of this lease. Raises ProblemError."""
@@ -243,6 +273,9 @@ class Exchange(Speaking):
         # Not kept: it holds the body, which may be let go before the answer's end.
         outline, self._outline = self._outline, None
         self._talk = talk = None
+        if admitted.place.control:
+            self._parts = (body,)
+            return
         if spoken is not None:
             who = (self._model, self.request_id)
             place, begun = admitted.place, self._begun
@@ -341,7 +374,10 @@ class Exchange(Speaking):
         if self._hearing and self._stream is not None and self._stream.over:
             self._finish()  # it had said all
             return
-        message = f"The backend of {self._model or 'the model'} failed: {text}."
+        assert self._admitted is not None
+        control = self._admitted.place.control
+        who = "The control plane" if control else f"The backend of {self._model or 'the model'}"
+        message = f"{who} failed: {text}."
         if self.step in (Step.ANSWERING, Step.TUNNEL):
             problem = Problem(Code.UPSTREAM_ERROR, message, _ONCE_MORE, retry_after=retry)
             if self._lease is not None and self._lease.suspect():
@@ -350,7 +386,7 @@ class Exchange(Speaking):
         elif fault is Fault.STALE and not self._fresh and self._repeatable():
             self._fresh = True
             self._open(fresh=True)
-        elif fault is Fault.MALFORMED:
+        elif fault is Fault.MALFORMED or control:
             self._end_lease(Outcome.UPSTREAM_ERROR)
             self.refuse(Problem(Code.UPSTREAM_ERROR, message))
         else:
@@ -388,6 +424,9 @@ class Exchange(Speaking):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None

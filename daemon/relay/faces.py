@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import parse_qs, unquote
 
+from daemon.access.principals import LOCAL, Principal
 from daemon.core.problems import Code, Problem
 from daemon.dialects import models, servers
 from daemon.dialects.errors import Dialect
@@ -55,44 +56,44 @@ def _paths(door: Door) -> frozenset[str]:
     return _LLAMA if door.face is Face.LLAMA_SERVER or door.model else frozenset()
 
 
-def answer(door: Door, head: Head, leases: LeasePort) -> Said | Problem:
+def answer(door: Door, head: Head, leases: LeasePort, who: Principal = LOCAL) -> Said | Problem:
     """The answer of a place that :func:`resolve` gave. Never waits for a load."""
     path = head.path
     if path.startswith(LM_MODEL):
-        card = leases.card(door.model or unquote(path[len(LM_MODEL) :]))
+        card = leases.card(door.model or unquote(path[len(LM_MODEL) :]), "", who)
         return card if isinstance(card, Problem) else (_JSON, servers.lm_model(card))
     if path == "/":
         return _TEXT, _RUNNING
     if path in _LLAMA:
-        return _llama(path, door, head, leases)
-    return _JSON, servers.lm_models(cards(door, leases))
+        return _llama(path, door, head, leases, who)
+    return _JSON, servers.lm_models(cards(door, leases, who))
 
 
-def cards(door: Door, leases: LeasePort) -> list[ModelCard]:
-    """The models that can be asked for at this door."""
+def cards(door: Door, leases: LeasePort, who: Principal = LOCAL) -> list[ModelCard]:
+    """The models that ``who`` can ask for at this door."""
     if not door.model:
-        return leases.cards()
-    card = leases.card(door.model)
+        return leases.cards(who)
+    card = leases.card(door.model, "", who)
     return [card] if isinstance(card, ModelCard) else []
 
 
-def _llama(path: str, door: Door, head: Head, leases: LeasePort) -> Said | Problem:
+def _llama(path: str, door: Door, head: Head, leases: LeasePort, who: Principal) -> Said | Problem:
     """llama-server's words on itself; its router takes the model from the query."""
     if path == "/v1/health":
         return _JSON, b'{"status":"ok"}'
     name = door.model or _query(head).get("model", [""])[0]
-    card = leases.card(name) if name else None
+    card = leases.card(name, "", who) if name else None
     if isinstance(card, Problem):
         return card
     return _JSON, servers.props(card) if path == "/props" else servers.slots(card)
 
 
-def listing(door: Door, head: Head, leases: LeasePort) -> bytes:
+def listing(door: Door, head: Head, leases: LeasePort, who: Principal = LOCAL) -> bytes:
     """``GET /v1/models`` at this door."""
     # Claude Code asks with ?limit=…; it shows only ids of Anthropic's making.
     routed = door.face is Face.LLAMA_SERVER
     discovery = "limit" in _query(head)
-    return models.listing(cards(door, leases), discovery=discovery, routed=routed)
+    return models.listing(cards(door, leases, who), discovery=discovery, routed=routed)
 
 
 def _query(head: Head) -> dict[str, list[str]]:

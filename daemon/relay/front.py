@@ -7,7 +7,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from daemon.ports import LeasePort, Target
+from daemon.access.principals import Principal
+from daemon.ports import Hold, LeasePort, Target
 from daemon.relay.doors import Door, Entry
 from daemon.relay.guard import Guard
 from daemon.relay.limits import Limits
@@ -85,6 +86,14 @@ class Front:
     def set_guard(self, guard: Guard) -> None:
         """New rules from the next request on, also on connections that are open."""
         self._plane.guard = guard
+
+    def set_control(self, control: Callable[[Principal], Hold]) -> None:
+        """Where paths of the control plane go, with what states the checked principal."""
+        self._plane.control = control
+
+    def keep_meters(self, names: frozenset[str]) -> None:
+        """Of these keys alone is it remembered how much they have asked."""
+        self._plane.meters.forget(names)
 
     def set_limits(self, limits: Limits) -> None:
         """New limits from the next request on; connections to backends keep theirs."""

@@ -2,20 +2,25 @@
 
 The attacker to think of is a web page in the user's own browser: it can send requests to loopback
 and, by DNS rebinding, under a name of its own. So the Host must be a name that is ours, and a
-request that a browser marked as coming from elsewhere is refused, on every path.
+request that a browser marked as coming from elsewhere is refused, on every path. From another
+machine a key is needed, and for the control plane one of scope control wherever it comes from.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from daemon.access.principals import LOCAL, Principal
+from daemon.access.failures import Failures
+from daemon.access.keys import NO_KEYS, Ring, sent_in
+from daemon.access.principals import ANYONE, CONTROL, LOCAL, USE, Principal
 from daemon.core.problems import Code, Problem
 from daemon.relay.heads import Head
-from daemon.relay.routes import is_control
+from daemon.relay.routes import UPSTREAM_PREFIX, is_control
 
 _HOST = re.compile(
     rb"(?:\[([0-9A-Fa-f.]{0,39}:[0-9A-Fa-f:.]{1,44})\]|([0-9A-Za-z._-]{1,253}))(?::[0-9]{1,5})?"
@@ -24,6 +29,17 @@ _LOOPBACK_NAMES = frozenset({"localhost"})
 _CONTAINER_NAMES = frozenset({"host.docker.internal", "host.containers.internal"})
 _OWN_SITES = (b"none", b"same-origin")
 _MEMORY = 64  # hosts remembered as allowed
+# One text for all of them, whether a key is missing, wrong or over: who guesses learns nothing.
+NO_KEY: Final = Problem(
+    Code.UNAUTHORIZED,
+    "This needs a valid key, sent as Authorization: Bearer KEY or x-api-key: KEY.",
+    "On the machine of modelport: ctl key add NAME makes one, ctl key ls shows what there is.",
+)
+NO_CONTROL_KEY: Final = Problem(
+    Code.UNAUTHORIZED,
+    "This path needs a key with the scope control.",
+    "On this machine use the command ctl instead: it needs no key.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +78,38 @@ def _address(text: str) -> Address | None:
 
 class Guard:
     """The rules with this daemon's settings: ``hosts`` are further names by which it is reached,
-    ``cors_origins`` the exact origins (``https://app.example``) whose pages may use it."""
+    ``cors_origins`` the exact origins (``https://app.example``) whose pages may use it.
 
-    def __init__(self, hosts: Iterable[str] = (), cors_origins: Iterable[str] = ()) -> None:
+    ``keys`` are those in force; ``failures`` counts who asks without one, beyond the life of one
+    guard. ``keyless``: from other machines, too, models may be used without. ``clock``: Unix
+    seconds."""
+
+    def __init__(
+        self,
+        hosts: Iterable[str] = (),
+        cors_origins: Iterable[str] = (),
+        *,
+        keys: Ring = NO_KEYS,
+        failures: Failures | None = None,
+        keyless: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._hosts = _LOOPBACK_NAMES | _CONTAINER_NAMES | {host.lower() for host in hosts}
         self._origins = frozenset(origin.encode("ascii") for origin in cors_origins)
         self._known: set[tuple[bytes, str]] = set()
+        self._keys = keys
+        self._failures = failures or Failures()
+        self._keyless = keyless
+        self.clock = clock
 
     def decide(self, head: Head, peer: Peer) -> Principal | Problem:
         """The principal that asks, or why it may not."""
         first = head.first
         host = first.get(b"host")
-        # Only HTTP/1.0 can be without; no browser speaks it.
-        if host is not None and (host, peer.local) not in self._known:
+        who = self._key(first)
+        # Only HTTP/1.0 can be without a Host; no browser speaks it. A page that was rebound to us
+        # has no key, so with one any name will do.
+        if who is None and host is not None and (host, peer.local) not in self._known:
             problem = self._check_host(host, peer)
             if problem is not None:
                 return problem
@@ -83,18 +118,54 @@ class Guard:
             if problem is not None:
                 return problem
         if is_control(head.path):
-            return Problem(
-                Code.UNAUTHORIZED,
-                "This path needs a key with the scope control.",
-                "On this machine use the command ctl instead: it needs no key.",
-            )
-        if not peer.loopback:
-            return Problem(
-                Code.UNAUTHORIZED,
-                "Requests from another machine need a key, and none is set up.",
-                "Use it on the machine itself, or through an SSH tunnel.",
-            )
-        return LOCAL
+            return self._controller(who, peer)
+        if who is not None:
+            if not who.may(USE):
+                return Problem(Code.FORBIDDEN, f"The key {who.name} may not use models.")
+        elif peer.loopback:
+            return LOCAL  # whatever it sent as a key: many clients must send one
+        elif self._keyless or self._preflight(head):
+            who = ANYONE
+        else:
+            return self._refused(peer, NO_KEY)
+        if not peer.loopback and head.path.startswith(UPSTREAM_PREFIX) and not who.may(CONTROL):
+            text = "From another machine, paths under /upstream/ need a key with the scope control."
+            return Problem(Code.FORBIDDEN, text)
+        return who
+
+    def _key(self, first: Mapping[bytes, bytes]) -> Principal | None:
+        """Whose key was sent; None: none that is good."""
+        if b"authorization" in first or b"x-api-key" in first or b"api-key" in first:
+            for given in sent_in(first):
+                found = self._keys.find(given, self.clock())
+                if found is not None:
+                    return found
+        return None
+
+    def _controller(self, who: Principal | None, peer: Peer) -> Principal | Problem:
+        if who is None:
+            return self._refused(peer, NO_CONTROL_KEY)
+        if not who.may(CONTROL):
+            text = f"The key {who.name} may use models, but not control the daemon."
+            return Problem(Code.FORBIDDEN, text, "It takes a key with the scope control.")
+        return who
+
+    def _refused(self, peer: Peer, problem: Problem) -> Problem:
+        """``problem``, until there are too many of them from one address of another machine."""
+        if peer.loopback:
+            return problem
+        wait = self._failures.count(peer.address, self.clock())
+        if not wait:
+            return problem
+        text = "Too many requests without a valid key have come from this address."
+        return Problem(Code.RATE_LIMITED, text, problem.hint, wait)
+
+    def _preflight(self, head: Head) -> bool:
+        """A browser's question before the request itself, which it may not send a key with; it has
+        no effect. Only for pages that are allowed by name."""
+        first = head.first
+        asks = head.method == "OPTIONS" and b"access-control-request-method" in first
+        return asks and first.get(b"origin", b"") in self._origins
 
     def allows_origin(self, origin: bytes) -> bool:
         """May pages of this origin read our answers?"""

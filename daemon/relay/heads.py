@@ -37,6 +37,7 @@ _SINGLE = (
     b"origin",
     b"authorization",
     b"x-api-key",
+    b"api-key",
     b"upgrade",
 )
 _FRAMING = (b"content-length", b"transfer-encoding")

@@ -52,6 +52,7 @@ class Limits:
     loading_text: float = 3.0  # between two lines of the loading status
     # the sweeps
     tick: float = 0.5
+    late: float = 1.0  # before one more refusal to who has had too many
     # what a client is told
     retry_after_drain: float = 5.0
     retry_after_lost: float = 1.0

@@ -28,27 +28,28 @@ def answer(
 ) -> Plain:
     """Status, headers and body of a local path at ``door``. Never waits for a load. Raises
     ProblemError."""
-    place = admitted.place
+    place, who = admitted.place, admitted.principal
     kind, said = "application/json", b""
     match place.local:
         case Local.HEALTH:
             said = b'{"status":"ok"}'
         case Local.MODELS:
-            said = faces.listing(door, head, leases)
+            said = faces.listing(door, head, leases, who)
         case Local.MODEL:
-            card = leases.card(door.model or place.rest)
+            card = leases.card(door.model or place.rest, "", who)
             if isinstance(card, Problem):
                 return exchange.rendered(card)
             said = models.single(card)
         case Local.TAGS:
-            said = ollama_answer.tags([card for card in faces.cards(door, leases) if card.present])
+            present = [card for card in faces.cards(door, leases, who) if card.present]
+            said = ollama_answer.tags(present)
         case Local.RUNNING:
-            said = ollama_answer.running(faces.cards(door, leases), time.time())
+            said = ollama_answer.running(faces.cards(door, leases, who), time.time())
         case Local.VERSION:
             said = ollama_answer.version()
         case Local.SHOW | Local.PULL | Local.DELETE | Local.FACE:
             if place.local is Local.FACE:
-                found = faces.answer(door, head, leases)
+                found = faces.answer(door, head, leases, who)
             else:
                 found = _ollama(admitted, body, leases, door)
             if isinstance(found, Problem):
@@ -69,7 +70,7 @@ def _ollama(
     if not isinstance(name, str):
         raise bad("model: allowed is the name of a model.")
     local = admitted.place.local
-    card = leases.card(name)
+    card = leases.card(name, "", admitted.principal)
     here = isinstance(card, ModelCard) and card.present
     if local is Local.DELETE or (local is Local.PULL and not here):
         verb = "Deleting" if local is Local.DELETE else "Pulling"

@@ -2,11 +2,13 @@
 Content-Length. What was parsed and decided for the last one is then used again.
 
 Only for heads that are equal to the byte outside the digits of that one line, on the same
-connection, door and under the same guard, so nothing can differ that the decision rests on.
+connection, door and under the same guard, so nothing can differ that the decision rests on: a
+guard holds the keys, too, and each change of these makes a new one.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ class Known(NamedTuple):
     door: Door
     head: Head
     admitted: Admitted
+    until: float | None  # Unix seconds: then its key is over
 
 
 def _key(raw: bytes) -> tuple[bytes, int] | None:
@@ -44,7 +47,11 @@ def learn(
 ) -> Known | None:
     """What to keep of an admitted head."""
     found = _key(raw)
-    return Known(found[0], guard, door, head, admitted) if found is not None else None
+    if found is None:
+        return None
+    until = admitted.principal.until
+    ends = None if until == math.inf else until
+    return Known(found[0], guard, door, head, admitted, ends)
 
 
 def again(known: Known, raw: bytes, guard: Guard, limits: Limits, door: Door = MAIN) -> bool:
@@ -53,6 +60,8 @@ def again(known: Known, raw: bytes, guard: Guard, limits: Limits, door: Door = M
     if found is None or found[0] != known.key or known.guard is not guard or known.door != door:
         return False
     if found[1] > limits.body_bytes:
+        return False
+    if known.until is not None and guard.clock() >= known.until:
         return False
     known.head.length = found[1]
     return True

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from daemon.ports import LeasePort
+from daemon.access.meters import Meters
+from daemon.access.principals import Principal
+from daemon.ports import Hold, LeasePort
 from daemon.relay.guard import Guard, Peer
 from daemon.relay.heads import Head
 from daemon.relay.limits import Limits, room
@@ -48,6 +50,8 @@ class Plane:
         self.set_limits(limits)
         self.on_done = on_done
         self.budget = Budget()
+        self.meters = Meters()  # of keys with a limit
+        self.control: Callable[[Principal], Hold] | None = None  # the control plane, once there
         self.stopping = False
         self._closed = False
         self.clients: set[ClientConnection] = set()

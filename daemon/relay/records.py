@@ -31,6 +31,7 @@ class RequestRecord(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     peer: str
     client: str
+    key: str = ""  # the name of the key that it came with
     at: float = 0.0  # Unix time of its end
     evict: float | None = None  # while others made room
     load: float | None = None  # while its model was loaded
@@ -99,6 +100,7 @@ class Trace:
         outcome: str,
         peer: str,
         client: str,
+        key: str = "",
         tail: bytes,
     ) -> RequestRecord:
         """The finished record, as of ``now``. ``tail``: the last bytes of the answer."""
@@ -119,6 +121,7 @@ class Trace:
             attempts=self.attempt,
             peer=peer,
             client=client,
+            key=key,
             at=time.time(),
             evict=waits.evict if waits else None,
             load=waits.load if waits else None,

@@ -8,7 +8,7 @@ or change the model.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from urllib.parse import unquote
 
@@ -60,6 +60,7 @@ class Place:
     bare: bool = False
     rest: str = ""
     shape: Shape | None = None
+    control: bool = False  # the control plane's, to whose socket it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +153,13 @@ def dialect_of(path: str) -> Dialect:
     return Dialect.CONTROL if is_control(path) else Dialect.OPENAI
 
 
+_CONTROL_PLACE = Place(None, Dialect.CONTROL, body=BodyKind.RAW, control=True)
+
+
 def resolve(method: str, path: str) -> Place | Refused:
     """What is served at ``path``, as it was sent (not percent-decoded)."""
+    if is_control(path):  # it knows itself what it has
+        return replace(_CONTROL_PLACE, upstream=path)
     if method == "POST" and (place := _POSTS.get(path)) is not None:
         return place
     if method in _READ and (place := _GETS.get(path)) is not None:

@@ -46,7 +46,8 @@ _REQUEST_DROP = _HOP | {
     b"x-real-ip",
     b"x-request-id",
 }
-_REQUEST_DROP_PREFIXES = (b"access-control-", b"proxy-", b"sec-", b"x-forwarded-")
+# x-modelport-: what the front tells the control plane of who asks.
+_REQUEST_DROP_PREFIXES = (b"access-control-", b"proxy-", b"sec-", b"x-forwarded-", b"x-modelport-")
 # Of an answer: backends allow every web page (CORS with credentials) and name themselves.
 _ANSWER_DROP = _HOP | {b"alt-svc", b"server", b"set-cookie", b"set-cookie2", b"x-request-id"}
 _ANSWER_DROP_PREFIXES = (b"access-control-", b"proxy-", b"strict-transport-")

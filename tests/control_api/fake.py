@@ -20,6 +20,7 @@ from aiohttp import web
 from control_api.app import make_app
 from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
+from daemon.access.keys import Wanted, make
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import ControlPort, LoadFit, Progress
 from daemon.proving.verdict import verdict
@@ -32,6 +33,7 @@ from daemon.views import (
     FitView,
     HeldView,
     IncidentView,
+    KeyView,
     ModelView,
     PoolView,
     ReloadView,
@@ -229,6 +231,7 @@ class FakeControl:
         self.died: list[IncidentView] = [incident_view()]
         self.changes: dict[str, Any] = {}  # of the status
         self.requests = {"req_1": request_view("req_1")}
+        self.ring: dict[str, KeyView] = {}
         self.kept: list[EventView] = []
         self.subscribers: list[Callable[[EventView], None]] = []
         self.subscribed = 0  # how often, in all
@@ -242,7 +245,23 @@ class FakeControl:
 
     def state(self) -> Any:
         """All that a request could have changed."""
-        return copy.deepcopy((self.catalog, self.running, self.calls))
+        return copy.deepcopy((self.catalog, self.running, self.calls, self.ring))
+
+    def keys(self) -> list[KeyView]:
+        return list(self.ring.values())
+
+    async def add_key(self, wanted: Wanted) -> tuple[KeyView, str]:
+        if wanted.name in self.ring:
+            raise ProblemError(Problem(Code.KEY_EXISTS, f"There is a key named {wanted.name}."))
+        key, text = make(wanted, 1e9)
+        self.ring[wanted.name] = key.view(1e9)
+        self.calls.append(("add_key", wanted))
+        return self.ring[wanted.name], text
+
+    async def remove_key(self, name: str) -> None:
+        if self.ring.pop(name, None) is None:
+            raise ProblemError(Problem(Code.KEY_UNKNOWN, f"There is no key named {name!r}."))
+        self.calls.append(("remove_key", name))
 
     def emit(self, kind: str, model: str = "gemma", text: str = "", **facts: Any) -> EventView:
         event = EventView(

@@ -13,6 +13,7 @@ from control_api.app import OPERATIONS, make_app
 from control_api.auth import OwnerAuth
 from control_api.openapi import document
 from control_api.operation import PREFIX, Operation
+from daemon.access.keys import Wanted, make
 from tests.control_api.fake import FakeControl
 
 DOCUMENT = document(OPERATIONS, "0.1.0")
@@ -59,10 +60,13 @@ def validator(operation: Operation) -> jsonschema.Draft202012Validator:
     ids=lambda operation: f"{operation.method} {operation.path}",
 )
 async def test_answers_have_the_promised_shape(
-    operation: Operation, http: aiohttp.ClientSession
+    operation: Operation, http: aiohttp.ClientSession, fake: FakeControl
 ) -> None:
+    fake.ring["laptop"] = make(Wanted(name="laptop"), 1e9)[0].view(1e9)
     path = PREFIX + operation.path.replace("{name}", "gemma").replace("{id}", "req_1")
-    body: dict[str, Any] = {"json": {}} if operation.body else {}
+    path = path.replace("{key}", "laptop")
+    sent = {"name": "desk"} if operation.path == "/keys" else {}
+    body: dict[str, Any] = {"json": sent} if operation.body else {}
     async with http.request(operation.method, path, **body) as response:
         assert response.status == operation.status
         validator(operation).validate(await response.json())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from daemon.access.principals import LOCAL, Principal
 from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
@@ -127,14 +128,14 @@ class FakeLeases:
         self.leases.append(lease)
         done(lease)
 
-    def cards(self) -> list[ModelCard]:
+    def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
         return list(self.known.values())
 
-    def card(self, name: str, route: str = "") -> ModelCard | Problem:
+    def card(self, name: str, route: str = "", who: Principal = LOCAL) -> ModelCard | Problem:
         missing = Problem(Code.MODEL_NOT_FOUND, f"There is no model {name!r}.")
         return self.known.get(name, missing)
 
-    def manner(self, name: str) -> Manner | None:
+    def manner(self, name: str, who: Principal = LOCAL) -> Manner | None:
         return self.spoken
 
     def waiting_text(self, name: str) -> str:

@@ -103,6 +103,10 @@ def _values(action: argparse.Action) -> list[str]:
         return [str(choice) for choice in action.choices]
     if action.dest == "model":
         return model_names()
+    if action.dest == "key":
+        from control_api.commands.local.key import names
+
+        return names()
     if action.dest == "log":
         return ["daemon", *model_names()]
     return []

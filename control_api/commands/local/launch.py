@@ -212,7 +212,9 @@ def _daemon(client: Client, out: Out, *, start: bool) -> Iterator[None]:
         return
     from control_api.commands.local.serve import daemon_argv, daemon_environ
 
-    argv = daemon_argv(Namespace(config=None, host=None, port=None, service=False, verbose=0))
+    argv = daemon_argv(
+        Namespace(config=None, host=None, port=None, service=False, verbose=0, insecure=False)
+    )
     out.note("The daemon is started, for as long as this runs.")
     with tempfile.TemporaryFile() as said:
         # a session of its own: Ctrl-C is the client's

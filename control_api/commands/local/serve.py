@@ -31,6 +31,7 @@ def daemon_argv(args: Namespace) -> list[str]:
         if value is not None:
             argv += [f"--{flag}={value}"]
     argv += ["--service"] if args.service else []
+    argv += ["--insecure-no-auth"] if args.insecure else []
     return argv + ["-v"] * args.verbose
 
 
@@ -58,6 +59,12 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, metavar="N", help="and on this port")
     parser.add_argument(
         "--service", action="store_true", help="as a login service: models outlive a restart"
+    )
+    parser.add_argument(
+        "--insecure-no-auth",
+        action="store_true",
+        dest="insecure",
+        help="other machines need no key to use models",
     )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="more in the log; -vv for even more"
