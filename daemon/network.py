@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -38,13 +38,13 @@ NO_KEY: Final = (
 
 @dataclass(slots=True)
 class Network:
-    """See the module. ``keys``: is there one that opens anything? It may block. ``keyless``: the
-    user has said in so many words that none is needed."""
+    """See the module. ``keys``: is there one that opens anything? ``keyless``: the user has said in
+    so many words that none is needed."""
 
     front: Front
     state_dir: Path
     version: str
-    keys: Callable[[], bool]
+    keys: Callable[[], Awaitable[bool]]
     keyless: bool = False
     settings: Settings = field(default_factory=Settings)
     bind: Callable[[str, int], socket.socket] = bind
@@ -81,10 +81,14 @@ class Network:
         async with self._changing:
             await self._see(fresh=False)
 
-    async def close(self) -> None:
-        """The daemon stops. What is open is the front's to close."""
+    def leave(self) -> None:
+        """The daemon stops: nothing is opened any more. What is open is the front's to close."""
         self._closed = True
         self._round.end()
+
+    async def close(self) -> None:
+        """Say goodbye to the network."""
+        self.leave()
         async with self._changing:
             await self._announcement.end(self.settings.timing.announce)
 
@@ -124,16 +128,16 @@ class Network:
         for address in wanted:
             await self._begin(address, safe, problems)
         self._open = {address: self._open[address] for address in wanted if address in self._open}
-        await self._tell(safe, problems)
+        before, self._problems = self._problems, problems
+        await self._tell(safe, problems)  # which may take seconds
         for problem in problems:
-            if problem not in self._problems:
+            if problem not in before:
                 log.warning("%s", problem)
-        self._problems = problems
 
     async def _wanted(self, problems: list[str]) -> list[str]:
         """The addresses to be open now."""
         settings = self.settings
-        if not self.keyless and not await asyncio.to_thread(self._any_key, problems):
+        if not self.keyless and not await self.keys():
             problems.append(NO_KEY)
             return []
         try:
@@ -153,13 +157,6 @@ class Network:
                 "leave it at 127.0.0.1: [lan] opens the other addresses."
             )
         return [address for address in found if not places.covers(fixed, address)]
-
-    def _any_key(self, problems: list[str]) -> bool:
-        try:
-            return self.keys()
-        except (ProblemError, OSError) as error:
-            problems.append(str(error))
-            return False
 
     async def _certificate(self, fresh: bool, problems: list[str]) -> Safe | None:
         """The one to serve; the last good one if the newest will not do."""

@@ -38,6 +38,9 @@ class Machine:
         self.socks[address] = socket.create_server(("127.0.0.1", 0))
         return self.socks[address]
 
+    async def any_key(self) -> bool:
+        return self.keys
+
     def port(self, address: str) -> int:
         port: int = self.socks[address].getsockname()[1]
         return port
@@ -47,7 +50,7 @@ class Machine:
             here.front,
             folder,
             "1.0",
-            lambda: self.keys,
+            self.any_key,
             bind=self.bind,
             scan=lambda: self.interfaces,
             hostname=lambda: "box.example",

@@ -193,7 +193,9 @@ class Guard:
         if origin is not None:
             if origin in self._origins:
                 return None
-            if host is None or origin.lower() != b"http://" + host.lower():
+            # Encrypted by us, or by a proxy before us, it is the same place.
+            schemes = (b"http://", b"https://") if host is not None else ()
+            if origin.lower() not in [scheme + (host or b"").lower() for scheme in schemes]:
                 shown = origin[:100].decode("ascii", "replace")
                 return Problem(
                     Code.FORBIDDEN,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from control_api.client import Client, RefusedError, UnreachableError
 from control_api.clients import elsewhere
-from control_api.clients.values import Served, Wish
+from control_api.clients.values import OUT_TOKENS, Served, Wish
 from control_api.commands.local import wished
 from control_api.commands.output import Out
 
@@ -31,7 +31,7 @@ def wish_for(found: Standing, client: Client) -> Wish:
     key = found.key or KEY
     try:
         name = found.settings.server.default_model or wished.default_model(client)
-        made = wished.make_wish(client, name, wished.OUT_TOKENS)
+        made = wished.make_wish(client, name, OUT_TOKENS)
     except (UnreachableError, RefusedError):
         return Wish(url=url, model=Served(MODEL), key=key, platform=sys.platform)
     return Wish(url=url, model=made.model, small=made.small, key=key, platform=sys.platform)
