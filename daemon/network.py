@@ -234,10 +234,8 @@ class Network:
         announcement = self._announcement
         told = None
         if self._open and settings.lan.mdns and not self.keyless and not self._closed:
-            name = self.hostname()
             told = Told(
-                name=settings.lan.name or name.partition(".")[0],
-                hostname=name.partition(".")[0],
+                name=settings.lan.name or self.hostname().partition(".")[0],
                 addresses=tuple(self._open),
                 port=self.front.port,
                 version=self.version,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ class Told:
     """All that is announced."""
 
     name: str
-    hostname: str
     addresses: tuple[str, ...]
     port: int
     version: str
@@ -45,6 +45,9 @@ class Announcement:
     """At most one at a time: :meth:`tell` replaces it, :meth:`end` takes it back."""
 
     def __init__(self) -> None:
+        # A host name of our own: the system's responder, if there is one, answers for the usual
+        # one, and two machines may have the same.
+        self._server = f"modelport-{os.urandom(4).hex()}.local."
         self.told: Told | None = None
         self.name = ""  # as it was accepted; another program may have had the wanted one
         self._service: ServiceInfo | None = None
@@ -60,8 +63,7 @@ class Announcement:
             f"{label(told.name)}.{KIND}",
             port=told.port,
             properties=dict(told.properties),
-            # A name of our own: the system's responder, if there is one, answers for its own.
-            server=f"{label(told.hostname)}-modelport.local.",
+            server=self._server,
             addresses=[_packed(address) for address in told.addresses],
         )
         try:
@@ -97,7 +99,7 @@ class Announcement:
 def label(text: str) -> str:
     """One label of a name: no dots, which would part it, and no more than fit."""
     kept = "".join(char for char in text.replace(".", "-") if char.isprintable())
-    raw = kept.encode()[: _LABEL - len("-modelport")]
+    raw = kept.encode()[: _LABEL - len("-99")]  # room for telling two of a name apart
     return raw.decode("utf-8", "ignore").strip() or "modelport"
 
 

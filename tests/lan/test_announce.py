@@ -10,7 +10,7 @@ from zeroconf import ServiceInfo
 from daemon.lan.announce import KIND, Announcement, Told, label
 from daemon.lan.discover import read
 
-TOLD = Told("Büro", "box", ("127.0.0.1",), 8123, "1.2", "AB:CD:" * 15 + "EF:01")
+TOLD = Told("Büro", ("127.0.0.1",), 8123, "1.2", "AB:CD:" * 15 + "EF:01")
 
 
 def test_what_is_told_holds_no_secret() -> None:
@@ -20,7 +20,7 @@ def test_what_is_told_holds_no_secret() -> None:
         "path": "/v1",
         "tls": "abcdabcdabcdabcd",
     }
-    assert "tls" not in Told("a", "b", (), 1, "1", "").properties
+    assert "tls" not in Told("a", (), 1, "1", "").properties
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_what_is_told_holds_no_secret() -> None:
         ("my.box", "my-box"),
         ("  ", "modelport"),
         ("a\x00b", "ab"),
-        ("ü" * 60, "ü" * 26),
+        ("ü" * 60, "ü" * 30),
     ],
 )
 def test_a_name_is_one_label(text: str, found: str) -> None:
     assert label(text) == found
-    assert len(f"{found}-modelport".encode()) <= 63
+    assert len(f"{found}-99".encode()) <= 63
 
 
 async def test_it_is_told_replaced_and_taken_back() -> None:
@@ -43,7 +43,7 @@ async def test_it_is_told_replaced_and_taken_back() -> None:
     announcement = Announcement()
     await announcement.tell(TOLD, 10)
     assert (announcement.told, announcement.name) == (TOLD, "Büro")
-    other = Told("other", "box", ("127.0.0.1",), 8123, "1.2", "")
+    other = Told("other", ("127.0.0.1",), 8123, "1.2", "")
     await announcement.tell(other, 10)
     assert announcement.name == "other"
     await announcement.end(10)
