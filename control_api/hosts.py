@@ -63,7 +63,8 @@ def plain_url(text: str) -> str:
     except ValueError:
         parts, port = urlsplit(""), None
     scheme, host = parts.scheme.lower(), parts.hostname
-    if scheme not in ("http", "https") or not host or parts.username or parts.query:
+    odd = parts.username or parts.query or re.search(r"[^!-~]", text)
+    if scheme not in ("http", "https") or not host or odd:
         raise RefusedError(
             "invalid_request",
             f"{text[:100]!r} is no address of a machine.",

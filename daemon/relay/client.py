@@ -84,7 +84,9 @@ class ClientConnection(Outlet):
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(limits.write_high, limits.write_low)
         self.peer = Peer.of(
-            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            transport.get_extra_info("peername"),
+            transport.get_extra_info("sockname"),
+            tls=transport.get_extra_info("ssl_object") is not None,
         )
         self._deadline = plane.loop.time() + limits.head_timeout
         if not plane.admit(self, self.peer):  # filled up since it was accepted

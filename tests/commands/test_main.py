@@ -102,6 +102,11 @@ JSON = {
     "key add": ("laptop",),
     "key ls": (),
     "key rm": ("laptop",),
+    "lan on": ("--no-qr",),
+    "lan off": (),
+    "lan status": (),
+    "discover": ("--timeout", "0.1"),
+    "host ls": (),
     "logs": ("daemon",),
     "events": ("--no-follow",),
     "config path": (),
@@ -112,7 +117,10 @@ JSON = {
     "completion": ("bash",),
 }
 # They become, or need, another program, or another system: see their own tests.
-ELSEWHERE = {"serve", "run", "launch", "test", "memory raise-gpu-limit", "memory restore"}
+ELSEWHERE = {"serve", "run", "launch", "test", "memory raise-gpu-limit", "memory restore"} | {
+    "host add",
+    "host rm",
+}
 
 
 def test_every_command_answers_with_json(

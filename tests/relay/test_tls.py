@@ -92,6 +92,17 @@ async def test_a_request_and_the_next_on_the_same_connection(certificate: tuple[
 
 
 @both_loops
+async def test_a_page_of_our_own_has_our_scheme(certificate: tuple[str, str]) -> None:
+    async with world() as here, safe(certificate, here) as there:
+        for scheme, plain, encrypted in (("http", 200, 403), ("https", 403, 200)):
+            asked = get("/health", f"Origin: {scheme}://127.0.0.1")
+            assert (await here.once(asked)).status == plain
+            client = await there.client()
+            await client.send(asked)
+            assert (await client.reply()).status == encrypted
+
+
+@both_loops
 async def test_a_big_answer_is_held_back_for_a_slow_reader(certificate: tuple[str, str]) -> None:
     sent = 0
     piece = b"x" * 65536

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -12,12 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from control_api.client import Client, RefusedError, UnreachableError, view
 from control_api.commands.command import Command
 from control_api.commands.local import network_lines
-from control_api.commands.local.settings import (
-    add_config_flag,
-    find_paths,
-    load_settings,
-    tell_daemon,
-)
+from control_api.commands.local.settings import add_config_flag, find_paths, tell_daemon
 from control_api.commands.output import Out
 from daemon.views import LanView, StatusView
 
@@ -47,7 +43,7 @@ class Standing:
 
 def on(args: Namespace, out: Out) -> int:
     paths = find_paths(args.config)
-    settings = _settings(args.config, paths)
+    settings = _settings(paths)
     if args.docker and sys.platform == "darwin":
         return _docker_desktop(settings, out)
     changes = wanted(
@@ -69,12 +65,12 @@ def on(args: Namespace, out: Out) -> int:
         out.value(found.value())
     else:
         network_lines.show(found, network_lines.wish_for(found, Client()), out, qr=not args.no_qr)
-    return 0 if found.urls else 1
+    return 1 if found.lan is not None and not found.urls else 0
 
 
 def off(args: Namespace, out: Out) -> int:
     paths = find_paths(args.config)
-    settings = _settings(args.config, paths)
+    settings = _settings(paths)
     changed = settings.lan.enabled
     told = None
     if changed:
@@ -93,7 +89,7 @@ def off(args: Namespace, out: Out) -> int:
 
 def status(args: Namespace, out: Out) -> int:
     paths = find_paths(args.config)
-    settings = _settings(args.config, paths)
+    settings = _settings(paths)
     found = standing(settings, _keys(paths), "", running=True)
     if out.json:
         out.value(found.value())
@@ -146,7 +142,7 @@ def _write(paths: Paths, settings: Settings, changes: dict[str, Any]) -> None:
 
     if changes:
         set_keys(paths.config_file, changes)
-    again = _settings(str(paths.config_file), paths)
+    again = _settings(paths)
     if again.lan.enabled is not settings.lan.enabled:
         raise RefusedError(
             "config_invalid",
@@ -155,13 +151,11 @@ def _write(paths: Paths, settings: Settings, changes: dict[str, Any]) -> None:
         )
 
 
-def _settings(config: str | None, paths: Paths) -> Settings:
+def _settings(paths: Paths) -> Settings:
     """As configured; without a file, which will be made, as by default."""
-    if paths.config_file.exists() or paths.config_named:
-        return load_settings(config).settings
-    from daemon.config.settings import Settings
+    from daemon.config.load import load_with_sources
 
-    return Settings()
+    return load_with_sources(paths.config_file, environ=os.environ, missing_ok=True).settings
 
 
 def _bridge() -> str:
