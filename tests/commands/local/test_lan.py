@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from control_api.clients.values import Served, Wish
 from control_api.commands.local import network_lines
 from control_api.commands.local.lan import Standing, wanted
 from control_api.commands.output import Out
@@ -174,9 +175,7 @@ class Terminal(io.StringIO):
 
 def shown(found: Standing, screen: io.StringIO, *, qr: bool = True) -> str:
     out = Out(out=screen, err=io.StringIO())
-    wish = network_lines.Wish(
-        url=found.urls[0], model=network_lines.Served("m"), key=found.key or network_lines.KEY
-    )
+    wish = Wish(url=found.urls[0], model=Served("m"), key=found.key or network_lines.KEY)
     network_lines.show(found, wish, out, qr=qr)
     return screen.getvalue()
 
