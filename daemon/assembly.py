@@ -136,7 +136,7 @@ class Daemon:
         front = await self._open_front()
         housekeeper = None
         runners: list[web.AppRunner] = []
-        listeners = self.listeners = Listeners(front)
+        listeners = self.listeners = Listeners(front, keyed=self.keys.any_good)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
         network: Network | None = None

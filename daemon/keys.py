@@ -63,6 +63,10 @@ class Keys:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._note()
 
+    def any_good(self) -> bool:
+        """May a port be opened to other machines?"""
+        return self.insecure or bool(self.ring.live(self.store.clock()))
+
     def used(self, record: RequestRecord) -> None:
         """A request is over; with which key, and when."""
         if record.key:

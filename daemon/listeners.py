@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from daemon.access.exposure import is_local, refuse_open
 from daemon.config.sections import Listener as Wanted
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
@@ -33,6 +34,7 @@ class Listeners:
 
     front: Front
     bind: Bind = bind
+    keyed: Callable[[], bool] = lambda: True  # there is a key, or everyone is let in by the user
     _wanted: dict[Address, Door] = field(default_factory=dict)
     _open: dict[Address, Listener] = field(default_factory=dict)
     _problems: dict[Address, str] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Listeners:
 
     async def _begin(self, address: Address, door: Door) -> None:
         try:
+            refuse_open([] if is_local(address[0]) else [address[0]], self.keyed(), False)
             # Finding out who holds a taken port may take a moment.
             sock = await asyncio.to_thread(self.bind, *address)
         except ProblemError as error:

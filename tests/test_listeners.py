@@ -90,3 +90,21 @@ def test_words() -> None:
     assert found == {("::1", 1): Door(model="m"), ("127.0.0.1", 2): Door(Face.OPENAI)}
     assert [meaning(door) for door in found.values()] == ["all requests for m", "as openai"]
     assert url("::1", 1) == "http://[::1]:1"
+
+
+async def test_nothing_is_opened_to_other_machines_without_a_key(here: World) -> None:
+    tried: list[str] = []
+
+    def binds(host: str, port: int) -> socket.socket:
+        tried.append(host)
+        return bind("127.0.0.1", port)
+
+    good = [False]
+    listeners = Listeners(here.front, binds, keyed=lambda: good[0])
+    wanted = settings({"port": free(), "as": "ollama", "host": "0.0.0.0"})
+    (problem,) = await listeners.follow(wanted)
+    assert "there is no key yet" in problem
+    assert (tried, listeners.views()[0].open) == ([], False)
+    good[0] = True
+    assert await listeners.follow(wanted) == []
+    assert tried == ["0.0.0.0"]

@@ -8,6 +8,7 @@ from daemon.access.principals import Principal
 from daemon.core.problems import Code, Problem
 
 MINUTE = 60.0
+_DUST = 1e-9  # what adding up fractions of a second leaves
 BUSY = 1.0  # seconds after which one more is tried where all are at work
 
 
@@ -37,7 +38,7 @@ class Meters:
             rate = who.per_minute / MINUTE
             meter.left = min(who.per_minute, meter.left + (now - meter.seen) * rate)
             meter.seen = now
-            if meter.left < 1.0:
+            if meter.left < 1.0 - _DUST:
                 text = f"The key {who.name} has had {who.per_minute} requests in a minute, which "
                 wait = (1.0 - meter.left) / rate
                 return Problem(Code.RATE_LIMITED, text + "is its limit.", "", wait)

@@ -105,8 +105,8 @@ class KeyStore:
             return []
         try:
             found = json.loads(data)
-            version = found["version"]
-            if isinstance(version, int) and version > VERSION:
+            version = _of(int, found["version"])
+            if version > VERSION:
                 raise ProblemError(
                     Problem(
                         Code.CONFIG_INVALID,
@@ -116,7 +116,7 @@ class KeyStore:
                 )
             if version != VERSION:
                 raise ValueError(f"the version {version!r}")
-            keys = [_key(one) for one in found["keys"]]
+            keys = [_key(one) for one in _of(list, found["keys"])]
             if len({key.name for key in keys}) < len(keys):
                 raise ValueError("a name that stands there twice")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

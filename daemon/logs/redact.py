@@ -34,7 +34,9 @@ _RULES = (
     (r"(?i)(?<![a-z0-9])(bearer[ \t]+)[a-z0-9._~+/=-]{8,}", rf"\g<1>{MARK}"),
     # by their shape: Hugging Face, OpenAI and Anthropic, ours
     (r"(?<![A-Za-z0-9])(hf_)[A-Za-z0-9]{12,}", rf"\g<1>{MARK}"),
-    (r"(?<![A-Za-z0-9])(sk-|mp[-_])[A-Za-z0-9_-]{12,}", rf"\g<1>{MARK}"),
+    (r"(?<![A-Za-z0-9])(sk-|mp_)[A-Za-z0-9_-]{12,}", rf"\g<1>{MARK}"),
+    # one word without a dash: models may be called mp-…, too
+    (r"(?<![A-Za-z0-9])(mp-)[A-Za-z0-9]{16,}", rf"\g<1>{MARK}"),
 )
 _COMPILED = tuple((re.compile(pattern), by) for pattern, by in _RULES)
 

@@ -100,7 +100,7 @@ class Guard:
         self._origins = frozenset(origin.encode("ascii") for origin in cors_origins)
         self._known: set[tuple[bytes, str]] = set()
         self._keys = keys
-        self._failures = failures or Failures()
+        self._failures = failures if failures is not None else Failures()
         self._keyless = keyless
         self.clock = clock
 

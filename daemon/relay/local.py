@@ -77,7 +77,8 @@ def _ollama(
         command = "rm" if local is Local.DELETE else "pull"
         hint = f"On this machine: ctl {command} {name}"
         if not admitted.principal.may(CONTROL):
-            return Problem(Code.UNAUTHORIZED, f"{verb} needs a key with the scope control.", hint)
+            code = Code.FORBIDDEN if admitted.principal.keyed else Code.UNAUTHORIZED
+            return Problem(code, f"{verb} needs a key with the scope control.", hint)
         return Problem(Code.FORBIDDEN, f"{verb} is not done over this path.", hint)
     if isinstance(card, Problem):
         return card

@@ -29,7 +29,8 @@ def op_id(operation: Operation) -> str:
 
 
 def url(operation: Operation, name: str = "gemma") -> URL:
-    path = operation.path.replace("{id}", "req_1").replace("{name}", name)
+    path = operation.path.replace("{id}", "req_1").replace("{key}", "laptop")
+    path = path.replace("{name}", name)
     return URL(PREFIX + path, encoded=True)
 
 
