@@ -179,7 +179,7 @@ class Daemon:
     async def _any_key(self) -> bool:
         """Is there a key that opens something now? ``ctl`` may have made one just before."""
         await self.keys.look()
-        return bool(self.keys.ring.live(time.time()))
+        return self.keys.any_good()
 
     @staticmethod
     async def _follow(listeners: Listeners, network: Network, settings: Settings) -> list[str]:

@@ -41,6 +41,7 @@ def show_status(args: Namespace, out: Out) -> int:
             ("daemon", f"{state}, {status.mode}, pid {status.pid}, {status.version}"),
             ("address", status.url),
             *(("also", _listener(one)) for one in status.listeners if one.open),
+            ("LAN", ", ".join(status.lan.urls) if status.lan is not None else ""),
             ("uptime", duration(max(0.0, time.time() - status.started_at))),
             ("config", status.config),
             ("log", status.log),
@@ -62,7 +63,7 @@ def show_status(args: Namespace, out: Out) -> int:
     for one in status.listeners:
         if not one.open:
             out.line(f"{out.paint('!', 'yellow')} {one.problem or f'{one.url} is not open yet'}")
-    for trouble in status.troubles:
+    for trouble in [*status.troubles, *(status.lan.problems if status.lan is not None else ())]:
         out.line(f"{out.paint('!', 'yellow')} {trouble}")
     if status.config_problem:
         out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
