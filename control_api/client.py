@@ -11,13 +11,17 @@ import http.client
 import json
 import os
 import socket
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
+from control_api.places import SOCKET_ENV as SOCKET_ENV
+from control_api.places import daemon_facts as daemon_facts
+from control_api.places import find_socket as find_socket
+from control_api.places import is_socket as is_socket
+from control_api.places import state_dir as state_dir
 from daemon.views import (
     BesideView,
     ChoiceView,
@@ -35,7 +39,6 @@ from daemon.views import (
 )
 
 PREFIX: Final = "/control/v1"
-SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
 HOST_ENV: Final = "MODELPORT_HOST"
 # How long ctl waits is its own affair: it reads no configuration (that of the daemon may be another
 # file), and Ctrl-C is at hand.
@@ -47,7 +50,6 @@ SLOW_SECONDS: Final = 3600.0
 """For an unload, which waits for running requests, and a reload."""
 STREAM_SECONDS: Final = 60.0
 """Streams have a heartbeat at least every 30 s; two missing ones mean that the daemon hangs."""
-FACTS_LIMIT: Final = 65536  # bytes of the daemon's record of itself; it has 300
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
 
 if TYPE_CHECKING:
@@ -122,68 +124,6 @@ class SseEvent:
     kind: str
     id: int | None
     data: dict[str, Any] = field(default_factory=dict)
-
-
-def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the daemon keeps its state; the same rule as ``daemon.config.paths``."""
-    if given := environ.get("MODELPORT_STATE_DIR"):
-        return _absolute(given)
-    from platformdirs import user_state_path  # 10 ms, and only without the variable
-
-    return user_state_path("modelport", appauthor=False).absolute()
-
-
-def _absolute(text: str) -> Path:
-    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - never raises
-
-
-def daemon_facts(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What the running daemon wrote about itself (``<state>/daemon.json``); {} if there is none."""
-    try:
-        facts = json.loads(_own_file(state_dir(environ) / "daemon.json"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _own_file(path: Path) -> bytes:
-    """Its bytes, if it is a plain file of ours: else anybody could name us a socket. OSError,
-    ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or os.geteuid() not in (0, about.st_uid):
-            raise ValueError("it is no plain file of ours")
-        if stat.S_IMODE(about.st_mode) & 0o022:
-            raise ValueError("others can write to it")
-        return file.read(FACTS_LIMIT)
-
-
-def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The daemon's control socket: the environment, then its own record, then the usual places.
-
-    None if there is no socket in any of them. A socket that is named but does not exist is
-    returned as it is: the error should name it.
-    """
-    if given := environ.get(SOCKET_ENV):
-        return Path(given)
-    if recorded := daemon_facts(environ).get("socket"):
-        return Path(str(recorded))
-    places = [state_dir(environ) / "run"]
-    session = environ.get("XDG_RUNTIME_DIR", "")
-    if session.startswith("/"):
-        places.insert(0, Path(session) / "modelport")
-    if given := environ.get("MODELPORT_RUNTIME_DIR"):
-        places.insert(0, _absolute(given))
-    return next((p / "control.sock" for p in places if is_socket(p / "control.sock")), None)
-
-
-def is_socket(path: Path) -> bool:
-    """Whether a unix socket is there (somebody may listen on it or not)."""
-    try:
-        return stat.S_ISSOCK(path.stat().st_mode)
-    except OSError:
-        return False
 
 
 class _UnixConnection(http.client.HTTPConnection):

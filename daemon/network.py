@@ -12,11 +12,12 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from daemon.access.exposure import exposed
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
 from daemon.housekeeping import Round
@@ -53,6 +54,7 @@ class Network:
     clock: Callable[[], float] = time.time
     _announcement: Announcement = field(default_factory=Announcement)
     _open: dict[str, Listener] = field(default_factory=dict)
+    _covered: list[str] = field(default_factory=list)  # open already, by ``server.host``
     _safe: Safe | None = None
     _problems: list[str] = field(default_factory=list)
     _round: Round = field(init=False)
@@ -99,8 +101,8 @@ class Network:
         open_ = list(self._open)
         return LanView(
             enabled=self.settings.lan.enabled,
-            urls=self._urls(open_),
-            public=self._urls(places.public(open_)),
+            urls=self._urls(open_) + [url(address, self.front.port) for address in self._covered],
+            public=self._urls(places.public([*open_, *self._covered])),
             tls=tls,
             self_made=safe is not None and safe.self_made,
             fingerprint=safe.fingerprint if safe else "",
@@ -118,7 +120,8 @@ class Network:
 
     async def _see(self, *, fresh: bool) -> None:
         """``fresh``: what is configured may have changed, and files may have."""
-        problems: list[str] = []
+        problems = list(self._bare())
+        self._covered = []
         wanted = await self._wanted(problems) if self.settings.lan.enabled else []
         safe = None
         if wanted and self.settings.tls.enabled:
@@ -133,6 +136,14 @@ class Network:
         for problem in problems:
             if problem not in before:
                 log.warning("%s", problem)
+
+    def _bare(self) -> Iterator[str]:
+        """What is open to other machines beside ``[lan]``, while encryption is asked for."""
+        for key, host in exposed(self.settings).items() if self.settings.tls.enabled else ():
+            yield (
+                f"{key} = {host} is open to other machines without encryption: [tls] is for [lan], "
+                "which opens the fixed port on every address; leave the others at 127.0.0.1."
+            )
 
     async def _wanted(self, problems: list[str]) -> list[str]:
         """The addresses to be open now."""
@@ -151,12 +162,8 @@ class Network:
                 "no address of its own; allowed: such a one, :: or 0.0.0.0."
             )
         fixed = settings.server.host
-        if settings.tls.enabled and any(places.covers(fixed, one) for one in found):
-            problems.append(
-                f"server.host = {fixed} is open to other machines without encryption; "
-                "leave it at 127.0.0.1: [lan] opens the other addresses."
-            )
-        return [address for address in found if not places.covers(fixed, address)]
+        self._covered = [address for address in found if places.covers(fixed, address)]
+        return [address for address in found if address not in self._covered]
 
     async def _certificate(self, fresh: bool, problems: list[str]) -> Safe | None:
         """The one to serve; the last good one if the newest will not do."""

@@ -232,6 +232,13 @@ async def test_what_the_fixed_address_covers_is_not_opened_twice(
         }
     )
     (problem,) = await network.follow(wide)
+    assert "server.host = 0.0.0.0 is open" in problem
     assert "without encryption" in problem
     assert list(machine.socks) == ["fd00::5"]
+    port = here.front.port
+    assert network.view().urls == [
+        f"https://[fd00::5]:{port}",
+        f"http://192.168.1.5:{port}",
+        f"http://172.17.0.1:{port}",
+    ]
     await network.close()
