@@ -1,4 +1,5 @@
-"""A small synchronous client of the control API over its unix socket.
+"""A small synchronous client of the control API: over its unix socket, or (``control_api.far``)
+over the network to another machine's.
 
 Standard library only, so that ``ctl`` starts fast. Answers are plain JSON values; :func:`view`
 turns one into a value of ``daemon.views`` where a command wants fields with types.
@@ -10,13 +11,18 @@ import http.client
 import json
 import os
 import socket
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
+from control_api.places import FACTS_LIMIT, SYSTEM_RUN
+from control_api.places import SOCKET_ENV as SOCKET_ENV
+from control_api.places import daemon_facts as daemon_facts
+from control_api.places import find_socket as find_socket
+from control_api.places import is_socket as is_socket
+from control_api.places import state_dir as state_dir
 from daemon.views import (
     BesideView,
     ChoiceView,
@@ -25,6 +31,7 @@ from daemon.views import (
     HeldView,
     IncidentView,
     KeyView,
+    LanView,
     ListenerView,
     PoolView,
     VerdictView,
@@ -33,7 +40,7 @@ from daemon.views import (
 )
 
 PREFIX: Final = "/control/v1"
-SOCKET_ENV: Final = "MODELPORT_CONTROL_SOCKET"
+HOST_ENV: Final = "MODELPORT_HOST"
 # How long ctl waits is its own affair: it reads no configuration (that of the daemon may be another
 # file), and Ctrl-C is at hand.
 CONNECT_SECONDS: Final = 5.0
@@ -44,10 +51,10 @@ SLOW_SECONDS: Final = 3600.0
 """For an unload, which waits for running requests, and a reload."""
 STREAM_SECONDS: Final = 60.0
 """Streams have a heartbeat at least every 30 s; two missing ones mean that the daemon hangs."""
-FACTS_LIMIT: Final = 65536  # bytes of the daemon's record of itself; it has 300
-SYSTEM_RUN: Final = Path("/run/modelport")
-"""Where the daemon of a whole machine has its sockets; `daemon.config.paths` knows it as well."""
 NEXT_STEP: Final = "Start it with `ctl serve` (or `modelportd`)."
+
+if TYPE_CHECKING:
+    from control_api.far import Far
 
 _View = TypeVar("_View")
 # The values inside a value, by the name of the field.
@@ -55,6 +62,7 @@ _INNER: Final[dict[str, type]] = {
     "about": KeyView,
     "keys": KeyView,
     "listeners": ListenerView,
+    "lan": LanView,
     "pools": PoolView,
     "choices": ChoiceView,
     "claim": ClaimView,
@@ -72,6 +80,15 @@ class UnreachableError(Exception):
     """No daemon answers. ``hint`` is the next step."""
 
     def __init__(self, message: str, hint: str = NEXT_STEP) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class HostError(Exception):
+    """Another machine's daemon cannot be asked. ``hint`` is the next step. No ``UnreachableError``:
+    what helps where none runs here (starting one, reading its files) does not help there."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
 
@@ -110,69 +127,6 @@ class SseEvent:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the daemon keeps its state; the same rule as ``daemon.config.paths``."""
-    if given := environ.get("MODELPORT_STATE_DIR"):
-        return _absolute(given)
-    from platformdirs import user_state_path  # 10 ms, and only without the variable
-
-    return user_state_path("modelport", appauthor=False).absolute()
-
-
-def _absolute(text: str) -> Path:
-    return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - never raises
-
-
-def daemon_facts(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What the running daemon wrote about itself (``<state>/daemon.json``); {} if there is none."""
-    try:
-        facts = json.loads(_own_file(state_dir(environ) / "daemon.json"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _own_file(path: Path) -> bytes:
-    """Its bytes, if it is a plain file of ours: else anybody could name us a socket. OSError,
-    ValueError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or os.geteuid() not in (0, about.st_uid):
-            raise ValueError("it is no plain file of ours")
-        if stat.S_IMODE(about.st_mode) & 0o022:
-            raise ValueError("others can write to it")
-        return file.read(FACTS_LIMIT)
-
-
-def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The daemon's control socket: the environment, then its own record, then the usual places.
-
-    None if there is no socket in any of them. A socket that is named but does not exist is
-    returned as it is: the error should name it.
-    """
-    if given := environ.get(SOCKET_ENV):
-        return Path(given)
-    if recorded := daemon_facts(environ).get("socket"):
-        return Path(str(recorded))
-    places = [state_dir(environ) / "run"]
-    session = environ.get("XDG_RUNTIME_DIR", "")
-    if session.startswith("/"):
-        places.insert(0, Path(session) / "modelport")
-    if given := environ.get("MODELPORT_RUNTIME_DIR"):
-        places.insert(0, _absolute(given))
-    places.append(SYSTEM_RUN)
-    return next((p / "control.sock" for p in places if is_socket(p / "control.sock")), None)
-
-
-def is_socket(path: Path) -> bool:
-    """Whether a unix socket is there (somebody may listen on it or not)."""
-    try:
-        return stat.S_ISSOCK(path.stat().st_mode)
-    except OSError:
-        return False
-
-
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP/1.1 over a unix socket."""
 
@@ -192,15 +146,56 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = sock
 
 
-class Client:
-    """One client of one daemon. Every call opens its own connection and closes it.
+class Way(Protocol):
+    """How a daemon is reached. ``prefix`` is before every path; ``worked``: it took our key."""
 
-    All methods raise :class:`UnreachableError` and :class:`RefusedError`.
+    prefix: str
+
+    def open(self, seconds: float | None) -> http.client.HTTPConnection: ...
+    def headers(self) -> dict[str, str]: ...
+    def worked(self) -> None: ...
+    def broken(self, error: Exception) -> Exception: ...
+
+
+class Near:
+    """The daemon of this machine, by its socket. It needs no key: the file's rights are one."""
+
+    prefix = ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def open(self, seconds: float | None) -> http.client.HTTPConnection:
+        return _UnixConnection(self._path, seconds)  # type: ignore[arg-type]
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    def worked(self) -> None:
+        pass
+
+    def broken(self, error: Exception) -> Exception:
+        return _broken(self._path, error)
+
+
+class Client:
+    """One client of one daemon: that of this machine, or the one that MODELPORT_HOST names. Every
+    call opens its own connection and closes it.
+
+    All methods raise :class:`UnreachableError` (or :class:`HostError`) and :class:`RefusedError`.
     """
 
     def __init__(self, path: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
         self._path = path
+        self._far: Far | None = None
+
+    @classmethod
+    def of(cls, far: Far) -> Client:
+        """Of another machine, whatever MODELPORT_HOST names."""
+        client = cls(environ={})
+        client._far = far
+        return client
 
     @property
     def path(self) -> Path:
@@ -209,6 +204,26 @@ class Client:
         if self._path is None:
             raise UnreachableError("The daemon is not running.")
         return self._path
+
+    @property
+    def far(self) -> Far | None:
+        """The way to another machine; None: it is this one. Raises ``HostError``,
+        ``RefusedError``."""
+        name = self._environ.get(HOST_ENV)
+        if self._far is None and self._path is None and name:
+            from control_api.far import find
+
+            self._far = find(name, self._environ)
+        return self._far
+
+    @property
+    def way(self) -> Way:
+        """How it is reached. Raises as :attr:`far` and :attr:`path`."""
+        return self.far or Near(self.path)
+
+    def url(self) -> str:
+        """The address for clients of models."""
+        return self.far.url if self.far is not None else str(self.get("/status")["url"])
 
     def get(self, path: str, *, seconds: float = ANSWER_SECONDS, **query: Any) -> Any:
         """The JSON answer to a GET."""
@@ -262,9 +277,9 @@ class Client:
     ) -> Any:
         connection, response = self._send(method, path, query, body, seconds)
         try:
-            return _json(response.read())
+            return self._json(response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise _broken(self.path, error) from error
+            raise self.way.broken(error) from error
         finally:
             connection.close()
 
@@ -283,7 +298,7 @@ class Client:
             if not _complete(response):
                 raise http.client.IncompleteRead(b"")
         except (OSError, http.client.HTTPException) as error:
-            raise _broken(self.path, error) from error
+            raise self.way.broken(error) from error
         finally:
             response.close()
             connection.close()
@@ -292,24 +307,37 @@ class Client:
         self, method: str, path: str, query: dict[str, Any], body: Any, seconds: float | None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         given = {k: int(v) if isinstance(v, bool) else v for k, v in query.items() if v is not None}
-        target = PREFIX + path + ("?" + urlencode(given) if given else "")
-        headers, data = {"Accept": "*/*"}, None
+        way = self.way
+        target = way.prefix + PREFIX + path + ("?" + urlencode(given) if given else "")
+        headers, data = {"Accept": "*/*", **way.headers()}, None
         if method != "GET":
             wanted = {k: v for k, v in (body or {}).items() if v is not None}
             headers["Content-Type"], data = "application/json", json.dumps(wanted).encode()
-        connection = _UnixConnection(self.path, seconds)  # type: ignore[arg-type]
+        try:
+            connection = way.open(seconds)
+        except OSError as error:
+            raise way.broken(error) from error
         try:
             connection.request(method, target, data, headers)
             response = connection.getresponse()
             if response.status >= 400:
-                raise _refused(_json(response.read()), response.status)
+                raise _refused(self._json(response.read()), response.status)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise _broken(self.path, error) from error
+            raise way.broken(error) from error
         except BaseException:
             connection.close()
             raise
+        way.worked()
         return connection, response
+
+    def _json(self, raw: bytes) -> Any:
+        if self._far is None:
+            return _json(raw)
+        try:
+            return json.loads(raw)
+        except ValueError as error:
+            raise HostError(f"What answers at {self._far.name} is no modelport.") from error
 
 
 def _complete(response: http.client.HTTPResponse) -> bool:

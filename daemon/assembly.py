@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from control_api.auth import Auth
     from control_api.operation import Limits as ControlLimits
     from daemon.housekeeping import Housekeeper
+    from daemon.network import Network
     from daemon.powering import Powering
 
 log = logging.getLogger("modelport")
@@ -149,6 +150,7 @@ class Daemon:
         listeners = self.listeners = Listeners(front, keyed=self.keys.any_good, handed=self.handed)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
+        network: Network | None = None
         try:
             await self.telling.starting()
             await listeners.follow(self.settings)
@@ -159,8 +161,11 @@ class Daemon:
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             await self._open_control(front, runners)
-            self.keys.changed = partial(self._rekey, front)
+            network = self._network(front)
+            self.configured.followed = partial(self._follow, listeners, network)
+            self.keys.changed = partial(self._rekey, front, network)
             self.keys.start()
+            self._later(network.follow(self.settings), "network")
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
             self.watcher.start()
@@ -170,7 +175,43 @@ class Daemon:
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
         finally:
-            await self._close(front, runners, housekeeper)
+            await self._close(front, runners, housekeeper, network)
+
+    def _network(self, front: Front) -> Network:
+        from daemon.network import Network
+
+        network = Network(
+            front,
+            self.paths.state_dir,
+            self.control.version,
+            self._any_key,
+            keyless=self.keys.insecure,
+        )
+        self.control.lan = network.view
+        return network
+
+    async def _any_key(self) -> bool:
+        """Is there a key that opens something now? ``ctl`` may have made one just before."""
+        await self.keys.look()
+        return self.keys.any_good()
+
+    @staticmethod
+    async def _follow(listeners: Listeners, network: Network, settings: Settings) -> list[str]:
+        """Every port but the fixed one, as configured now."""
+        return [*await listeners.follow(settings), *await network.follow(settings)]
+
+    def _later(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        """Beside all else, until it is done or the daemon ends."""
+        task = asyncio.create_task(self._logged(work, name), name=name)
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    @staticmethod
+    async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("%s failed", name)
 
     def _woke(self, seconds: float) -> None:
         """Seen in the middle of reading a clock: what follows from it waits for its own turn."""
@@ -200,10 +241,11 @@ class Daemon:
             log.warning("%s", warning(reached, names, self.keys.insecure))
         return front
 
-    def _rekey(self, front: Front) -> None:
+    def _rekey(self, front: Front, network: Network) -> None:
         """The keys are others now."""
         front.set_guard(guard_of(self.settings, self.keys))
         front.keep_meters(frozenset(key.name for key in self.keys.ring.keys))
+        self._later(network.look(), "network")
 
     def _done(self, record: RequestRecord) -> None:
         self.requests.add(record)
@@ -355,15 +397,22 @@ class Daemon:
     # ------------------------------------------------------------ end
 
     async def _close(
-        self, front: Front, runners: list[web.AppRunner], housekeeper: Housekeeper | None
+        self,
+        front: Front,
+        runners: list[web.AppRunner],
+        housekeeper: Housekeeper | None,
+        network: Network | None,
     ) -> None:
         log.info("stopping")
         await self.telling.stopping()
         self.supervisor.leave()
         if self.listeners is not None:
             self.listeners.leave()
+        if network is not None:
+            network.leave()
         for reload in self._reloads:
             reload.cancel()
+        goodbye = asyncio.create_task(network.close()) if network is not None else None
         await self._unless_hurried(front.drain(self.settings.timing.drain_grace))
         front.abort()
         if housekeeper is not None:
@@ -372,6 +421,8 @@ class Daemon:
             await self.powering.stop()
         await self.watcher.stop()
         await self.keys.stop()
+        if goodbye is not None:
+            await asyncio.gather(goodbye, return_exceptions=True)
         await self.configured.pulls.close()
         await self.counters.close()
         await self._end_backends()

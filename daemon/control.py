@@ -54,6 +54,7 @@ from daemon.views import (
     FitView,
     IncidentView,
     KeyView,
+    LanView,
     ListenerView,
     ModelView,
     ReloadView,
@@ -82,6 +83,7 @@ class Control:
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
+    lan: Callable[[], LanView | None] = lambda: None
     proofs: Verdicts = field(default_factory=Verdicts)
     power: Callable[[], str] = str  # in words
     key_ring: Keys = field(init=False)
@@ -118,6 +120,7 @@ class Control:
             counters=dict(self.supervisor.counters),
             troubles=troubles(self.supervisor.backends.values()),
             listeners=self.listeners(),
+            lan=self.lan(),
             small_model=self._small(),
             power=self.power(),
         )

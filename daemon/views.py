@@ -197,6 +197,23 @@ class ListenerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LanView:
+    """How other machines reach the daemon. ``tls``: by HTTPS alone, with the certificate in the
+    file ``certificate``, whose SHA-256 is ``fingerprint`` and which ends at ``expires``."""
+
+    enabled: bool
+    urls: list[str]  # the likeliest first
+    public: list[str]  # those of them that may be reached from everywhere
+    tls: bool
+    self_made: bool
+    fingerprint: str
+    certificate: str
+    expires: float | None
+    announced: str  # the name under which it is found by mDNS; "" if it is not
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusView:
     version: str
     pid: int
@@ -222,6 +239,7 @@ class StatusView:
     listeners: list[ListenerView] = field(default_factory=list)
     small_model: str = ""  # for titles and the like, as configured
     power: str = ""  # battery or mains, and what follows from it; whether sleep is held off
+    lan: LanView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ def docker_line(wish: Wish) -> str:
     else:
         words += ["--network", "host", "-e", "PORT=3000", "-e", "HOST=127.0.0.1"]
         base = wish.v1
-    for name, value in {**_env(wish), "OPENAI_API_BASE_URL": base}.items():
+    for name, value in {**environment(wish), "OPENAI_API_BASE_URL": base}.items():
         words += ["-e", f"{name}={value}"]
     return shlex.join([*words, IMAGE])
 
@@ -35,11 +35,12 @@ def plan(wish: Wish) -> Plan:
         "It listens on http://127.0.0.1:3000 there. What is changed in its own settings wins over"
         " these variables from its second start on.",
     )
-    env = _env(wish)
+    env = environment(wish)
     return Plan(env=env, unset=unset_for(env), argv=("serve",), notes=notes)
 
 
-def _env(wish: Wish) -> dict[str, str]:
+def environment(wish: Wish) -> dict[str, str]:
+    """Its variables."""
     return {
         "OPENAI_API_BASE_URL": wish.v1,
         "OPENAI_API_KEY": wish.secret,

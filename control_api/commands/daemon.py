@@ -13,6 +13,7 @@ from control_api.client import (
     PING_SECONDS,
     SLOW_SECONDS,
     Client,
+    HostError,
     RefusedError,
     UnreachableError,
     view,
@@ -40,6 +41,7 @@ def show_status(args: Namespace, out: Out) -> int:
             ("daemon", f"{state}, {status.mode}, pid {status.pid}, {status.version}"),
             ("address", status.url),
             *(("also", _listener(one)) for one in status.listeners if one.open),
+            ("LAN", ", ".join(status.lan.urls) if status.lan is not None else ""),
             ("uptime", duration(max(0.0, time.time() - status.started_at))),
             ("config", status.config),
             ("log", status.log),
@@ -62,7 +64,7 @@ def show_status(args: Namespace, out: Out) -> int:
     for one in status.listeners:
         if not one.open:
             out.line(f"{out.paint('!', 'yellow')} {one.problem or f'{one.url} is not open yet'}")
-    for trouble in status.troubles:
+    for trouble in [*status.troubles, *(status.lan.problems if status.lan is not None else ())]:
         out.line(f"{out.paint('!', 'yellow')} {trouble}")
     if status.config_problem:
         out.line(f"{out.paint('!', 'yellow')} {status.config_problem}")
@@ -230,7 +232,8 @@ def wait_gone(client: Client, pid: int, seconds: float) -> None:
     in just then would only hold it up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not process_alive(pid) and not _answers(client, pid):
+        gone = client.far is not None or not process_alive(pid)
+        if gone and not _answers(client, pid):
             return
         time.sleep(POLL_SECONDS)
     raise RefusedError(
@@ -256,7 +259,7 @@ def _answers(client: Client, pid: int) -> bool:
     """Whether that daemon answers all the same (from another container, its pid says nothing)."""
     try:
         return bool(client.get("/version", seconds=PING_SECONDS).get("pid") == pid)
-    except (UnreachableError, RefusedError):
+    except (UnreachableError, HostError, RefusedError):
         return False
 
 

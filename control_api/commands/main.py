@@ -15,10 +15,14 @@ from control_api.commands.command import Command
 from control_api.commands.output import Out, paint
 
 OK, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
+HOST_ENV: Final = "MODELPORT_HOST"  # as control_api.client and .far have them: not imported yet
+KEY_STDIN_ENV: Final = "MODELPORT_KEY_STDIN"
+LOCAL: Final = "local"
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells count
 
 EPILOG: Final = """\
-Every command has --help with examples, and --json.
+Every command has --help with examples, and --json. Before it: --host NAME|URL (or
+MODELPORT_HOST) asks the daemon of another machine, with --key-stdin its key is read from a pipe.
 Exit codes: 0 ok, 1 refused, 2 usage, 3 daemon unreachable."""
 
 
@@ -29,17 +33,20 @@ class Verb:
     module: str  # below control_api.commands
     group: str
     summary: str
+    here: bool = False  # on files or processes of this machine, so never for another one
 
 
 VERBS: Final[dict[str, Verb]] = {
-    "serve": Verb("local.serve", "daemon", "start the daemon in this terminal"),
+    "serve": Verb("local.serve", "daemon", "start the daemon in this terminal", here=True),
     "status": Verb("daemon", "daemon", "address, memory, what is running"),
     "reload": Verb("daemon", "daemon", "read the configuration again"),
     "pause": Verb("daemon", "daemon", "free the memory for a while"),
     "resume": Verb("daemon", "daemon", "end a pause"),
     "shutdown": Verb("daemon", "daemon", "stop the daemon"),
-    "doctor": Verb("local.doctor", "daemon", "look for what is wrong, with the remedy"),
-    "selftest": Verb("local.selftest", "daemon", "check on a Mac what our tests cannot see"),
+    "doctor": Verb("local.doctor", "daemon", "look for what is wrong, with the remedy", here=True),
+    "selftest": Verb(
+        "local.selftest", "daemon", "check on a Mac what our tests cannot see", here=True
+    ),
     "why": Verb("stories", "daemon", "what died and why, and what to do next"),
     "version": Verb("daemon", "daemon", "versions of this program and of the daemon"),
     "ls": Verb("models", "models", "all models"),
@@ -52,22 +59,31 @@ VERBS: Final[dict[str, Verb]] = {
     "reset": Verb("load", "models", "forget a model's crashes"),
     "run": Verb("run", "models", "ask a model something"),
     "test": Verb("test", "models", "prove that a model works for clients"),
-    "add": Verb("local.catalog", "models", "add a model to the configuration"),
-    "set": Verb("local.catalog", "models", "change a model's settings"),
-    "rm": Verb("local.catalog", "models", "remove a model from the configuration"),
+    "add": Verb("local.catalog", "models", "add a model to the configuration", here=True),
+    "set": Verb("local.catalog", "models", "change a model's settings", here=True),
+    "rm": Verb("local.catalog", "models", "remove a model from the configuration", here=True),
     "pull": Verb("load", "models", "download a model"),
-    "estimate": Verb("local.estimate", "models", "the memory that a model will take"),
-    "plan": Verb("local.plan", "models", "which models fit together, and how"),
+    "estimate": Verb("local.estimate", "models", "the memory that a model will take", here=True),
+    "plan": Verb("local.plan", "models", "which models fit together, and how", here=True),
     "launch": Verb("local.launch", "clients", "start a client with a model of yours"),
     "env": Verb("local.env", "clients", "what a client needs: show it, write it, undo that"),
-    "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
-    "takeover": Verb("local.takeover", "clients", "answer on the port of Ollama, LM Studio, …"),
+    "engine": Verb("local.engine", "engines", "the inference servers on this machine", here=True),
+    "takeover": Verb(
+        "local.takeover", "clients", "answer on the port of Ollama, LM Studio, …", here=True
+    ),
+    "lan": Verb("local.lan", "LAN", "let other machines in: on, off, status", here=True),
     "key": Verb("local.key", "LAN", "who may come in from other machines: add, ls, rm"),
-    "service": Verb("local.service", "service", "run at login: install, status, logs, stop, …"),
+    "service": Verb(
+        "local.service", "service", "run at login: install, status, logs, stop, …", here=True
+    ),
+    "discover": Verb("local.discover", "LAN", "look for servers on the network"),
+    "host": Verb("local.host", "LAN", "other machines that --host knows"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),
-    "config": Verb("local.config", "settings", "path, show, check, edit, schema"),
-    "memory": Verb("local.memory", "settings", "raise the GPU limit of a Mac, put it back"),
+    "config": Verb("local.config", "settings", "path, show, check, edit, schema", here=True),
+    "memory": Verb(
+        "local.memory", "settings", "raise the GPU limit of a Mac, put it back", here=True
+    ),
     "completion": Verb("completion", "settings", "completion for bash, zsh or fish"),
 }
 HIDDEN: Final = {"__complete": Verb("local.complete", "", "")}
@@ -90,6 +106,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    argv, host = _host_flags(argv)
     leading = [word for word in argv[:1] if word == "--json"]
     argv = argv[len(leading) :]
     if not argv or argv[0] in {"-h", "--help", "help"}:
@@ -107,6 +124,14 @@ def _run(argv: list[str]) -> int:
     if name in HIDDEN:  # its words are not ours to parse
         assert command.run is not None
         return command.run(Namespace(words=rest), Out())
+    if name in VERBS and VERBS[name].here and (far := os.environ.get(HOST_ENV)):
+        hint = "" if host else f" (or for now: ctl --host {LOCAL} {name} …)"
+        print(
+            f"ctl: `ctl {name}` works on files of the machine itself, not on those of {far[:80]}.\n"
+            f"     Run it there{hint}.",
+            file=sys.stderr,
+        )
+        return USAGE
     behind: list[str] = []
     if command.trailing and "--" in rest:
         cut = rest.index("--")
@@ -114,6 +139,27 @@ def _run(argv: list[str]) -> int:
     args = parser(name, command).parse_args(rest)
     args.rest = behind
     return call(args.command, args, Out(as_json=args.json))
+
+
+def _host_flags(argv: list[str]) -> tuple[list[str], bool]:
+    """Take ``--host NAME`` and ``--key-stdin`` from the front: what follows finds them in the
+    environment, where people may have put the first. True: a host was given here."""
+    given = False
+    while argv and argv[0].partition("=")[0] in {"--host", "--key-stdin"}:
+        flag, equals, value = argv.pop(0).partition("=")
+        if flag == "--key-stdin":
+            os.environ[KEY_STDIN_ENV] = "1"
+            continue
+        if not equals:
+            value = argv.pop(0) if argv else ""
+        if not value:
+            print("ctl: --host needs a name or a URL: --host https://nas:8123", file=sys.stderr)
+            raise SystemExit(USAGE)
+        os.environ[HOST_ENV] = value
+        given = True
+    if os.environ.get(HOST_ENV) == LOCAL:
+        del os.environ[HOST_ENV]
+    return argv, given
 
 
 def find(name: str) -> Command | None:
@@ -128,13 +174,13 @@ def find(name: str) -> Command | None:
 
 def call(command: Command, args: Namespace, out: Out) -> int:
     """Run a parsed command; what it raises becomes a message and an exit code."""
-    from control_api.client import RefusedError, UnreachableError
+    from control_api.client import HostError, RefusedError, UnreachableError
     from daemon.core.problems import ProblemError
 
     assert command.run is not None
     try:
         return command.run(args, out)
-    except UnreachableError as error:
+    except (UnreachableError, HostError) as error:
         return _failed(out, "unreachable", str(error), error.hint, {}, UNREACHABLE)
     except RefusedError as error:
         return _failed(out, error.code, error.message, error.hint, error.facts, REFUSED)

@@ -11,12 +11,15 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from control_api.client import Client, RefusedError, UnreachableError, daemon_facts
 from control_api.commands.command import Command
 from control_api.commands.output import Out, clean, duration
+
+if TYPE_CHECKING:
+    from control_api.far import Far
 
 KEY_ENV: Final = "MODELPORT_API_KEY"
 WAIT_SECONDS: Final = 600.0  # between two pieces: a big model may have to be loaded first
@@ -47,20 +50,20 @@ class Answer:
 
 def run(args: Namespace, out: Out) -> int:
     prompt = _prompt(args.prompt)
-    url = _url()
+    server = Server.find(Client())
     messages: list[dict[str, str]] = []
     if args.system:
         messages.append({"role": "system", "content": args.system})
     if prompt is None:
-        return _talk(args, url, messages, out)
+        return _talk(args, server, messages, out)
     messages.append({"role": "user", "content": prompt})
-    answer = _ask(args, url, messages, out)
+    answer = _ask(args, server, messages, out)
     if out.json:
         out.value(_result(args.model, answer))
     return 0
 
 
-def _talk(args: Namespace, url: str, messages: list[dict[str, str]], out: Out) -> int:
+def _talk(args: Namespace, server: Server, messages: list[dict[str, str]], out: Out) -> int:
     """Prompt after prompt, until Ctrl-D or ``/bye``; Ctrl-C ends the answer under way."""
     if out.json:
         raise RefusedError("invalid_request", "--json needs a prompt.", 'ctl run MODEL "prompt"')
@@ -79,7 +82,7 @@ def _talk(args: Namespace, url: str, messages: list[dict[str, str]], out: Out) -
             continue
         messages.append({"role": "user", "content": prompt})
         try:
-            answer = _ask(args, url, messages, out)
+            answer = _ask(args, server, messages, out)
         except KeyboardInterrupt:
             out.line()
             messages.pop()
@@ -103,19 +106,53 @@ def _prompt(words: list[str]) -> str | None:
     raise RefusedError("invalid_request", "There is no prompt.", 'ctl run MODEL "prompt"')
 
 
-def _url() -> str:
-    """The fixed address, as the running daemon says. Raises ``UnreachableError``."""
-    try:
-        return str(Client().get("/status")["url"])
-    except (UnreachableError, RefusedError):
-        # another user's daemon: its socket is closed to us, its port is not
-        url = os.environ.get("MODELPORT_URL") or daemon_facts().get("url")
-        if not url:
-            raise
-        return str(url)
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where models are asked: the fixed port here, or (``far``) that of another machine."""
+
+    url: str
+    far: Far | None = None
+
+    @classmethod
+    def find(cls, client: Client) -> Server:
+        """As the running daemon says. Raises ``UnreachableError``."""
+        try:
+            return cls(client.url(), client.far)
+        except (UnreachableError, RefusedError):
+            # another user's daemon: its socket is closed to us, its port is not
+            url = os.environ.get("MODELPORT_URL") or daemon_facts().get("url")
+            if client.far is not None or not url:
+                raise
+            return cls(str(url))
+
+    @property
+    def prefix(self) -> str:
+        return self.far.prefix if self.far is not None else ""
+
+    def open(self) -> http.client.HTTPConnection:
+        """OSError, ``HostError``."""
+        if self.far is not None:
+            return self.far.open(WAIT_SECONDS)
+        parts = urlsplit(self.url)
+        https = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
+        return kind(parts.hostname or "127.0.0.1", parts.port, timeout=WAIT_SECONDS)
+
+    def headers(self) -> dict[str, str]:
+        """What is sent: MODELPORT_API_KEY goes before the key for that machine."""
+        key = os.environ.get(KEY_ENV)
+        own = {"Authorization": f"Bearer {key}"} if key else {}
+        kinds = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        return {**kinds, **(own or (self.far.headers() if self.far is not None else {}))}
+
+    def broken(self, error: Exception) -> Exception:
+        """What went wrong, in words."""
+        if self.far is not None:
+            return self.far.broken(error)
+        return UnreachableError(f"{self.url} cannot be asked: {error}.")
 
 
-def _ask(args: Namespace, url: str, messages: list[dict[str, str]], out: Out) -> Answer:
+def _ask(args: Namespace, server: Server, messages: list[dict[str, str]], out: Out) -> Answer:
     """Ask, print as it comes (unless JSON was asked for), and give the whole answer."""
     body: dict[str, Any] = {
         "model": args.model,
@@ -128,7 +165,7 @@ def _ask(args: Namespace, url: str, messages: list[dict[str, str]], out: Out) ->
     answer = Answer()
     printer = _Printer(out)
     try:
-        for chunk in _chunks(url, body):
+        for chunk in _chunks(server, body):
             _take(chunk, answer, printer)
     finally:
         printer.end()
@@ -211,16 +248,15 @@ def _result(model: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _chunks(server: Server, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The JSON of each server-sent event of one streamed chat completion."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=WAIT_SECONDS)
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-    if key := os.environ.get(KEY_ENV):
-        headers["Authorization"] = f"Bearer {key}"
     try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        connection = server.open()
+    except OSError as error:
+        raise server.broken(error) from error
+    try:
+        path, data = f"{server.prefix}/v1/chat/completions", json.dumps(body).encode()
+        connection.request("POST", path, data, server.headers())
         response = connection.getresponse()
         if response.status != 200:
             raise _refused(_loads(response.read()).get("error"), response.status)
@@ -235,7 +271,7 @@ def _chunks(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not done:
             raise RefusedError("upstream_error", "The answer broke off.", "`ctl events` says why.")
     except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"{url} cannot be asked: {error}.") from error
+        raise server.broken(error) from error
     finally:
         connection.close()
 

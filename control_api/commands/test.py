@@ -115,10 +115,9 @@ def _one(client: Client, name: str, args: Namespace, out: Out) -> Run:
         for line in client.progress(f"/models/{segment(model.name)}/load"):
             steps.show(line)
     subject = _subject(client, model, args)
-    url = str(client.get("/status")["url"])
     run = Run(model.name, [])
     try:
-        _take(run, subject, url, args.only or list(STEPS), out)
+        _take(run, subject, client, args.only or list(STEPS), out)
     finally:
         _keep(client, run)  # of a test that was interrupted too
     _conclude(run, args, out)
@@ -140,9 +139,12 @@ def _subject(client: Client, model: ModelView, args: Namespace) -> Subject:
     )
 
 
-def _take(run: Run, subject: Subject, url: str, names: Sequence[str], out: Out) -> None:
+def _take(run: Run, subject: Subject, client: Client, names: Sequence[str], out: Out) -> None:
     from daemon.proving.driver import take  # http.client only where it is needed
 
+    url, far = client.url(), client.far
+    key = os.environ.get(KEY_ENV) or (far.key if far is not None else None)
+    dial = far.open if far is not None else None
     moving = out.err.isatty() and not out.json
     for name in STEPS:
         if name not in names:
@@ -151,7 +153,7 @@ def _take(run: Run, subject: Subject, url: str, names: Sequence[str], out: Out) 
             out.err.write(f"\r\x1b[K… {name}")
             out.err.flush()
         try:
-            finding = take(STEPS[name], subject, url, os.environ.get(KEY_ENV))
+            finding = take(STEPS[name], subject, url, key, dial)
         finally:
             if moving:
                 out.err.write("\r\x1b[K")

@@ -24,12 +24,11 @@ def is_local(host: str) -> bool:
 
 
 def exposed(settings: Settings) -> dict[str, str]:
-    """The configured addresses that other machines reach, by the keys that name them."""
+    """The configured addresses that other machines reach, by the keys that name them; but those of
+    ``[lan]``, which are opened only while there is a key (``daemon.network``)."""
     server = settings.server
     hosts = {"server.host": server.host}
     hosts |= {f"server.also[{i}].host": one.host or "" for i, one in enumerate(server.also)}
-    if settings.lan.enabled:
-        hosts["lan.host"] = settings.lan.host
     return {key: host for key, host in hosts.items() if host and not is_local(host)}
 
 

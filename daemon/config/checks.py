@@ -199,8 +199,9 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 NOT_YET: Final = (
     ("defaults", "auto_pull"),
-    *(("schedule",), ("lan",), ("tls",), ("history",), ("conversations",)),
-    ("service",),
+    *(("schedule",), ("history",), ("conversations",)),
+    ("service", "scope"),
+    ("service", "linger"),
     ("timing", "machine_probe"),
     ("timing", "flush"),
 )

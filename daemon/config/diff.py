@@ -41,9 +41,6 @@ _MODEL_FIELDS: Final = tuple(f.name for f in fields(Model))
 _RESTART: Final = (
     "server.host",
     "server.port",
-    "lan.enabled",
-    "lan.host",
-    "tls",
     "service",
     "timing.adopt_timeout",
 )

@@ -208,7 +208,10 @@ class Lan(Part):
     """Being reached from other machines. Keys are kept in the state directory, hashed."""
 
     enabled: Flag = Field(default=False, description="Listen for other machines; needs a key.")
-    host: Host = Field(default="0.0.0.0", description="Address to listen on when enabled.")
+    host: Host = Field(
+        default="::",
+        description="Where: all addresses (::), those of IPv4 (0.0.0.0), an interface, or one.",
+    )
     mdns: Flag = Field(
         default=True, description="Announce the server on the network while enabled."
     )

@@ -122,6 +122,14 @@ class Timing(Part):
     )
     count_wait: Seconds = _seconds(5.0, "Tokens that are not counted by then are estimated.")
     count_idle: Seconds = _seconds(60.0, "A tokenizer that has counted nothing for this long ends.")
+    # other machines
+    address_poll: Interval = _seconds(10.0, "Between two looks at the addresses of the machine.")
+    certificate_life: Seconds = _seconds(800 * 86400.0, "How long a self-made one is good.")
+    certificate_renewal: Seconds = _seconds(30 * 86400.0, "It is made anew so long before its end.")
+    certificate_make: Seconds = _seconds(30.0, "For the program that makes or reads one.")
+    announce: Seconds = _seconds(
+        5.0, "For announcing the server on the network, and for ending it."
+    )
     # upstream and control
     connect_timeout: Seconds = _seconds(5.0, "To connect to a backend.")
     upstream_idle: Seconds = _seconds(60.0, "An idle connection to a backend is closed.")

@@ -17,12 +17,17 @@ CONNECT_SECONDS = 5.0
 _READ = 65536
 
 
+Dial = Callable[[float], http.client.HTTPConnection]
+"""Connects within so many seconds. Raises OSError."""
+
+
 @dataclass(slots=True)
 class _Line:
     """One connection, and the time that is left for it."""
 
     url: str
     seconds: float
+    dial: Dial | None = None
     sock: socket.socket | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -38,6 +43,10 @@ class _Line:
             self.sock.settimeout(left)
 
     def open(self) -> http.client.HTTPConnection:
+        if self.dial is not None:
+            connection = self.dial(CONNECT_SECONDS)
+            self.sock = connection.sock
+            return connection
         parts = urlsplit(self.url)
         https = parts.scheme == "https"
         kind = http.client.HTTPSConnection if https else http.client.HTTPConnection
@@ -49,15 +58,20 @@ class _Line:
 
 
 def take(
-    step: Callable[[Subject], Talk], subject: Subject, url: str, key: str | None = None
+    step: Callable[[Subject], Talk],
+    subject: Subject,
+    url: str,
+    key: str | None = None,
+    dial: Dial | None = None,
 ) -> Finding:
-    """The finding of one step. ``url``: of the port; ``key``: what is sent as the API key."""
+    """The finding of one step. ``url``: of the port; ``key``: what is sent as the API key;
+    ``dial``: how it is connected to, where that is not plain."""
     began = time.monotonic()
     talk = step(subject)
     try:
         asks = next(talk)
         while True:
-            asks = talk.send(together(asks, url, key))
+            asks = talk.send(together(asks, url, key, dial))
     except StopIteration as end:
         finding: Finding = end.value
         return finding.took(time.monotonic() - began)
@@ -65,17 +79,19 @@ def take(
         talk.close()
 
 
-def together(asks: tuple[Ask, ...], url: str, key: str | None = None) -> tuple[Heard, ...]:
+def together(
+    asks: tuple[Ask, ...], url: str, key: str | None = None, dial: Dial | None = None
+) -> tuple[Heard, ...]:
     """Send all at the same time and hear each to its end."""
     if len(asks) == 1:
-        return (hear(asks[0], url, key),)
+        return (hear(asks[0], url, key, dial),)
     with ThreadPoolExecutor(len(asks), "asking") as pool:
-        return tuple(pool.map(lambda ask: hear(ask, url, key), asks))
+        return tuple(pool.map(lambda ask: hear(ask, url, key, dial), asks))
 
 
-def hear(ask: Ask, url: str, key: str | None = None) -> Heard:
+def hear(ask: Ask, url: str, key: str | None = None, dial: Dial | None = None) -> Heard:
     """Send one request and hear it to its end. Never raises for what the other side does."""
-    line = _Line(url, ask.seconds)
+    line = _Line(url, ask.seconds, dial)
     try:
         connection = line.open()
     except OSError as error:

@@ -84,7 +84,9 @@ class ClientConnection(Outlet):
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(limits.write_high, limits.write_low)
         self.peer = Peer.of(
-            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            transport.get_extra_info("peername"),
+            transport.get_extra_info("sockname"),
+            tls=transport.get_extra_info("ssl_object") is not None,
         )
         self._deadline = plane.loop.time() + limits.head_timeout
         if not plane.admit(self, self.peer):  # filled up since it was accepted
@@ -298,7 +300,10 @@ class ClientConnection(Outlet):
             self._reset()
             return
         self._deadline = self._plane.loop.time() + self._plane.limits.linger
-        self._abort_flushed()
+        if transport.can_write_eof():
+            self._abort_flushed()
+        else:  # TLS: its buffer is not all that is under way
+            transport.close()
 
     # ------------------------------------------------------------ ends
 
@@ -338,10 +343,11 @@ class ClientConnection(Outlet):
         if transport is None or transport.is_closing():
             return
         self.pause(False)
-        if self.unread and transport.can_write_eof():
-            transport.write_eof()
-        else:
+        if not self.unread:
             transport.close()
+        elif transport.can_write_eof():
+            transport.write_eof()
+        # else TLS, which has no half-closing: the answer says that it is the last
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
 from daemon.access.principals import Principal
@@ -52,9 +53,10 @@ class Front:
             listener.open()
         return cls(plane, listeners)
 
-    def open(self, sock: socket.socket, door: Door) -> Listener:
-        """Listen on one more socket, which from then on is the front's. :meth:`close` ends it."""
-        listener = Listener(self._plane, sock, Entry(door))
+    def open(self, sock: socket.socket, door: Door, tls: ssl.SSLContext | None = None) -> Listener:
+        """Listen on one more socket, which from then on is the front's. :meth:`close` ends it.
+        ``tls``: whoever comes that way speaks HTTPS."""
+        listener = Listener(self._plane, sock, Entry(door), tls)
         self._listeners.append(listener)
         listener.open()
         return listener

@@ -44,17 +44,19 @@ NO_CONTROL_KEY: Final = Problem(
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The two ends of a client's connection, as bare addresses."""
+    """The two ends of a client's connection, as bare addresses; ``tls``: it is encrypted."""
 
     address: str
     local: str
     loopback: bool
+    tls: bool = False
 
     @classmethod
-    def of(cls, peername: object, sockname: object) -> Peer:
+    def of(cls, peername: object, sockname: object, *, tls: bool = False) -> Peer:
         """From a transport's ``peername`` and ``sockname``; what is no IP address is a stranger."""
         address, local = _bare(peername), _bare(sockname)
-        return cls(str(address or ""), str(local or ""), bool(address and address.is_loopback))
+        near = bool(address and address.is_loopback)
+        return cls(str(address or ""), str(local or ""), near, tls)
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -114,7 +116,7 @@ class Guard:
             if problem is not None:
                 return problem
         if b"origin" in first or b"sec-fetch-site" in first:
-            problem = self._check_browser(head, host)
+            problem = self._check_browser(head, host, peer)
             if problem is not None:
                 return problem
         if is_control(head.path):
@@ -188,12 +190,13 @@ class Guard:
             "Use http://127.0.0.1, or add the name to `hosts` in the configuration.",
         )
 
-    def _check_browser(self, head: Head, host: bytes | None) -> Problem | None:
+    def _check_browser(self, head: Head, host: bytes | None, peer: Peer) -> Problem | None:
         origin = head.first.get(b"origin")
         if origin is not None:
             if origin in self._origins:
                 return None
-            if host is None or origin.lower() != b"http://" + host.lower():
+            scheme = b"https://" if peer.tls else b"http://"
+            if host is None or origin.lower() != scheme + host.lower():
                 shown = origin[:100].decode("ascii", "replace")
                 return Problem(
                     Code.FORBIDDEN,

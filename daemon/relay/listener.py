@@ -12,6 +12,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import sys
 from collections import deque
 from contextlib import suppress
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 _AT_ONCE = 32  # accepted and not made yet
+_HANDS = 128  # shaken at once, by all ...
+_HANDS_EACH = 16  # ... and by one address
 _REFUSED = 32  # closing connections that were told that there is no room
 _REST = 0.25  # seconds of not accepting when the system has nothing left
 _SAID = 60.0  # seconds between two lines in the log on that
@@ -47,9 +50,17 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Listener:
     """One listening socket, whose owner it is from :meth:`open` to :meth:`close`."""
 
-    def __init__(self, plane: Plane, sock: socket.socket, entry: Entry | None = None) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        sock: socket.socket,
+        entry: Entry | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``tls``: of whoever comes from now on; another may be put in its place at any time."""
         self.sock = sock
         self.entry = entry or Entry()
+        self.tls = tls
         self._plane = plane
         self._arriving: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
@@ -72,6 +83,8 @@ class Listener:
         self.sock.close()
         while self._refused:
             self._refused.popleft().close()
+        for task in self._arriving & self._plane.hands.keys():
+            task.cancel()
 
     def _readable(self) -> None:
         # No more than these: who is not made yet cannot give way to the next.
@@ -113,6 +126,9 @@ class Listener:
         if not self._plane.has_room(peer):
             self._refuse(conn)
             return
+        if self.tls is not None:
+            self._shake(conn, peer, self.tls)
+            return
         client = ClientConnection(self._plane, self.entry)
         self._plane.coming.add(client)
         task = self._plane.loop.create_task(self._take(conn, client))
@@ -127,9 +143,41 @@ class Listener:
         finally:
             self._plane.coming.discard(client)
 
+    def _shake(self, conn: socket.socket, peer: Peer, tls: ssl.SSLContext) -> None:
+        """Agree on keys first. That takes as long as the other side likes, so those who do are
+        counted apart from who is only coming: the oldest gives way, its own address's first."""
+        hands = self._plane.hands
+        of_peer = [task for task, address in hands.items() if address == peer.address]
+        if len(of_peer) >= _HANDS_EACH or len(hands) >= _HANDS:
+            oldest = of_peer[0] if len(of_peer) >= _HANDS_EACH else next(iter(hands))
+            oldest.cancel()
+            del hands[oldest]
+        task = self._plane.loop.create_task(self._take_safely(conn, tls))
+        hands[task] = peer.address
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+        task.add_done_callback(lambda done: hands.pop(done, None))
+
+    async def _take_safely(self, conn: socket.socket, tls: ssl.SSLContext) -> None:
+        loop, limits = self._plane.loop, self._plane.limits
+        client = ClientConnection(self._plane, self.entry)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: client,
+                conn,
+                ssl=tls,
+                ssl_handshake_timeout=limits.head_timeout,
+                ssl_shutdown_timeout=limits.linger,
+            )
+        except (OSError, asyncio.CancelledError):  # gone, no TLS, too slow, or has given way
+            conn.close()
+
     def _refuse(self, conn: socket.socket) -> None:
         """Say so and close, without ever waiting for it. What it sends is read for a moment, since
         closing on unread bytes would throw our answer away."""
+        if self.tls is not None:  # no words without keys
+            conn.close()
+            return
         limits = self._plane.limits
         with suppress(OSError):
             conn.send(refusal(limits, self._plane.request_id(None)))

@@ -56,6 +56,7 @@ class Plane:
         self._closed = False
         self.clients: set[ClientConnection] = set()
         self.coming: set[ClientConnection] = set()  # accepted, and not made yet
+        self.hands: dict[asyncio.Task[None], str] = {}  # TLS handshakes and whose, oldest first
         self.idle: dict[ClientConnection, None] = {}  # without a whole head; longest idle first
         self.empty = asyncio.Event()
         self.empty.set()
@@ -91,7 +92,7 @@ class Plane:
         limits = self.limits
         if not peer.loopback and self._strangers[peer.address] >= limits.connections_per_peer:
             return False
-        if len(self.clients) + len(self.coming) < self.most:
+        if len(self.clients) + len(self.coming) + len(self.hands) < self.most:
             return True
         for client in self.idle:
             if peer.loopback or not client.peer.loopback:

@@ -102,6 +102,11 @@ JSON = {
     "key add": ("laptop",),
     "key ls": (),
     "key rm": ("laptop",),
+    "lan on": ("--no-qr",),
+    "lan off": (),
+    "lan status": (),
+    "discover": ("--timeout", "0.1"),
+    "host ls": (),
     "logs": ("daemon",),
     "events": ("--no-follow",),
     "config path": (),
@@ -121,6 +126,8 @@ ELSEWHERE = {
     "memory raise-gpu-limit",
     "memory restore",
     "selftest",
+    "host add",
+    "host rm",
 }
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 

@@ -109,10 +109,7 @@ def test_what_needs_a_restart_of_the_daemon() -> None:
     )
     change = diff(catalog({}), new)
     assert change.sections == ("lan", "schedule", "server", "timing", "tls")
-    assert change.needs_restart == (
-        "server.port",
-        *("timing.adopt_timeout", "tls.enabled"),
-    )
+    assert change.needs_restart == ("server.port", "timing.adopt_timeout")
     assert {"server.hosts", "timing.breaker.count", "timing.settle"} <= set(change.keys)
 
 

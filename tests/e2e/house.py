@@ -61,6 +61,7 @@ class House:
     extra: dict[str, str] = field(default_factory=dict)  # of the daemon's own environment
     wrapper: tuple[str, ...] = ()  # words before the command line: a program that becomes it
     server: str = ""  # more lines of [server]
+    flags: tuple[str, ...] = ()  # more words of the command line
 
     def __post_init__(self) -> None:
         for name in ("state", "logs", "cache", "run"):
@@ -100,7 +101,7 @@ class House:
         command = [sys.executable, "-P", "-m", "daemon"]
         with (self.folder / "stderr").open("ab") as said:
             self.process = subprocess.Popen(
-                [*self.wrapper, *command, *(["--service"] if self.service else [])],
+                [*self.wrapper, *command, *(["--service"] if self.service else []), *self.flags],
                 cwd=ROOT,
                 env={**self.environ, **self.extra},
                 stdin=subprocess.DEVNULL,

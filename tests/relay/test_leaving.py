@@ -294,6 +294,9 @@ class Pipe:
     def get_write_buffer_size(self) -> int:
         return self.left
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def get_extra_info(self, name: str) -> None:
         assert name == "socket"
 

@@ -45,6 +45,8 @@ def launch(args: Namespace, out: Out) -> int:
     found = find_program(program)
     folder = _sandbox(args)
     client = Client()
+    if folder is not None and client.far is not None:
+        raise RefusedError("invalid_request", "--sandbox is for models of this machine.")
     with ExitStack() as stack:
         stack.enter_context(_daemon(client, out, start=args.yes))
         name = _choose(client, args, out)

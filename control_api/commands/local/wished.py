@@ -33,12 +33,12 @@ def make_wish(client: Client, model: str, out_tokens: int, **more: Any) -> Wish:
     running = {one["model"]: one for one in client.get("/backends")["backends"]}
     models = [view(ModelView, one) for one in client.get("/models")["models"]]
     chosen = served(found, running)
-    status = client.get("/status")
+    status, far = client.get("/status"), client.far
     return Wish(
-        url=str(status["url"]),
+        url=str(status["url"]) if far is None else far.url,
         model=chosen,
         small=status.get("small_model") or None,
-        key=os.environ.get(KEY_ENV) or None,
+        key=os.environ.get(KEY_ENV) or (far.key if far is not None else None),
         models=tuple(served(one, running) for one in models if one.kind in _TALKING and one.pulled),
         out_tokens=out_tokens,
         platform=sys.platform,

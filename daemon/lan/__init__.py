@@ -1,0 +1,1 @@
+"""Being reached from other machines: addresses, certificates, being found."""
