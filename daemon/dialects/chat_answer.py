@@ -26,6 +26,7 @@ from daemon.dialects.events import (
     Usage,
 )
 from daemon.dialects.fields import dumps, loads
+from daemon.dialects.halves import Halves
 from daemon.dialects.sse import DONE
 
 
@@ -106,6 +107,7 @@ class ChatReader:
         self._ids = ids
         self._calls = _Calls(ids)
         self._stop: Finish | None = None
+        self._halves = Halves()
         self.done = False  # the engine said that this was all
         self.strange = 0  # chunks that made no sense
         self.model = ""
@@ -165,11 +167,12 @@ class ChatReader:
         try:
             chunk = _decode(payload)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            value = loads(payload)
-            if not isinstance(value, dict):
-                self.strange += 1
-                return None
             self.strange += 1
+            value = loads(payload)
+            if value is None:
+                value = loads(self._halves.mend(payload))
+            if not isinstance(value, dict):
+                return None
             chunk = _leniently(value)
         if not self.model and isinstance(chunk.model, str):
             self.model = chunk.model

@@ -53,7 +53,9 @@ class ChatWriter:
 
     media = b"text/event-stream"
 
-    def __init__(self, model: str, request_id: str, created: int) -> None:
+    def __init__(self, model: str, request_id: str, created: int, *, usage: bool = True) -> None:
+        """``usage``: the client asked for it; some take a chunk without choices for a fault."""
+        self._usage = usage
         self._head = {
             "id": "chatcmpl-" + request_id.removeprefix("req_"),
             "object": "chat.completion.chunk",
@@ -87,7 +89,7 @@ class ChatWriter:
             return self._chunk({"tool_calls": [call]})
         if isinstance(event, Finish):
             return self._chunk({}, _STOPS[event.stop])
-        if isinstance(event, Usage):
+        if isinstance(event, Usage) and self._usage:
             return data(encode({**self._head, "choices": [], "usage": usage_of(event)}))
         return b""
 

@@ -23,7 +23,7 @@ from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Step
-from daemon.relay.body import Body
+from daemon.relay.body import Body, readable
 from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
 from daemon.relay.retries import repeatable
@@ -124,7 +124,11 @@ class Exchange(Speaking):
             if place.local is not None:
                 self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
-            self._model, self._outline = named(admitted, self.head, body, leases, door)
+            try:
+                self._model, self._outline = named(admitted, self.head, body, leases, door)
+            except ProblemError as error:
+                body = self._body = readable(body, error)
+                self._model, self._outline = named(admitted, self.head, body, leases, door)
             if place.route is Route.COUNT_TOKENS and self._estimated(body):
                 return
             if place.dialect is Dialect.OLLAMA:

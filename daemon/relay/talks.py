@@ -84,7 +84,11 @@ def talk_for(
 
             path = translator.PATH if chosen is Way.CHAT else translator.MESSAGES_PATH
             about = translator.About(request_id, int(time.time()), model)
-            return Spoken(translator.translate(shape, body, spoken.norms, about, path, name))
+            completes = Route.COMPLETIONS.value in spoken.serves
+            made = translator.translate(
+                shape, body, spoken.norms, about, path, name, completes=completes
+            )
+            return Spoken(made)
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
