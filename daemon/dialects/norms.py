@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from daemon.dialects import roles, schemas
-from daemon.dialects.chat_request import Chat
+from daemon.dialects.chat_request import Chat, text_part
 from daemon.dialects.fields import Json, dumps, loads
 from daemon.dialects.roles import Systems
 
@@ -23,6 +23,7 @@ OUTPUT_FLOOR = 8192
 """Tokens: a file that an agent writes must fit into one answer."""
 _EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 _KWARGS = "chat_template_kwargs"  # one field of many settings: thinking is among them
+_UNSEEN = text_part("[An image, which you cannot see.]")
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -66,6 +67,7 @@ class Norms:
     output_floor: int = 0
     output_cap: int | None = None
     # answers
+    blind: bool = False  # it is known to see no images
     rescue: bool = True  # tool calls written as text become calls
     starts_thinking: bool = False  # answers begin within a think block that the prompt opened
     bare_thinking: bool = False  # "Thinking Process:" is the beginning of thinking (Qwen3.5)
@@ -78,6 +80,8 @@ def apply(chat: Chat, norms: Norms) -> None:
         chat.messages, norms.systems, developer=norms.developer, merge=norms.merge_turns
     )
     _history(chat.messages)
+    if norms.blind:
+        _unseen(chat)
     _tools(chat, norms)
     _think(chat, norms)
     fields(chat.body, norms)
@@ -96,6 +100,28 @@ def _history(messages: list[Json]) -> None:
         mended = [_mended(call) for call in calls]
         if any(one is not call for one, call in zip(mended, calls, strict=True)):
             messages[place] = {**message, "tool_calls": mended}
+
+
+def _unseen(chat: Chat) -> None:
+    """Images for a model that sees none: it is told of those that a tool returned, and of earlier
+    ones, since the engine would refuse the conversation for ever; one that the client asks about
+    now is left to the engine to refuse."""
+    messages = chat.messages
+    for place, message in enumerate(messages):
+        content = message.get("content")
+        asked = place == len(messages) - 1 and (
+            not place or messages[place - 1].get("role") != "tool"
+        )
+        if asked or not isinstance(content, list):
+            continue
+        parts = [_UNSEEN if _is_image(part) else part for part in content]
+        if any(part is _UNSEEN for part in parts):
+            messages[place] = {**message, "content": parts}
+            chat.notes.append(f"messages.{place}: the model sees no images; left out.")
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image_url"
 
 
 def _mended(call: object) -> object:

@@ -22,6 +22,9 @@ TEXT = {"type": "string"}
 TOOL = {"type": "function", "function": {"name": "t", "parameters": {"type": "object"}}}
 
 
+HI = {"role": "user", "content": "hi"}
+
+
 def shaped(norms: Norms, wish: Thinking | None = None, **body: Any) -> dict[str, Any]:
     body.setdefault("messages", [{"role": "user", "content": "hi"}])
     chat = Chat(body, wish or Thinking())
@@ -325,6 +328,28 @@ def test_an_earlier_call_that_is_no_json_stops_no_conversation(
         assert found["function"]["arguments"] == sent
     assert (found["id"], found["function"]["name"]) == ("c", "f")
     assert call["function"]["arguments"] == arguments, "the client's own is left as it is"  # type: ignore[index]
+
+
+def test_a_model_that_sees_nothing_is_told_of_images() -> None:
+    """Of what a tool returned, and of what was refused before; what it is asked about now, the
+    engine refuses."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
+    user = {"role": "user", "content": [{"type": "text", "text": "see"}, image]}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
+
+    def shown(*messages: Any, blind: bool = True) -> list[bool]:
+        body = shaped(Norms(blind=blind), messages=list(messages))
+        return ["image_url" in json.dumps(m) for m in body["messages"] if m["role"] == "user"]
+
+    assert shown(user) == [True]
+    assert shown(user, {"role": "assistant", "content": "no"}, HI) == [False, False]
+    assert shown(HI, turn, result, user) == [False, False]
+    assert shown(HI, turn, result, user, blind=False) == [False, True]
+    assert user["content"][1] is image, "the given ones are left as they are"
+    body = shaped(Norms(blind=True), messages=[HI, turn, result, user])
+    assert body["messages"][-1]["content"][1]["text"] == "[An image, which you cannot see.]"
 
 
 def test_what_an_engine_refuses_is_taken_out_first() -> None:
