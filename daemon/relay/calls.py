@@ -85,11 +85,12 @@ _LONGEST: Final = 1 << 18  # bytes; the longest recorded, a classifier's, is 144
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def small_call(route: Route, body: Body) -> Small:
-    """Whether this is a small one, and of which kind."""
+def small_call(route: Route, body: Body, *, generate: bool = False) -> Small:
+    """Whether this is a small one, and of which kind. ``generate``: of Ollama's path of that name,
+    by which editors send what is to be filled in as a raw prompt."""
     if len(body) > _LONGEST:
         return ORDINARY
-    if route is Route.COMPLETIONS:
+    if route is Route.COMPLETIONS or (generate and b'"raw"' in body):
         return _FIM if any(mark in body for mark in _MARKS) else ORDINARY
     if not _worth_a_look(route, body):
         return ORDINARY

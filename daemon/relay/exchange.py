@@ -19,6 +19,7 @@ from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
 from daemon.dialects.manner import Outline, Way, counting_way
+from daemon.dialects.shapes import Shape
 from daemon.ports import Lease, Route, Waiting, Wish
 from daemon.relay import calls, local, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
@@ -193,13 +194,16 @@ class Exchange(Speaking):
             text = "The daemon is stopping."
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
-        assert admitted.place.route is not None
+        route, generate = admitted.place.route, admitted.place.shape is Shape.OLLAMA_GENERATE
+        assert route is not None
         outline = self._outline
         offers = outline is not None and outline.offers_tools
-        small = calls.ORDINARY if offers else calls.small_call(admitted.place.route, self._body)
+        small = calls.ORDINARY
+        if not offers:
+            small = calls.small_call(route, self._body, generate=generate)
         wish = Wish(
             model=self._model,
-            route=admitted.place.route,
+            route=route,
             principal=admitted.principal,
             client=admitted.client,
             body_bytes=self._trace.bytes_in,

@@ -99,6 +99,10 @@ def test_a_prompt_in_a_models_own_marks_is_for_that_model_alone() -> None:
     assert small_call(Route.COMPLETIONS, prompt) == Small(Kind.COMPLETION, movable=False)
     assert small_call(Route.COMPLETIONS, b'{"prompt": "x"}') is ORDINARY
     assert small_call(Route.EMBEDDINGS, prompt) is ORDINARY
+    raw = prompt.replace(b'"prompt"', b'"raw": true, "prompt"')
+    assert small_call(Route.CHAT, raw, generate=True) == Small(Kind.COMPLETION, movable=False)
+    assert small_call(Route.CHAT, raw) is ORDINARY
+    assert small_call(Route.CHAT, prompt, generate=True) is ORDINARY
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(), st.lists))
