@@ -109,6 +109,7 @@ class ChatReader:
         self._stop: Finish | None = None
         self._halves = Halves()
         self.done = False  # the engine said that this was all
+        self.corrected = False  # it ended for another reason than the engine said
         self.strange = 0  # chunks that made no sense
         self.model = ""
 
@@ -205,9 +206,9 @@ class ChatReader:
     def _finish(self, finish: Finish) -> Finish:
         # Some engines say "stop" after calls; the loop of an agent ends on that word.
         if self._calls.count and finish.stop in (Stop.END, Stop.SEQUENCE):
-            finish = Finish(Stop.CALLS)
+            finish, self.corrected = Finish(Stop.CALLS), True
         elif finish.stop is Stop.CALLS and not self._calls.count:
-            finish = Finish(Stop.END)
+            finish, self.corrected = Finish(Stop.END), True
         self._stop = finish
         return finish
 

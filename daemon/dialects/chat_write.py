@@ -146,6 +146,8 @@ class ChatStream:
         if self.over or self.failure is not None:
             return
         events = self._reader.read(payload)
+        if self._reader.corrected and self._filters:  # without, there are several answers
+            self._changed = True
         if events and type(events[-1]) is Failure:
             self.failure = events[-1]
             return
@@ -170,7 +172,8 @@ def whole_chat(body: bytes, reader: ChatReader, filters: list[Filter]) -> bytes:
     choices = value.get("choices") if isinstance(value, dict) else None
     events = reader.whole(body)
     told = filtered(filters, events) + finished(filters)
-    if told == events or not isinstance(choices, list) or len(choices) != 1:
+    same = told == events and not (reader.corrected and filters)
+    if same or not isinstance(choices, list) or len(choices) != 1:
         return body
     choice = choices[0]
     if not isinstance(choice, dict):

@@ -356,6 +356,22 @@ def test_what_is_refused_each_time_is_not_asked_again(shape: Shape, text: str) -
     assert stream.failed()[0] == 400
 
 
+def test_a_chat_client_hears_that_calls_were_made() -> None:
+    """Some engines say "stop" after calls, and an agent's loop ends on that word."""
+    stream = asked(Shape.CHAT).stream()
+    out = fed(stream, [called(0, "{}", "ping"), chunk("stop"), usage(), DONE])
+    assert b'"finish_reason":"tool_calls"' in out
+    assert b'"stop"' not in out
+    assert stream.usage.prompt == 20
+    call = {"id": "c", "type": "function", "function": {"name": "ping", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    whole = json.loads(asked(Shape.CHAT).whole(encode(body))[2])
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    assert whole["choices"][0]["message"]["tool_calls"] == [call]
+    assert asked(Shape.CHAT, n=2).whole(encode(body))[2] == encode(body)
+
+
 def test_a_usage_chunk_only_where_it_was_asked_for() -> None:
     """Some chat clients take a chunk without choices for a fault."""
     plain = asked(Shape.CHAT).stream()
