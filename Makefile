@@ -2,7 +2,8 @@
 # make too.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test test-long mutants simulate chaos check bench bench-relay llama-server lock clean
+.PHONY: help run env test test-long test-webui mutants simulate chaos check bench bench-relay
+.PHONY: llama-server lock clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -22,6 +23,9 @@ test: ## run the whole test suite (ARGS="-k name -x" go to pytest)
 test-long: ## the suite with full counts (seeds, examples), and the mutants
 	@MODELPORT_SEEDS=2000 HYPOTHESIS_PROFILE=long sh scripts/test.sh -m "" --timeout 1200 $(ARGS)
 	@$(MAKE) mutants
+
+test-webui: ## drive Open WebUI from PyPI (an environment of 1.7 GB, once)
+	@sh scripts/webui.sh $(ARGS)
 
 mutants: ## break the core on purpose, one way at a time: the tests must notice
 	@sh scripts/env.sh run test
@@ -55,6 +59,6 @@ lock: ## compile locks/ anew from pyproject.toml (ARGS=--upgrade for newer versi
 	@sh scripts/lock.sh $(ARGS)
 
 clean: ## remove environments, caches and what was built
-	rm -rf .venv .venv-mlx .demo .llama-server build dist htmlcov .coverage* .hypothesis
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-mlx .venv-webui .demo .llama-server build dist htmlcov .coverage*
+	rm -rf .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -173,7 +173,7 @@ class Control:
             preset=model.preset,
             args=list(model.args),
             pulled=item.pulled,
-            sees=item.mmproj is not None,
+            sees=item.sees,
             tested=self.proofs.last(Served.of(item)),
             **(ladder_view(page, self.supervisor.clock(), time.time()) if page else {}),
         )

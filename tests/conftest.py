@@ -46,6 +46,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A marker of an optional job, which no lock and no other run knows."""
+    config.addinivalue_line("markers", "webui: drives Open WebUI from PyPI (make test-webui)")
+
+
 # The machine around a test
 
 

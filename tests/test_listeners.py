@@ -96,7 +96,7 @@ async def test_sockets_of_the_service_manager_are_used(
     def never(host: str, port: int) -> socket.socket:
         raise AssertionError("it is there")
 
-    listeners = Listeners(here.front, never, handed)
+    listeners = Listeners(here.front, never, handed=handed)
     port = addresses[0][1]
     assert await listeners.follow(settings({"port": port, "as": "ollama"})) == []
     listeners.serve_rest()

@@ -189,7 +189,7 @@ class Names:
             state=states.get(name, "stopped"),
             engine=item.engine_name,
             max_output=item.model.max_output,
-            kind=item.kind,
+            kind=item.shown_kind,
             present=item.pulled,
             facts=_facts(item),
         )

@@ -46,6 +46,9 @@ class Located:
     template: Path | None = None
 
 
+_PROJECTOR = ("--mmproj", "-mm")  # llama.cpp's words for it, given as arguments
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """See the module. Where ``problem`` is set the model is listed but cannot be served."""
@@ -82,6 +85,20 @@ class Prepared:
     def best(self) -> Running | None:
         """The first way to run it: what it gets if there is room."""
         return next(iter(self.ways.values()), None)
+
+    @property
+    def sees(self) -> bool:
+        """Whether images can be put to it: there is a projector, or the weights hold one and the
+        engine uses it (mlx-lm does not)."""
+        args = (*self.engine_args, *self.model.args)
+        if self.mmproj is not None or any(word.startswith(_PROJECTOR) for word in args):
+            return True
+        return self.weights is not None and self.weights.vision and self.engine_name != "mlx-lm"
+
+    @property
+    def shown_kind(self) -> str:
+        """Its kind as programs are told: one that chats and sees is "vision"."""
+        return "vision" if self.kind == "chat" and self.sees else self.kind
 
     @property
     def source(self) -> str:
@@ -195,7 +212,8 @@ class Preparer:
         )
         item = self._priced(item)
         context = item.best.ctx if item.best else None
-        manner = manner_of(model, engine.name, item.routes, context)
+        blind = weights is not None and not command and not item.sees
+        manner = manner_of(model, engine.name, item.routes, context, blind=blind)
         return replace(item, manner=manner, edits=_edits(manner.norms))
 
     def _engine(self, model: Model, weights: Weights | None, kind: str) -> tuple[Engine, Installed]:

@@ -200,8 +200,6 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 NOT_YET: Final = (
     ("defaults", "auto_pull"),
     *(("schedule",), ("history",), ("conversations",)),
-    ("service", "scope"),
-    ("service", "linger"),
     ("timing", "machine_probe"),
     ("timing", "flush"),
 )

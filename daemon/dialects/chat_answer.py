@@ -26,6 +26,7 @@ from daemon.dialects.events import (
     Usage,
 )
 from daemon.dialects.fields import dumps, loads
+from daemon.dialects.halves import Halves
 from daemon.dialects.sse import DONE
 
 
@@ -106,7 +107,9 @@ class ChatReader:
         self._ids = ids
         self._calls = _Calls(ids)
         self._stop: Finish | None = None
+        self._halves = Halves()
         self.done = False  # the engine said that this was all
+        self.corrected = False  # it ended for another reason than the engine said
         self.strange = 0  # chunks that made no sense
         self.model = ""
 
@@ -165,11 +168,12 @@ class ChatReader:
         try:
             chunk = _decode(payload)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            value = loads(payload)
-            if not isinstance(value, dict):
-                self.strange += 1
-                return None
             self.strange += 1
+            value = loads(payload)
+            if value is None:
+                value = loads(self._halves.mend(payload))
+            if not isinstance(value, dict):
+                return None
             chunk = _leniently(value)
         if not self.model and isinstance(chunk.model, str):
             self.model = chunk.model
@@ -202,9 +206,9 @@ class ChatReader:
     def _finish(self, finish: Finish) -> Finish:
         # Some engines say "stop" after calls; the loop of an agent ends on that word.
         if self._calls.count and finish.stop in (Stop.END, Stop.SEQUENCE):
-            finish = Finish(Stop.CALLS)
+            finish, self.corrected = Finish(Stop.CALLS), True
         elif finish.stop is Stop.CALLS and not self._calls.count:
-            finish = Finish(Stop.END)
+            finish, self.corrected = Finish(Stop.END), True
         self._stop = finish
         return finish
 

@@ -132,6 +132,13 @@ def document(text: str, title: object = None) -> Json:
     return text_part(f"<document{named}>\n{text}\n</document>")
 
 
+def unread(kind: object) -> Json:
+    """What the model is told of a document that it cannot be shown."""
+    return text_part(
+        f"[A document of type {kind}, which you cannot read. A tool may get its text.]"
+    )
+
+
 def take(body: Json, into: Json, *names: str, **renamed: str) -> None:
     """Copy the fields that are there (and not null) as they are, or under another name."""
     for name in names:

@@ -53,7 +53,9 @@ class ChatWriter:
 
     media = b"text/event-stream"
 
-    def __init__(self, model: str, request_id: str, created: int) -> None:
+    def __init__(self, model: str, request_id: str, created: int, *, usage: bool = True) -> None:
+        """``usage``: the client asked for it; some take a chunk without choices for a fault."""
+        self._usage = usage
         self._head = {
             "id": "chatcmpl-" + request_id.removeprefix("req_"),
             "object": "chat.completion.chunk",
@@ -87,7 +89,7 @@ class ChatWriter:
             return self._chunk({"tool_calls": [call]})
         if isinstance(event, Finish):
             return self._chunk({}, _STOPS[event.stop])
-        if isinstance(event, Usage):
+        if isinstance(event, Usage) and self._usage:
             return data(encode({**self._head, "choices": [], "usage": usage_of(event)}))
         return b""
 
@@ -104,12 +106,15 @@ class ChatStream(Stream):
 
     def __init__(self, reader: ChatReader, filters: list[Filter], writer: ChatWriter) -> None:
         super().__init__(reader, filters, writer)
+        self._engine = reader
         self._changed = False
 
     def _payload(self, payload: bytes, out: list[bytes]) -> None:
         if self.over or self.failure is not None:
             return
         events = self._reader.read(payload)
+        if self._engine.corrected and self._filters:  # without, there are several answers
+            self._changed = True
         if events and type(events[-1]) is Failure:
             self.failure = events[-1]
             return
@@ -132,7 +137,8 @@ def whole_chat(body: bytes, reader: ChatReader, filters: list[Filter]) -> bytes:
     choices = value.get("choices") if isinstance(value, dict) else None
     events = reader.whole(body)
     told = filtered(filters, events) + finished(filters)
-    if told == events or not isinstance(choices, list) or len(choices) != 1:
+    same = told == events and not (reader.corrected and filters)
+    if same or not isinstance(choices, list) or len(choices) != 1:
         return body
     choice = choices[0]
     if not isinstance(choice, dict):

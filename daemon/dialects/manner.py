@@ -99,7 +99,7 @@ def needed(
         return True
     if norms.starts_thinking or norms.bare_thinking:
         return True
-    if norms.effort and b'effort"' in body:
+    if (norms.effort and b'effort"' in body) or (norms.blind and b"image" in body):
         return True
     return _shuffled(shape, norms, body, outline, tools=_tools(norms))
 

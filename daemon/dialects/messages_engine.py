@@ -22,7 +22,7 @@ from daemon.dialects.events import (
     Thought,
     Usage,
 )
-from daemon.dialects.fields import Json, dumps, loads
+from daemon.dialects.fields import Json, a_string, an_array, an_object, dumps, loads
 from daemon.dialects.roles import text_of
 from daemon.dialects.sse import DONE
 
@@ -91,7 +91,7 @@ def _choice(choice: object) -> Json | None:
 
 def _messages(messages: list[Json]) -> list[Json]:
     found: list[Json] = []
-    for message in messages:
+    for place, message in enumerate(messages):
         role = message.get("role")
         if role == "system":
             continue
@@ -101,7 +101,7 @@ def _messages(messages: list[Json]) -> list[Json]:
             blocks = [{"type": "tool_result", "tool_use_id": known, "content": text}]
             role = "user"
         else:
-            blocks = _blocks(message)
+            blocks = _blocks(message, f"messages.{place}")
         if found and found[-1]["role"] == role:
             found[-1]["content"] += blocks
         elif blocks:
@@ -109,7 +109,8 @@ def _messages(messages: list[Json]) -> list[Json]:
     return found
 
 
-def _blocks(message: Json) -> list[Json]:
+def _blocks(message: Json, path: str) -> list[Json]:
+    """Raises ProblemError (INVALID_REQUEST): a chat client's own mistake."""
     blocks: list[Json] = []
     thought = message.get("reasoning_content")
     if isinstance(thought, str) and thought:
@@ -117,15 +118,20 @@ def _blocks(message: Json) -> list[Json]:
     content = message.get("content")
     if isinstance(content, str) and content:
         blocks.append({"type": "text", "text": content})
-    for part in content if isinstance(content, list) else ():
+    for place, item in enumerate(content if isinstance(content, list) else ()):
+        at = f"{path}.content.{place}"
+        part = an_object(item, at)
         if part.get("type") == "text":
-            blocks.append({"type": "text", "text": part["text"]})
+            blocks.append({"type": "text", "text": a_string(part.get("text"), f"{at}.text")})
         elif part.get("type") == "image_url":
-            blocks.append({"type": "image", "source": _source(part["image_url"]["url"])})
-    for call in message.get("tool_calls") or ():
-        function = call["function"]
-        given = loads(function.get("arguments") or "{}")
-        given = given if isinstance(given, dict) else {"invalid_arguments": given}
+            image = an_object(part.get("image_url"), f"{at}.image_url")
+            url = a_string(image.get("url"), f"{at}.image_url.url")
+            blocks.append({"type": "image", "source": _source(url)})
+    for place, item in enumerate(an_array(message.get("tool_calls") or [], f"{path}.tool_calls")):
+        at = f"{path}.tool_calls.{place}"
+        call = an_object(item, at)
+        function = an_object(call.get("function"), f"{at}.function")
+        given = loads(a_string(function.get("arguments"), f"{at}.function.arguments"))
         block = {"type": "tool_use", "id": call.get("id"), "name": function.get("name")}
         blocks.append({**block, "input": given})
     return blocks

@@ -23,6 +23,7 @@ from daemon.dialects.chat_request import (
     strings,
     take,
     text_part,
+    unread,
 )
 from daemon.dialects.fields import (
     Json,
@@ -52,7 +53,10 @@ def to_chat(body: Json, *, counting: bool = False) -> Chat:
     if not messages:
         raise bad("messages: found an empty array.", "Send at least one message.")
     for place, message in enumerate(messages):
-        _message(an_object(message, f"messages.{place}"), f"messages.{place}", chat)
+        path, last = f"messages.{place}", place == len(messages) - 1
+        _message(an_object(message, path), path, chat, last=last)
+    if all(message["role"] == "system" for message in chat.messages):
+        raise bad("messages: found nothing to answer.", "Send at least one message with content.")
     _tools(body, messages, chat)
     chat.thinking = _thinking(body)
     if not counting:
@@ -65,8 +69,11 @@ def to_chat(body: Json, *, counting: bool = False) -> Chat:
 
 
 def _sampling(body: Json, into: Json) -> None:
-    if whole(body, "max_tokens") is not None:
-        into["max_tokens"] = body["max_tokens"]
+    limit = whole(body, "max_tokens")
+    if limit is not None:
+        if limit < 0:
+            raise bad(f"max_tokens: found {limit}, allowed is 0 or more.")
+        into["max_tokens"] = limit
     for name in ("temperature", "top_p", "top_k"):
         number(body, name)
     take(body, into, "temperature", "top_p", "top_k")
@@ -127,7 +134,7 @@ def _texts(value: object, path: str) -> list[str]:
     return [text for text in texts if text]
 
 
-def _message(message: Json, path: str, chat: Chat) -> None:
+def _message(message: Json, path: str, chat: Chat, *, last: bool) -> None:
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
         # Claude Code knows this very sentence, and sends its request again in another form.
@@ -142,7 +149,7 @@ def _message(message: Json, path: str, chat: Chat) -> None:
     elif role == "assistant":
         _assistant(content, f"{path}.content", chat)
     else:
-        _user(content, f"{path}.content", chat)
+        _user(content, f"{path}.content", chat, last=last)
 
 
 def _assistant(blocks: list[Any], path: str, chat: Chat) -> None:
@@ -172,8 +179,12 @@ def _assistant(blocks: list[Any], path: str, chat: Chat) -> None:
         chat.messages.append(message)
 
 
-def _user(blocks: list[Any], path: str, chat: Chat) -> None:
-    """Results first, each a message of its own: they must follow the calls at once."""
+def _user(blocks: list[Any], path: str, chat: Chat, *, last: bool) -> None:
+    """Results first, each a message of its own: they must follow the calls at once.
+
+    What cannot be read is refused in the ``last`` message alone: of what a tool returned, or of
+    what was refused before, the model is told, since the conversation could never go on otherwise.
+    """
     parts: list[Json] = []
     shown: list[Json] = []  # images of results, which only a user's message may carry
     for place, block in enumerate(blocks):
@@ -183,7 +194,7 @@ def _user(blocks: list[Any], path: str, chat: Chat) -> None:
             result = _result(block, at, shown, chat)
             chat.messages.append({"role": "tool", "tool_call_id": known, "content": result})
         else:
-            parts += _parts(block, at, chat)
+            parts += _parts(block, at, chat, strict=last)
     parts = shown + parts
     if parts:
         chat.messages.append({"role": "user", "content": joined(parts)})
@@ -211,8 +222,8 @@ def _result(block: Json, path: str, shown: list[Json], chat: Chat) -> str:
     return text
 
 
-def _parts(block: Json, path: str, chat: Chat) -> list[Json]:
-    """What the model is shown of a block."""
+def _parts(block: Json, path: str, chat: Chat, *, strict: bool = False) -> list[Json]:
+    """What the model is shown of a block. ``strict``: what cannot be read is an error."""
     kind = block.get("type")
     if kind == "text":
         text = a_string(block.get("text"), f"{path}.text")
@@ -220,7 +231,7 @@ def _parts(block: Json, path: str, chat: Chat) -> list[Json]:
     if kind == "image":
         return [_image(an_object(block.get("source"), f"{path}.source"), path)]
     if kind == "document":
-        return _document(block, path, chat)
+        return _document(block, path, chat, strict=strict)
     if kind == "search_result":
         texts = _texts(block.get("content"), f"{path}.content")
         return [document("\n".join(texts), block.get("title"))]
@@ -243,7 +254,7 @@ def _image(source: Json, path: str) -> Json:
     )
 
 
-def _document(block: Json, path: str, chat: Chat) -> list[Json]:
+def _document(block: Json, path: str, chat: Chat, *, strict: bool) -> list[Json]:
     source = an_object(block.get("source"), f"{path}.source")
     kind, media = source.get("type"), source.get("media_type")
     title = block.get("title")
@@ -256,11 +267,16 @@ def _document(block: Json, path: str, chat: Chat) -> list[Json]:
         return [
             part
             for place, inner in enumerate(an_array(content, f"{path}.source.content"))
-            for part in _parts(an_object(inner, f"{path}.source.content.{place}"), path, chat)
+            for part in _parts(
+                an_object(inner, f"{path}.source.content.{place}"), path, chat, strict=strict
+            )
         ]
     if kind == "base64" and isinstance(media, str) and media.startswith("text/"):
         return [document(decoded_text(source.get("data"), f"{path}.source.data"), title)]
     what = media if isinstance(media, str) else kind
+    if not strict:
+        chat.notes.append(f"{path}: a document of type {what} was left out.")
+        return [unread(what)]
     raise bad(
         f"{path}: a document of type {what} cannot be read by a local model.",
         "Send its text, or images of its pages.",
@@ -323,7 +339,7 @@ def _choice(choice: object, into: Json) -> None:
         into["tool_choice"] = {"type": "function", "function": {"name": name}}
     else:
         words = {"auto": "auto", "any": "required", "none": "none"}
-        if kind not in words:
+        if not isinstance(kind, str) or kind not in words:
             raise bad(f"tool_choice.type: found {kind!r}, allowed are auto, any, tool, none.")
         into["tool_choice"] = words[kind]
     if choice.get("disable_parallel_tool_use") is True:

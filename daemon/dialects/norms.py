@@ -14,14 +14,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from daemon.dialects import roles, schemas
-from daemon.dialects.chat_request import Chat
-from daemon.dialects.fields import Json
+from daemon.dialects.chat_request import Chat, text_part
+from daemon.dialects.fields import Json, dumps, loads
 from daemon.dialects.roles import Systems
 
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
 OUTPUT_FLOOR = 8192
 """Tokens: a file that an agent writes must fit into one answer."""
 _EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
+_KWARGS = "chat_template_kwargs"  # one field of many settings: thinking is among them
+_UNSEEN = text_part("[An image, which you cannot see.]")
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -65,6 +67,7 @@ class Norms:
     output_floor: int = 0
     output_cap: int | None = None
     # answers
+    blind: bool = False  # it is known to see no images
     rescue: bool = True  # tool calls written as text become calls
     starts_thinking: bool = False  # answers begin within a think block that the prompt opened
     bare_thinking: bool = False  # "Thinking Process:" is the beginning of thinking (Qwen3.5)
@@ -76,12 +79,65 @@ def apply(chat: Chat, norms: Norms) -> None:
     chat.body["messages"] = roles.normal(
         chat.messages, norms.systems, developer=norms.developer, merge=norms.merge_turns
     )
+    _history(chat.messages)
+    if norms.blind:
+        _unseen(chat)
     _tools(chat, norms)
     _think(chat, norms)
-    _fields(chat.body, norms)
+    fields(chat.body, norms)
 
 
 # ---------------------------------------------------------------- tools
+
+
+def _history(messages: list[Json]) -> None:
+    """Arguments of earlier calls that are no JSON object, as where the output limit cut one: for
+    the sake of these engines refuse the whole conversation, each time (llama-server, recorded)."""
+    for place, message in enumerate(messages):
+        calls = message.get("tool_calls")
+        if not isinstance(calls, list):
+            continue
+        mended = [_mended(call) for call in calls]
+        if any(one is not call for one, call in zip(mended, calls, strict=True)):
+            messages[place] = {**message, "tool_calls": mended}
+
+
+def _unseen(chat: Chat) -> None:
+    """Images for a model that sees none: it is told of those that a tool returned, and of earlier
+    ones, since the engine would refuse the conversation for ever; one that the client asks about
+    now is left to the engine to refuse."""
+    messages = chat.messages
+    for place, message in enumerate(messages):
+        content = message.get("content")
+        asked = place == len(messages) - 1 and (
+            not place or messages[place - 1].get("role") != "tool"
+        )
+        if asked or not isinstance(content, list):
+            continue
+        parts = [_UNSEEN if _is_image(part) else part for part in content]
+        if any(part is _UNSEEN for part in parts):
+            messages[place] = {**message, "content": parts}
+            chat.notes.append(f"messages.{place}: the model sees no images; left out.")
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image_url"
+
+
+def _mended(call: object) -> object:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        return call
+    given = function.get("arguments")
+    if isinstance(given, str):
+        value = loads(given) if given.strip() else {}
+        if isinstance(value, dict) and given.strip():
+            return call
+    else:
+        value = given if given is not None else {}
+    if not isinstance(value, dict):
+        value = {"invalid_arguments": given} if given != "null" else {}
+    return {**call, "function": {**function, "arguments": dumps(value)}}
 
 
 def _tools(chat: Chat, norms: Norms) -> None:
@@ -127,7 +183,7 @@ def _no_choice(body: Json) -> None:
 
 def _think(chat: Chat, norms: Norms) -> None:
     body, wish = chat.body, chat.thinking
-    given = body.get("chat_template_kwargs")
+    given = body.get(_KWARGS)
     kwargs: Json = dict(given) if isinstance(given, dict) else {}
     on = norms.thinking
     if on is not False:
@@ -149,7 +205,7 @@ def _think(chat: Chat, norms: Norms) -> None:
     if norms.effort and effort is not None:
         kwargs.setdefault("reasoning_effort", _EFFORTS.get(effort, effort))
     if kwargs:
-        body["chat_template_kwargs"] = kwargs
+        body[_KWARGS] = kwargs
 
 
 def _off(chat: Chat, off: Off, *, prefill: bool) -> None:
@@ -170,7 +226,8 @@ def _off(chat: Chat, off: Off, *, prefill: bool) -> None:
 # ---------------------------------------------------------------- fields
 
 
-def _fields(body: Json, norms: Norms) -> None:
+def fields(body: Json, norms: Norms) -> None:
+    """The model's settings of a request's fields, in place; of any request that generates text."""
     for name in norms.strip:
         body.pop(name, None)
     wanted = body.pop("max_completion_tokens", None)  # the newer name, not known to all engines
@@ -178,13 +235,19 @@ def _fields(body: Json, norms: Norms) -> None:
         body["max_tokens"] = wanted
     tools = "tools" in body
     for name, value in {**norms.default, **(norms.with_tools if tools else _NOTHING)}.items():
-        if body.get(name) is None:
+        before = body.get(name)
+        if before is None:
             body[name] = value
+        elif name == _KWARGS and isinstance(before, dict) and isinstance(value, Mapping):
+            body[name] = {**value, **before}
     for name, forced in norms.force.items():
         before = body.get(name)
         inside = isinstance(before, dict) and isinstance(forced, Mapping)
         body[name] = {**body[name], **forced} if inside else forced
     limit = body.get("max_tokens")
+    if isinstance(limit, (int, float)) and limit < 0:  # LM Studio's clients: as much as there is
+        del body["max_tokens"]
+        limit = None
     if limit is None and norms.output_cap is not None:
         limit = norms.output_cap
     if isinstance(limit, (int, float)) and not isinstance(limit, bool):

@@ -77,9 +77,7 @@ def chat_to_chat(body: Json) -> Chat:
 
 def generate_to_chat(body: Json) -> Chat:
     """``/api/generate``. Raises ProblemError (INVALID_REQUEST)."""
-    for name in ("suffix", "raw", "context"):
-        if body.get(name):
-            raise bad(f"{name}: this model's engine cannot do that in a chat.", "Leave it out.")
+    _refuse(body, "suffix", "raw", "context")
     chat = Chat({"model": body.get("model"), "messages": []})
     if body.get("system"):
         text = a_string(body["system"], "system")
@@ -88,6 +86,24 @@ def generate_to_chat(body: Json) -> Chat:
     chat.messages.append({"role": "user", "content": _content(prompt, body, "images")})
     _settings(body, chat)
     return chat
+
+
+def raw_to_completion(body: Json) -> Chat:
+    """``/api/generate`` with ``raw``, as editors send what is to be filled in: a prompt in the
+    model's own marks, for an engine that serves completions. Its ``messages`` are none.
+
+    Raises ProblemError (INVALID_REQUEST).
+    """
+    _refuse(body, "suffix", "context", "images")
+    chat = Chat({"model": body.get("model"), "prompt": a_string(body.get("prompt"), "prompt")})
+    _settings(body, chat)
+    return chat
+
+
+def _refuse(body: Json, *names: str) -> None:
+    for name in names:
+        if body.get(name):
+            raise bad(f"{name}: this model's engine cannot do that here.", "Leave it out.")
 
 
 def embed_to_embeddings(body: Json) -> Json:
@@ -176,6 +192,8 @@ def _settings(body: Json, chat: Chat) -> None:
         chat.body["max_tokens"] = int(limit)
     if "num_ctx" in options:
         chat.notes.append("options.num_ctx is the model's ctx here; left out.")
+    if body.get("template"):
+        chat.notes.append("template: the model's own is used here; left out.")
     wanted = body.get("format")
     if wanted == "json":
         chat.body["response_format"] = {"type": "json_object"}

@@ -27,11 +27,16 @@ _MIN_P = {"min_p": 0.01}  # the engines' own 0.05 or 0.1 misleads GLM 4.7
 
 
 def manner_of(
-    model: Model, engine: str, serves: frozenset[str], context: int | None = None
+    model: Model,
+    engine: str,
+    serves: frozenset[str],
+    context: int | None = None,
+    *,
+    blind: bool = False,
 ) -> Manner:
     """How ``model`` is spoken to. ``serves``: what the engine serves of it itself; ``context``:
-    tokens of one conversation, where known."""
-    norms = norms_of(model, engine)
+    tokens of one conversation, where known; ``blind``: it is known to see no images."""
+    norms = replace(norms_of(model, engine), blind=blind)
     if context is not None:  # an engine may refuse what cannot fit
         norms = replace(norms, output_floor=min(norms.output_floor, context // 4))
     return Manner(serves, norms, engine in _TOKENIZES, model.loading_text)

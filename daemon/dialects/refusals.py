@@ -22,12 +22,21 @@ _DIALECTS = {
 }
 _TRUE = frozenset({400, 408, 409, 413, 415, 422, 429})
 """Refusals that mean what they say (see :func:`problem_of` for the others)."""
+# What llama-server answers 500 to, though it will be refused each time: recorded from it, and the
+# words of its forms before (image parts). Clients would ask ten times and more.
+_ASKED_WRONG = re.compile(
+    r"(?:image|audio|video) input is not supported|Unsupported content part type"
+    r"|Failed to parse (?:tool call arguments|messages|tools)|\[json\.exception\."
+)
 _LONGEST = 2000  # characters of an engine's text
 _FEW_SECONDS = 1.0
 _CODE = "context_length_exceeded"
 
 # llama-server; its older text; vLLM (three); LM Studio; Ollama.
 _NUMBERED = (
+    re.compile(
+        r"passed (?P<needed>\d+) input tokens.*?context length is only (?P<limit>\d+)", re.DOTALL
+    ),
     re.compile(r"request \((?P<needed>\d+) tokens\) exceeds .*?\((?P<limit>\d+) tokens\)"),
     re.compile(r"context length is (?:only )?(?P<limit>\d+) tokens.*?(?P<needed>\d+)", re.DOTALL),
     re.compile(r"length (?P<needed>\d+)\) is longer than .*? of (?P<limit>\d+)"),
@@ -35,8 +44,8 @@ _NUMBERED = (
 )
 _SAID = re.compile(
     r"exceed_context_size|context_length_exceeded|exceeds? the (?:available )?context"
-    r"|(?:exceeds|longer than) the (?:maximum )?(?:model|context) length|prompt is too long"
-    r"|context length of only|maximum context length is",
+    r"|(?:exceeds|(?:longer|greater) than) the (?:maximum )?(?:model|context) length"
+    r"|prompt is too long|context length (?:of|is) only|maximum context length is",
     re.IGNORECASE,
 )
 
@@ -122,9 +131,9 @@ def problem_of(status: int, text: str) -> Problem:
     """What an engine's refusal means for the client.
 
     404 is mlx-lm's word for every failed generation, and 401 and 403 are between the engine and
-    us: none of them is the client's mistake.
+    us: none of them is the client's mistake. Some of llama-server's 500s are.
     """
-    if status in (400, 413, 415, 422):
+    if status in (400, 413, 415, 422) or (status >= 500 and _ASKED_WRONG.search(text)):
         return Problem(Code.INVALID_REQUEST, f"The engine refused the request: {text}")
     return Problem(
         Code.UPSTREAM_ERROR, f"The engine failed ({status}): {text}", retry_after=_FEW_SECONDS
@@ -150,6 +159,8 @@ def native(shape: Shape, status: int, body: bytes, request_id: str) -> Rendered 
     value = loads(body)
     error = value.get("error") if isinstance(value, dict) else None
     known = isinstance(error, dict) and isinstance(error.get("message"), str)
+    if status >= 500 and _ASKED_WRONG.search(text):
+        return rendered(shape, problem_of(status, text), request_id)
     if known and (shape is not Shape.MESSAGES or value.get("type") == "error"):
         return None
     own, headers, written = rendered(shape, problem_of(status, text), request_id)

@@ -23,6 +23,7 @@ from daemon.dialects.chat_request import (
     streamed,
     take,
     text_part,
+    unread,
 )
 from daemon.dialects.fields import Json, a_string, an_array, an_object, bad, dumps, number, whole
 from daemon.dialects.tool_names import Kind, Names, Tool, wrapped
@@ -70,8 +71,11 @@ def _refuse(body: Json) -> None:
 
 
 def _settings(body: Json, chat: Chat) -> None:
-    if whole(body, "max_output_tokens") is not None:
-        chat.body["max_tokens"] = body["max_output_tokens"]
+    limit = whole(body, "max_output_tokens")
+    if limit is not None:
+        if limit < 0:
+            raise bad(f"max_output_tokens: found {limit}, allowed is 0 or more.")
+        chat.body["max_tokens"] = limit
     for name in ("temperature", "top_p"):
         number(body, name)
     take(body, chat.body, "temperature", "top_p", "seed", "stop", "top_k", "min_p")
@@ -181,22 +185,25 @@ class _Items:
             ]
         if role == "assistant":
             text = "".join([part["text"] for part in parts if part["type"] == "text"])
-            turn = self._assistant(new=True)
-            turn["content"] = text
+            turn = self._assistant(new="tool_calls" not in (self._turn or {}))
+            # Behind a call, whose result must follow it at once: no message in between.
+            turn["content"] = "\n\n".join([part for part in (turn["content"], text) if part])
         else:
-            self._turn = None
+            self._turn, self._thoughts = None, []
             self._show()
             if parts:
                 self._chat.messages.append({"role": role, "content": joined(parts)})
 
     def _assistant(self, *, new: bool = False) -> Json:
         """The assistant's message that goes on; ``new``: with text of its own."""
-        if self._turn is None or (new and (self._turn["content"] or "tool_calls" in self._turn)):
+        if self._turn is None or (new and self._turn["content"]):
             self._show()
             self._turn = {"role": "assistant", "content": None}
             self._chat.messages.append(self._turn)
         if self._thoughts:
-            self._turn["reasoning_content"] = "\n".join(self._thoughts)
+            before = self._turn.get("reasoning_content")
+            thoughts = [before, *self._thoughts] if before else self._thoughts
+            self._turn["reasoning_content"] = "\n".join(thoughts)
             self._thoughts = []
         return self._turn
 
@@ -205,7 +212,9 @@ class _Items:
             self._chat.messages.append({"role": "user", "content": self._shown})
             self._shown = []
 
-    def _parts(self, part: object, path: str) -> list[Json]:
+    def _parts(self, part: object, path: str, *, strict: bool = True) -> list[Json]:
+        """``strict``: a file that cannot be read is an error; of what a tool returned, the model is
+        told."""
         part = an_object(part, path)
         kind = part.get("type")
         if kind in ("input_text", "output_text", "text", "summary_text", "reasoning_text"):
@@ -216,20 +225,25 @@ class _Items:
         if kind == "input_image":
             return [_image(part, path)]
         if kind == "input_file":
-            return [_file(part, path)]
+            found = _file(part, path)
+            if found is None and strict:
+                raise bad(
+                    f"{path}: this file cannot be read by a local model.",
+                    "Send its text as file_data of type text/plain, or images of its pages.",
+                )
+            return [unread(part.get("filename")) if found is None else found]
         self._chat.notes.append(f"{path}: a part of type {kind!r} was left out.")
         return []
 
     def _reasoning(self, item: Json, path: str) -> None:
         for name in ("content", "summary"):  # the one if there is one, else the other
+            parts = an_array(item.get(name) or [], f"{path}.{name}")
             texts = [
                 part["text"]
-                for part in item.get(name) or ()
+                for part in parts
                 if isinstance(part, dict) and isinstance(part.get("text"), str)
             ]
             if texts:
-                if self._turn is not None and "tool_calls" in self._turn:
-                    self._turn = None
                 self._thoughts += texts
                 return
 
@@ -264,12 +278,12 @@ class _Items:
         texts, images = [], []
         if isinstance(output, list):
             for place, inner in enumerate(output):
-                for part in self._parts(inner, f"{path}.output.{place}"):
+                for part in self._parts(inner, f"{path}.output.{place}", strict=False):
                     if part["type"] == "text":
                         texts.append(part["text"])
                     else:
                         images.append(part)
-        else:
+        elif output is not None:
             texts.append(output if isinstance(output, str) else dumps(output))
         if images:
             texts.append(f"[{len(images)} image(s): see the next message]")
@@ -301,7 +315,7 @@ def _image(part: Json, path: str) -> Json:
     return image_part(url, part.get("detail"))
 
 
-def _file(part: Json, path: str) -> Json:
+def _file(part: Json, path: str) -> Json | None:
     data, name = part.get("file_data"), part.get("filename")
     if isinstance(data, str):
         head, comma, rest = data.partition(",")
@@ -309,7 +323,4 @@ def _file(part: Json, path: str) -> Json:
             return document(decoded_text(data, f"{path}.file_data"), name)
         if head.startswith("data:text/") or "json" in head:
             return document(decoded_text(rest, f"{path}.file_data"), name)
-    raise bad(
-        f"{path}: this file cannot be read by a local model.",
-        "Send its text as file_data of type text/plain, or images of its pages.",
-    )
+    return None

@@ -48,6 +48,7 @@ from daemon.dialects.tool_names import Names
 
 PATH: Final = "/v1/chat/completions"
 MESSAGES_PATH: Final = "/v1/messages"
+COMPLETIONS_PATH: Final = "/v1/completions"
 _REPEATED: Final = (*responses_answer.ECHOED, "stream_options")
 
 
@@ -154,7 +155,7 @@ class Translation:
         filters: list[Filter] = [] if self.plain else [scan]
         if self.norms.loud and not self.plain:
             filters.append(Loud())
-        reader = ChatReader(ids) if self.path == PATH else MessagesReader(ids)
+        reader = MessagesReader(ids) if self.path == MESSAGES_PATH else ChatReader(ids)
         return reader, filters, scan
 
     def _asked(self) -> Asked:
@@ -163,20 +164,20 @@ class Translation:
 
     def _writer(self) -> Writer:
         about = self.about
+        options = self.asked.get("stream_options")
+        usage = isinstance(options, dict) and options.get("include_usage") is True
         match self.shape:
             case Shape.MESSAGES:
                 return MessagesWriter(about.model, about.request_id)
             case Shape.RESPONSES:
                 return ResponsesWriter(self._asked())
             case Shape.COMPLETIONS:
-                options = self.asked.get("stream_options")
-                usage = isinstance(options, dict) and options.get("include_usage") is True
                 return CompletionsWriter(about.model, about.request_id, about.created, usage=usage)
             case Shape.OLLAMA_CHAT | Shape.OLLAMA_GENERATE:
                 generate = self.shape is Shape.OLLAMA_GENERATE
                 return OllamaWriter(about.model, about.created, generate=generate)
             case Shape.CHAT:
-                return ChatWriter(about.model, about.request_id, about.created)
+                return ChatWriter(about.model, about.request_id, about.created, usage=usage)
 
 
 class Answer:
@@ -272,19 +273,20 @@ def translate(
     about: About,
     path: str = PATH,
     model: str | None = None,
+    *,
+    completes: bool = False,
 ) -> Translation:
     """A client's request as a chat engine's, shaped for the model. ``path``: MESSAGES_PATH for an
-    engine that speaks Anthropic's messages and no chat; ``model``: its name there.
+    engine that speaks Anthropic's messages and no chat; ``model``: its name there; ``completes``:
+    the engine serves completions too, which is where a raw prompt goes.
 
     Raises ProblemError (INVALID_REQUEST, INVALID_JSON): the client's mistake, by its field.
     """
     asked = read(body)
-    names = Names()
-    if shape is Shape.RESPONSES:
-        chat, names = responses_request.to_chat(asked)
-    else:
-        chat = _READERS[shape](asked)
-    shaping.apply(chat, norms)
+    raw = completes and shape is Shape.OLLAMA_GENERATE and asked.get("raw") is True
+    if raw:
+        path = COMPLETIONS_PATH
+    chat, names = _shaped(shape, asked, norms, raw=raw)
     if not about.model:
         about = About(about.request_id, about.created, str(asked.get("model") or ""))
     sent = chat.body
@@ -293,19 +295,33 @@ def translate(
     calls = norms.rescue and sent.get("tool_choice") != "none"
     return Translation(
         shape,
-        encode(sent if path == PATH else to_messages(chat)),
+        encode(to_messages(chat) if path == MESSAGES_PATH else sent),
         sent.get("stream") is True,
         about,
         norms,
         notes=tuple(chat.notes),
         offered=Offered(chat.tools) if calls and chat.tools else None,
         objects="response_format" not in sent,
-        plain=sent.get("n") not in (None, 1),
-        used=chat.used_ids(),
+        plain=raw or sent.get("n") not in (None, 1),
+        used=frozenset() if raw else chat.used_ids(),
         asked={name: asked[name] for name in _REPEATED if name in asked},
         names=names,
         path=path,
     )
+
+
+def _shaped(shape: Shape, asked: Json, norms: Norms, *, raw: bool) -> tuple[Chat, Names]:
+    names = Names()
+    if raw:
+        chat = ollama_request.raw_to_completion(asked)
+        shaping.fields(chat.body, norms)
+        return chat, names
+    if shape is Shape.RESPONSES:
+        chat, names = responses_request.to_chat(asked)
+    else:
+        chat = _READERS[shape](asked)
+    shaping.apply(chat, norms)
+    return chat, names
 
 
 def counted(body: bytes | bytearray, norms: Norms) -> Chat:

@@ -114,7 +114,9 @@ def named(
     if place.body is BodyKind.FORM and forms.is_form(content_type):
         found = forms.find_model(body, content_type, required=not door.model)
         return door.model or (found.model if found is not None else ""), None
-    return (door.model, None) if door.model else _named_in_body(admitted, body, leases)
+    if door.model:
+        return door.model, bodies.outline_of(body) if place.shape is not None else None
+    return _named_in_body(admitted, body, leases)
 
 
 def _named_in_body(admitted: Admitted, body: Body, leases: LeasePort) -> tuple[str, Outline | None]:

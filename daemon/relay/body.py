@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.dialects.halves import mended
 from daemon.dialects.manner import Outline
 from daemon.relay.heads import END, Head, bad, check_trailers
 from daemon.relay.limits import MIB, Limits
@@ -191,6 +192,29 @@ def outlined(body: Body) -> tuple[Peek, Outline | None]:
     found = _names.copy()
     _names.clear()
     return _checked(found, fields.stream, required=False), fields
+
+
+def outline_of(body: Body) -> Outline | None:
+    """The outline alone, where no name is looked for; None: it has none that can be read. Raises
+    ProblemError if the body is no JSON."""
+    try:
+        return _outliner.decode(body)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _explain(body, error) from error
+    finally:
+        _names.clear()
+
+
+def readable(body: Body, error: ProblemError) -> Body:
+    """``body``, which was refused with ``error``, so that it can be read: half characters are
+    replaced, which programs in JavaScript send where they cut a text. Raises ``error`` again where
+    that is not it."""
+    found = mended(body) if error.problem.code is Code.INVALID_JSON else None
+    if found is None:
+        raise error
+    return found
 
 
 def peek(body: Body, *, required: bool = True) -> Peek:

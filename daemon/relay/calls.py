@@ -5,8 +5,8 @@ tells nothing. They are known by how their instructions begin, and only where th
 head of the system prompt or of the last message, in a request that offers no tools. A needle near
 the ends of the body decides whether it is worth looking, so that it is not decoded for nothing.
 
-Recorded from Claude Code 2.1, Codex 0.169 and opencode 1.18; Open WebUI's are its default prompts
-(backend/open_webui/config.py).
+Recorded from Claude Code 2.1, Codex 0.169, opencode 1.18 and Open WebUI 0.12, whose older default
+prompts are known too (backend/open_webui/config.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Kind(StrEnum):
     QUERY = "query"
     FOLLOW_UP = "follow_up"
     EMOJI = "emoji"
+    IMAGE = "image"
     CLASSIFIER = "classifier"
     COMPLETION = "completion"
 
@@ -56,11 +57,14 @@ _OPENCODE: Final[_Openings] = (
     ("You are a title generator. You output ONLY a thread title", Kind.TITLE),
 )
 _OPEN_WEBUI: Final[_Openings] = (
+    (f"{_TASK}\nGenerate a concise title summarizing the chat history", Kind.TITLE),
     (f"{_TASK}\nGenerate a concise, 3-5 word title", Kind.TITLE),
     (f"{_TASK}\nGenerate 1-3 broad tags", Kind.TAGS),
     (f"{_TASK}\nAnalyze the chat history to determine the necessity of generating", Kind.QUERY),
     (f"{_TASK}\nYou are an autocompletion system", Kind.COMPLETION),
+    (f"{_TASK}\nPredict 3-5 useful messages this user might", Kind.FOLLOW_UP),
     (f"{_TASK}\nSuggest 3-5 relevant follow-up questions", Kind.FOLLOW_UP),
+    (f"{_TASK}\nGenerate a detailed prompt for am image generation task", Kind.IMAGE),
     ("Your task is to reflect the speaker's likely facial expression", Kind.EMOJI),
 )
 _OPENINGS: Final = {
@@ -81,11 +85,12 @@ _LONGEST: Final = 1 << 18  # bytes; the longest recorded, a classifier's, is 144
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-def small_call(route: Route, body: Body) -> Small:
-    """Whether this is a small one, and of which kind."""
+def small_call(route: Route, body: Body, *, generate: bool = False) -> Small:
+    """Whether this is a small one, and of which kind. ``generate``: of Ollama's path of that name,
+    by which editors send what is to be filled in as a raw prompt."""
     if len(body) > _LONGEST:
         return ORDINARY
-    if route is Route.COMPLETIONS:
+    if route is Route.COMPLETIONS or (generate and b'"raw"' in body):
         return _FIM if any(mark in body for mark in _MARKS) else ORDINARY
     if not _worth_a_look(route, body):
         return ORDINARY

@@ -16,12 +16,13 @@ from daemon.core.messages import Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.errors import Dialect
 from daemon.dialects.manner import Outline
+from daemon.dialects.shapes import Shape
 from daemon.ports import Lease, ModelCard, Route, Wish
 from daemon.relay import calls, local, orders, wire
 from daemon.relay.admission import Admitted, admit, named, rewritten
 from daemon.relay.answering import Step, entry
 from daemon.relay.backstage import Backstage
-from daemon.relay.body import Body
+from daemon.relay.body import Body, readable
 from daemon.relay.counts import Counting
 from daemon.relay.doors import MAIN
 from daemon.relay.heads import Head
@@ -116,7 +117,11 @@ class Exchange(Counting):
             if place.local is not None:
                 self._plain(*local.answer(admitted, self.head, body, leases, self, door))
                 return
-            self._model, self._outline = named(admitted, self.head, body, leases, door)
+            try:
+                self._model, self._outline = named(admitted, self.head, body, leases, door)
+            except ProblemError as error:
+                body = self._body = readable(body, error)
+                self._model, self._outline = named(admitted, self.head, body, leases, door)
             if self._counts and not self._by_engine() and self._aside():
                 return
             if (place.dialect is Dialect.OLLAMA or place.order) and self._obeyed(admitted, body):
@@ -187,7 +192,8 @@ class Exchange(Counting):
             text = "The daemon is stopping."
             self.refuse(Problem(Code.SHUTTING_DOWN, text, retry_after=retry))
             return
-        assert admitted.place.route is not None
+        route, generate = admitted.place.route, admitted.place.shape is Shape.OLLAMA_GENERATE
+        assert route is not None
         if admitted.principal.limited and not self._metered:
             problem = plane.meters.begin(admitted.principal, time.monotonic())
             if problem is not None:
@@ -196,10 +202,12 @@ class Exchange(Counting):
             self._metered = True
         outline = self._outline
         offers = outline is not None and outline.offers_tools
-        small = calls.ORDINARY if offers else calls.small_call(admitted.place.route, self._body)
+        small = calls.ORDINARY
+        if not offers:
+            small = calls.small_call(route, self._body, generate=generate)
         wish = Wish(
             model=self._model,
-            route=admitted.place.route,
+            route=route,
             principal=admitted.principal,
             client=admitted.client,
             body_bytes=self._trace.bytes_in,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from daemon.core.problems import Code, Problem, ProblemError
@@ -83,7 +84,8 @@ def talk_for(
 
             path = translator.PATH if chosen is Way.CHAT else translator.MESSAGES_PATH
             about = translator.About(request_id, int(time.time()), model)
-            return _worded(shape, body, spoken.norms, about, path, name)
+            completes = Route.COMPLETIONS.value in spoken.serves
+            return _worded(shape, body, spoken.norms, about, path, name, completes=completes)
     elif place.route is Route.COUNT_TOKENS:
         chosen = manner.counting_way(spoken, body)
         if chosen is not Way.NATIVE:
@@ -107,9 +109,19 @@ def counted(chat: Chat, tokens: Tokens | None) -> Rendered:
     return _count(tokens.count, *(() if tokens.exact else (counting.ESTIMATED,)))
 
 
-def _worded(shape: Shape, body: Body, norms: Norms, about: About, path: str, name: str) -> Spoken:
-    from daemon.dialects.translator import translate
+def _worded(
+    shape: Shape,
+    body: Body,
+    norms: Norms,
+    about: About,
+    path: str,
+    name: str,
+    *,
+    completes: bool,
+) -> Spoken:
+    from daemon.dialects import translator
 
+    translate = partial(translator.translate, completes=completes)
     found = bulk.light(body)
     if found is not None:
         with suppress(ProblemError):  # told of the body as it is

@@ -107,6 +107,23 @@ def test_companions_are_found_and_paid_for(kitchen: Kitchen, tmp_path: Path) -> 
     assert item.started_as != alone.started_as
 
 
+def test_who_can_see(kitchen: Kitchen, tmp_path: Path, tiny_gguf: Path) -> None:
+    """Programs are told of it, and images are kept from one that cannot."""
+    weights = tmp_path / "tiny.gguf"
+    weights.write_bytes(tiny_gguf.read_bytes())
+    write_gguf(tmp_path / "mmproj.gguf", "clip", {})
+    for fields, sees in (
+        ({}, False),
+        ({"mmproj": "mmproj.gguf"}, True),
+        ({"args": ["--mmproj", str(tmp_path / "mmproj.gguf")]}, True),
+    ):
+        item = kitchen.one(model(weights, **fields))
+        assert (item.sees, item.shown_kind) == (sees, "vision" if sees else "chat")
+        assert item.kind == "chat", "what it answers is the same"
+        assert item.manner is not None
+        assert item.manner.norms.blind is not sees
+
+
 def test_engines_are_asked_once(kitchen: Kitchen, tiny_gguf: Path) -> None:
     config = {"models": {name: {"path": str(tiny_gguf)} for name in ("a", "b", "c")}}
     script = kitchen.folder / "bin" / "llama-server"

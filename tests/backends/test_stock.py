@@ -140,6 +140,9 @@ def test_cards(stock: Stock) -> None:
     assert (embed.state, embed.kind) == ("stopped", "embedding")
     assert (lost.state, lost.context, lost.engine) == ("stopped", None, None)
     assert stock.card("claude-x", {}) == replace(coder, state="stopped")
+    item = stock.prepared["Coder"]
+    stock.prepared["Coder"] = replace(item, mmproj=Path("/mmproj.gguf"))
+    assert [card.kind for card in stock.cards({})] == ["vision", "embedding", lost.kind]
     assert problem(stock.card("nobody", {})).code is Code.MODEL_NOT_FOUND
 
 

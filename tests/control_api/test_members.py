@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from control_api import auth, client
+from control_api import auth, client, places
 from control_api.auth import MembersAuth, member, peer_uid
 from control_api.client import Client, UnreachableError
 from daemon.access.principals import OWNER
@@ -79,7 +79,8 @@ def test_groups_are_looked_up() -> None:
 
 def test_another_user_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with short_folder() as folder:
-        monkeypatch.setattr(client, "SYSTEM_RUN", folder)
+        for module in (client, places):
+            monkeypatch.setattr(module, "SYSTEM_RUN", folder)
         (folder / "public.json").write_text(
             '{"url": "http://127.0.0.1:8123", "group": "modelport"}'
         )

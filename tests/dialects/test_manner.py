@@ -140,6 +140,18 @@ def test_recorded_agents_need_it(name: str) -> None:
     assert way(SHAPES[path], manner, encode(recorded(name))) is Way.CHAT
 
 
+def test_an_image_for_one_that_cannot_see() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
+    turns = [{"role": "user", "content": [image]}, {"role": "assistant", "content": "no"}]
+    body = encode({"messages": [*turns, {"role": "user", "content": "hi"}]})
+    for blind, found in ((True, Way.CHAT), (False, Way.NATIVE)):
+        manner = manner_of(Model("m"), "llama-server", EVERY, blind=blind)
+        assert way(Shape.CHAT, manner, body) is found
+    plain = encode({"messages": [{"role": "user", "content": "hi"}]})
+    manner = manner_of(Model("m"), "llama-server", EVERY, blind=True)
+    assert way(Shape.CHAT, manner, plain) is Way.NATIVE
+
+
 def test_the_floor_of_the_output_fits_into_the_context() -> None:
     model = Model("m", max_output=50_000, min_output=6000, tell_cut_calls=True)
     norms = manner_of(model, "vllm", EVERY, 4096).norms

@@ -136,6 +136,19 @@ def test_documents() -> None:
         to_chat(asked({"type": "document", "source": pdf}))
 
 
+def test_a_document_that_cannot_be_read_stops_no_conversation() -> None:
+    """What a tool returned, and what was refused before, is told to the model."""
+    pdf = {"type": "base64", "media_type": "application/pdf", "data": "QQ=="}
+    block = {"type": "document", "source": pdf}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [block]}
+    chat = to_chat(asked(result))
+    assert "application/pdf, which you cannot read" in chat.messages[0]["content"]
+    assert any("application/pdf was left out" in note for note in chat.notes)
+    body = asked(block)
+    body["messages"].append({"role": "user", "content": "Use pdftotext."})
+    assert "which you cannot read" in to_chat(body).messages[0]["content"]
+
+
 def test_deferred_tools_are_offered_once_met() -> None:
     tools = [
         {"name": "a", "input_schema": {"type": "object"}},
@@ -191,6 +204,9 @@ def test_thinking_is_a_wish() -> None:
     assert (adaptive.on, adaptive.effort) == (None, "high")
 
 
+TOOL = {"name": "a", "input_schema": {"type": "object"}}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -202,6 +218,10 @@ def test_thinking_is_a_wish() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"content\.0\.text"),
         ({"max_tokens": "many"}, r"max_tokens: found a string, allowed is a number"),
         ({"max_tokens": 1.5}, r"max_tokens: .*whole number"),
+        ({"max_tokens": -1}, r"max_tokens: found -1, allowed is 0 or more"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages: found nothing to answer"),
+        ({"tools": [TOOL], "tool_choice": {"type": ["auto"]}}, r"tool_choice\.type: found"),
+        ({"tools": [TOOL], "tool_choice": "auto"}, r"tool_choice: found a string"),
         ({"tools": [{"description": "x"}]}, r"tools\.0\.name"),
         ({"system": 4}, r"system: found a number"),
     ],

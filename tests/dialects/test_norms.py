@@ -22,6 +22,9 @@ TEXT = {"type": "string"}
 TOOL = {"type": "function", "function": {"name": "t", "parameters": {"type": "object"}}}
 
 
+HI = {"role": "user", "content": "hi"}
+
+
 def shaped(norms: Norms, wish: Thinking | None = None, **body: Any) -> dict[str, Any]:
     body.setdefault("messages", [{"role": "user", "content": "hi"}])
     chat = Chat(body, wish or Thinking())
@@ -289,6 +292,66 @@ def test_fields_by_default_with_tools_and_always() -> None:
     assert body["chat_template_kwargs"] == {"enable_thinking": True, "x": 1}
 
 
+def test_a_template_setting_by_default_stands_beside_thinking() -> None:
+    norms = Norms(default={"chat_template_kwargs": {"x": 1, "enable_thinking": False}})
+    body = shaped(norms, Thinking(on=True))
+    assert body["chat_template_kwargs"] == {"enable_thinking": True, "x": 1}
+    given = {"type": "json_object"}
+    other = Norms(default={"response_format": {"type": "json_schema", "json_schema": {}}})
+    assert shaped(other, response_format=given)["response_format"] == given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ('{"a": 1}', '{"a": 1}'),
+        ('{"file_path": "/a", "content": "half', None),  # cut by the output limit
+        ("", "{}"),
+        ("null", "{}"),
+        (None, "{}"),
+        ({"a": 1}, '{"a":1}'),
+        ("[1]", None),
+    ],
+)
+def test_an_earlier_call_that_is_no_json_stops_no_conversation(
+    arguments: object, sent: str | None
+) -> None:
+    """llama-server refuses a whole conversation for one (recorded)."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    chat = Chat({"messages": [{"role": "user", "content": "x"}, turn]})
+    apply(chat, Norms())
+    found = chat.messages[1]["tool_calls"][0]
+    if sent is None:
+        assert json.loads(found["function"]["arguments"]) == {"invalid_arguments": arguments}
+    else:
+        assert found["function"]["arguments"] == sent
+    assert (found["id"], found["function"]["name"]) == ("c", "f")
+    assert call["function"]["arguments"] == arguments, "the client's own is left as it is"  # type: ignore[index]
+
+
+def test_a_model_that_sees_nothing_is_told_of_images() -> None:
+    """Of what a tool returned, and of what was refused before; what it is asked about now, the
+    engine refuses."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QQ=="}}
+    user = {"role": "user", "content": [{"type": "text", "text": "see"}, image]}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "r"}
+
+    def shown(*messages: Any, blind: bool = True) -> list[bool]:
+        body = shaped(Norms(blind=blind), messages=list(messages))
+        return ["image_url" in json.dumps(m) for m in body["messages"] if m["role"] == "user"]
+
+    assert shown(user) == [True]
+    assert shown(user, {"role": "assistant", "content": "no"}, HI) == [False, False]
+    assert shown(HI, turn, result, user) == [False, False]
+    assert shown(HI, turn, result, user, blind=False) == [False, True]
+    assert user["content"][1] is image, "the given ones are left as they are"
+    body = shaped(Norms(blind=True), messages=[HI, turn, result, user])
+    assert body["messages"][-1]["content"][1]["text"] == "[An image, which you cannot see.]"
+
+
 def test_what_an_engine_refuses_is_taken_out_first() -> None:
     norms = Norms(default={"top_k": 3}, strip=frozenset({"top_k"}))
     assert shaped(norms, top_k=5)["top_k"] == 3
@@ -298,6 +361,8 @@ def test_what_an_engine_refuses_is_taken_out_first() -> None:
 def test_output_limits() -> None:
     norms = Norms(output_floor=8192, output_cap=16384)
     assert shaped(norms, max_tokens=1)["max_tokens"] == 1  # a probe
+    assert shaped(norms, max_tokens=-1)["max_tokens"] == 16384  # LM Studio's clients: no limit
+    assert "max_tokens" not in shaped(Norms(output_floor=8192), tools=[TOOL], max_tokens=-1)
     assert shaped(norms, tools=[TOOL], max_tokens=1)["max_tokens"] == 8192
     assert shaped(norms, tools=[TOOL], max_tokens=128000)["max_tokens"] == 16384
     assert shaped(norms, max_completion_tokens=32000)["max_tokens"] == 16384

@@ -91,6 +91,35 @@ def test_generate() -> None:
     assert json.loads(said)["done_reason"] == "length"
 
 
+def test_a_raw_prompt_is_a_completion() -> None:
+    """What editors fill in: in the model's own marks, past its template."""
+    prompt = "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"
+    body: dict[str, Any] = {"model": "m", "prompt": prompt, "raw": True}
+    body["options"] = {"num_predict": 9, "stop": ["x"]}
+    norms = Norms(default={"min_p": 0.1}, output_cap=5)
+    made = translate(Shape.OLLAMA_GENERATE, encode(body), norms, ABOUT, model="own", completes=True)
+    assert made.path == "/v1/completions"
+    assert json.loads(made.body) == {
+        "model": "own",
+        "prompt": prompt,
+        "stop": ["x"],
+        "max_tokens": 5,
+        "min_p": 0.1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    said = b'data: {"choices":[{"index":0,"text":"<think>c","finish_reason":null}]}\n\n'
+    last = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
+    lines = [json.loads(line) for line in fed(made.stream(), [said + last]).splitlines()]  # type: ignore[arg-type]
+    assert [line["response"] for line in lines] == ["<think>c", ""]
+    assert lines[-1]["done"]
+    with pytest.raises(ProblemError, match="raw: this model's engine"):
+        translate(Shape.OLLAMA_GENERATE, encode(body), Norms(), ABOUT)
+    given = encode({**body, "suffix": "b"})
+    with pytest.raises(ProblemError, match="suffix: this model's engine"):
+        translate(Shape.OLLAMA_GENERATE, given, Norms(), ABOUT, completes=True)
+
+
 @pytest.mark.parametrize(
     ("body", "wanted"),
     [

@@ -130,6 +130,31 @@ def test_parallel_calls_thoughts_and_images() -> None:
     assert chat.messages[4]["content"][1]["type"] == "image_url"
 
 
+def test_what_was_said_behind_a_call_stands_in_no_ones_way() -> None:
+    """Results follow their calls at once, as templates want; no thought is lost or strays."""
+    hm = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+    so = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "so"}]}
+    f = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    g = {"type": "function_call", "call_id": "b", "name": "g", "arguments": "{}"}
+    said = {"role": "assistant", "content": "I call."}
+    also = {"role": "assistant", "content": "And wait."}
+    done = [
+        {"type": "function_call_output", "call_id": "a", "output": None},
+        {"type": "function_call_output", "call_id": "b", "output": "ok"},
+    ]
+    chat, _ = to_chat(items({"role": "user", "content": "hi"}, hm, said, f, so, g, also, *done))
+    check_chat(chat.body)
+    assert [message["role"] for message in chat.messages] == ["user", "assistant", "tool", "tool"]
+    turn = chat.messages[1]
+    assert turn["content"] == "I call.\n\nAnd wait."
+    assert turn["reasoning_content"] == "hm\nso"
+    assert [call["id"] for call in turn["tool_calls"]] == ["a", "b"]
+    assert chat.messages[2]["content"] == ""
+    # a turn that was broken off after its first thought
+    chat, _ = to_chat(items(hm, {"role": "user", "content": "stop"}, also))
+    assert "reasoning_content" not in chat.messages[-1]
+
+
 def test_files() -> None:
     text = base64.b64encode(b"words").decode()
     part = {
@@ -142,6 +167,9 @@ def test_files() -> None:
     part = {"type": "input_file", "file_id": "file_1"}
     with pytest.raises(ProblemError, match=r"input\.0\.content\.0: this file"):
         to_chat(items({"role": "user", "content": [part]}))
+    found = {"type": "function_call_output", "call_id": "c", "output": [part]}
+    chat, _ = to_chat(items(found))
+    assert "which you cannot read" in chat.messages[0]["content"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +185,8 @@ def test_files() -> None:
         ({"input": [{"role": "robot", "content": ""}]}, r"input\.0\.role: found 'robot'"),
         ({"tools": [{"type": "function"}]}, r"tools\.0\.name: found null"),
         ({"tools": {}}, "tools: found an object"),
+        ({"max_output_tokens": -1}, "max_output_tokens: found -1"),
+        ({"input": [{"type": "reasoning", "summary": 5}]}, r"input\.0\.summary: found a number"),
     ],
 )
 def test_mistakes_are_told_by_their_field(change: dict[str, Any], said: str) -> None:

@@ -16,7 +16,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects import counting
 from daemon.dialects.fields import encode
 from daemon.dialects.norms import Norms
-from daemon.dialects.refusals import Overflow, overflow, overflow_text, said
+from daemon.dialects.refusals import Overflow, native, overflow, overflow_text, said
 from daemon.dialects.shapes import SHAPES, Shape
 from daemon.dialects.translator import About, Answer, Translation, counted, translate
 from tests.dialects.streams import (
@@ -157,6 +157,7 @@ def test_a_chat_clients_stream_with_a_rescued_call() -> None:
                 messages=[{"role": "user", "content": "hi"}],
                 tools=[TOOL],  # type: ignore[list-item]
                 stream=True,
+                stream_options={"include_usage": True},
             )
         )
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
@@ -278,6 +279,16 @@ LLAMA = {
         ),
         ("the request exceeds the available context size. try increasing it", Overflow()),
         ("input length exceeds the context length", Overflow()),
+        (
+            "The number of tokens to keep from the initial prompt is greater than the context "
+            "length. Try to load the model with a larger context length.",
+            Overflow(),
+        ),
+        (
+            "You passed 9000 input tokens and requested 100 output tokens. However, the model's "
+            "context length is only 4096 tokens, resulting in a maximum input length of 3996.",
+            Overflow(9000, 4096),
+        ),
         ("Compute error.", None),
         ("the tool `context` is unknown", None),
     ],
@@ -320,6 +331,68 @@ def test_an_engines_errors(status: int, body: bytes, said_text: str, seen: tuple
     assert (openai_status, anthropic_status) == seen
     assert said_text in json.loads(text)["error"]["message"]
     assert said_text in json.loads(other)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [  # recorded from llama-server, which answers 500 to these
+        "image input is not supported - hint: if this is unexpected, you may need to provide the "
+        "mmproj",
+        "Failed to parse tool call arguments as JSON: [json.exception.parse_error.101] parse error",
+        "[json.exception.parse_error.101] parse error at line 1, column 48: syntax error",
+    ],
+)
+@pytest.mark.parametrize("shape", Shape)
+def test_what_is_refused_each_time_is_not_asked_again(shape: Shape, text: str) -> None:
+    body = encode({"error": {"code": 500, "message": text, "type": "server_error"}})
+    for found in (asked(shape).refused(500, body), native(shape, 500, body, "req_1")):
+        assert found is not None
+        status, headers, said_body = found
+        assert status == 400
+        assert ("x-should-retry", "false") in headers
+        assert text in said(said_body)
+    stream = asked(shape).stream()
+    stream.feed(b"data: " + body + b"\n\n")
+    assert stream.failed()[0] == 400
+
+
+def test_a_chat_client_hears_that_calls_were_made() -> None:
+    """Some engines say "stop" after calls, and an agent's loop ends on that word."""
+    stream = asked(Shape.CHAT).stream()
+    out = fed(stream, [called(0, "{}", "ping"), chunk("stop"), usage(), DONE])
+    assert b'"finish_reason":"tool_calls"' in out
+    assert b'"stop"' not in out
+    assert stream.usage.prompt == 20
+    call = {"id": "c", "type": "function", "function": {"name": "ping", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    whole = json.loads(asked(Shape.CHAT).whole(encode(body))[2])
+    assert whole["choices"][0]["finish_reason"] == "tool_calls"
+    assert whole["choices"][0]["message"]["tool_calls"] == [call]
+    assert asked(Shape.CHAT, n=2).whole(encode(body))[2] == encode(body)
+
+
+def test_a_usage_chunk_only_where_it_was_asked_for() -> None:
+    """Some chat clients take a chunk without choices for a fault."""
+    plain = asked(Shape.CHAT).stream()
+    assert b'"usage"' not in fed(plain, [answer(f"a{CALL}")])
+    assert plain.usage.prompt == 20
+    wanted = asked(Shape.CHAT, stream_options={"include_usage": True}).stream()
+    assert b'"usage"' in fed(wanted, [answer(f"a{CALL}")])
+
+
+@pytest.mark.parametrize("shape", Shape)
+def test_a_character_that_came_in_halves(shape: Shape) -> None:
+    """As engines in JavaScript write them; a chat client of its kind puts them together itself."""
+    stream = asked(shape).stream()
+    first = chunk(content="a").replace(b'"a"', rb'"a\ud83d"')
+    second = chunk(content="b").replace(b'"b"', rb'"\ude00b"')
+    out = fed(stream, [first, second, chunk("stop"), DONE])
+    assert stream.over
+    if shape is Shape.CHAT:
+        assert first + second in out
+    else:
+        assert "\U0001f600b".encode() in out
 
 
 @pytest.mark.parametrize("shape", Shape)

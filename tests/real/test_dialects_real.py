@@ -142,3 +142,25 @@ def test_thinking_off_and_a_begun_answer(serving: Started) -> None:
     body = ask(messages=turns, thinking={"type": "enabled", "budget_tokens": 1024})
     answer = serving.ask("POST", PATH, translate(Shape.MESSAGES, body, NORMS, ABOUT).body)
     assert answer.status == 200, answer.body
+
+
+def test_an_image_that_it_cannot_see_is_refused_for_good(serving: Started) -> None:
+    """The engine answers 500, to which clients would ask ten times and more."""
+    image = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+    turns = [{"role": "user", "content": [{"type": "image", "source": image}]}]
+    translation = translate(Shape.MESSAGES, ask(messages=turns), NORMS, ABOUT)
+    answer = serving.ask("POST", PATH, translation.body)
+    assert answer.status == 500
+    status, headers, body = translation.refused(answer.status, answer.body)
+    assert status == 400
+    assert ("x-should-retry", "false") in headers
+    assert "image input is not supported" in json.loads(body)["error"]["message"]
+
+
+def test_a_call_that_was_cut_stops_no_conversation(serving: Started) -> None:
+    cut = {"type": "function_call", "call_id": "c", "name": "ping", "arguments": '{"text": "hal'}
+    result = {"type": "function_call_output", "call_id": "c", "output": "no JSON"}
+    turns = [{"role": "user", "content": "ping it"}, cut, result]
+    body = encode({"model": "m", "max_output_tokens": 64, "input": turns})
+    answer = serving.ask("POST", PATH, translate(Shape.RESPONSES, body, NORMS, ABOUT).body)
+    assert answer.status == 200, answer.body

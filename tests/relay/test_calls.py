@@ -48,6 +48,7 @@ def test_of_what_the_real_clients_send_the_small_ones_are_known() -> None:
     ("text", "kind"),
     [
         ("Generate a concise, 3-5 word title with an emoji summarizing the chat.", Kind.TITLE),
+        ("Generate a concise title summarizing the chat history.", Kind.TITLE),
         ("Generate 1-3 broad tags categorizing the main themes of the chat.", Kind.TAGS),
         (
             "Analyze the chat history to determine the necessity of generating search queries.",
@@ -55,6 +56,8 @@ def test_of_what_the_real_clients_send_the_small_ones_are_known() -> None:
         ),
         ("You are an autocompletion system. Continue the text in `<text>`.", Kind.COMPLETION),
         ("Suggest 3-5 relevant follow-up questions or prompts.", Kind.FOLLOW_UP),
+        ("Predict 3-5 useful messages this user might naturally send next.", Kind.FOLLOW_UP),
+        ("Generate a detailed prompt for am image generation task.", Kind.IMAGE),
     ],
 )
 def test_open_webuis_tasks(text: str, kind: Kind) -> None:
@@ -96,6 +99,10 @@ def test_a_prompt_in_a_models_own_marks_is_for_that_model_alone() -> None:
     assert small_call(Route.COMPLETIONS, prompt) == Small(Kind.COMPLETION, movable=False)
     assert small_call(Route.COMPLETIONS, b'{"prompt": "x"}') is ORDINARY
     assert small_call(Route.EMBEDDINGS, prompt) is ORDINARY
+    raw = prompt.replace(b'"prompt"', b'"raw": true, "prompt"')
+    assert small_call(Route.CHAT, raw, generate=True) == Small(Kind.COMPLETION, movable=False)
+    assert small_call(Route.CHAT, raw) is ORDINARY
+    assert small_call(Route.CHAT, prompt, generate=True) is ORDINARY
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(), st.lists))

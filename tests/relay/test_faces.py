@@ -77,6 +77,7 @@ async def test_whatever_the_client_names_the_bound_model_answers() -> None:
             (b'{"model":null}', {"model": "its-own-name"}),
             (b'{"a":[1.50]}', {"model": "its-own-name", "a": [1.5]}),
             (b"{}", {"model": "its-own-name"}),
+            (rb'{"a":"\ud83d"}', {"model": "its-own-name", "a": "\ufffd"}),
         ):
             reply = await ask(here, port, post(body=body))
             assert reply.status == 200

@@ -213,6 +213,37 @@ async def test_what_the_engine_speaks_goes_through_to_the_byte(path: str) -> Non
         assert here.backend.seen[0].line == f"POST {path} HTTP/1.1"
 
 
+@pytest.mark.parametrize("path", [path for path in ASKED if path.startswith("/v1/")])
+@pytest.mark.parametrize("spoken", [CHATS, SPEAKS], ids=["translated", "native"])
+async def test_half_a_character_in_a_request_stops_no_conversation(
+    path: str, spoken: Manner
+) -> None:
+    """Programs in JavaScript send such where they cut a tool's output, and then in each turn."""
+    async with world(engine()) as here:
+        here.leases.spoken = spoken
+        request = asked(path, stream=False).replace(b'"hi"', rb'"hi\ud83d"')
+        body = request.partition(b"\r\n\r\n")[2]
+        reply = await here.once(post(path, body))
+        assert reply.status == 200
+        assert "\ufffd" in json.dumps(json.loads(here.backend.seen[0].body), ensure_ascii=False)
+        reply = await here.once(post(path, body[:-1]))
+        assert reply.status == 400, "what is no JSON otherwise is told"
+
+
+async def test_a_raw_prompt_of_ollamas_goes_to_completions() -> None:
+    async with world(engine()) as here:
+        here.leases.spoken = SPEAKS
+        reply = await here.once(asked("/api/generate", stream=True, raw=True))
+        assert said("/api/generate", reply.body) == "one two"
+        (seen,) = here.backend.seen
+        assert seen.line == "POST /v1/completions HTTP/1.1"
+        assert json.loads(seen.body)["prompt"] == "hi"
+        here.leases.spoken = CHATS
+        reply = await here.once(asked("/api/generate", stream=True, raw=True))
+        assert reply.status == 400
+        assert "raw" in json.loads(reply.body)["error"]
+
+
 async def test_embeddings_as_ollama_has_them() -> None:
     found = {"data": [{"embedding": [1.0, 2.0]}], "usage": {"prompt_tokens": 3}}
 

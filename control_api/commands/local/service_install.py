@@ -20,6 +20,7 @@ from daemon.service import environment as environments
 from daemon.service import record as records
 from daemon.service.launchd import Launchd
 from daemon.service.origin import Kind, Origin, classify, look
+from daemon.service.places import Scope
 from daemon.service.render import Recipe, UnitFile, addresses, render, stop_seconds
 from daemon.service.systemd import Systemd
 
@@ -97,9 +98,17 @@ def _names(service: Serviced, user: str) -> tuple[str, str]:
     return user, "staff"
 
 
+def _usual_scope(config: str | None) -> Scope:
+    """``service.scope`` of the user's own configuration. Raises ConfigError."""
+    from daemon.config.paths import Paths
+
+    file = Path(config).absolute() if config else None
+    return settings_of(Paths.find(os.environ, config=file).config_file).service.scope
+
+
 def install(args: Namespace, out: Out) -> int:
     session()
-    service = Serviced(places(args.scope or "user"))
+    service = Serviced(places(args.scope or _usual_scope(args.config)))
     origin = classify(look(service.places.root))
     config = paths_of(service, args.config).config_file
     if args.shown:
@@ -127,7 +136,7 @@ def install(args: Namespace, out: Out) -> int:
         troubles = _bring_up(service, files, changed, obsolete, fresh=program.fresh)
         for trouble in troubles:
             out.note(f"! {trouble}")
-    lingers = _linger(args, service, out)
+    lingers = _linger(args, service, settings_of(config).service.linger, out)
     return _told(service, record, [one.name for one in changed], obsolete, lingers, out)
 
 
@@ -316,12 +325,13 @@ def _bring_up(
     return manager.start()
 
 
-def _linger(args: Namespace, service: Serviced, out: Out) -> bool | None:
-    """Lingering, if it is wanted; whether it is so now."""
+def _linger(args: Namespace, service: Serviced, asks: bool, out: Out) -> bool | None:
+    """Lingering, if it is wanted; whether it is so now. ``asks``: as configured, who was not told
+    on the command line asks the user."""
     now = service.lingers()
     if now is not False or not isinstance(service.manager, Systemd):
         return now
-    want = args.linger
+    want = args.linger if args.linger is not None or asks else False
     if want is None and sys.stdin is not None and sys.stdin.isatty() and not args.yes:
         out.note("Without lingering the service starts at your login and ends with it.")
         print("Let it run without a login, too? [y/N] ", end="", file=out.err, flush=True)

@@ -49,7 +49,7 @@ def make_wish(client: Client, model: str, out_tokens: int, **more: Any) -> Wish:
 def served(model: ModelView, running: dict[str, Any]) -> Served:
     """A model as clients should see it: a running backend knows its context best."""
     backend = running.get(model.name) or {}
-    return Served(model.name, backend.get("context") or model.context, model.kind == "vision")
+    return Served(model.name, backend.get("context") or model.context, model.sees)
 
 
 def default_model(client: Client) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Ctl
-from tests.control_api.fake import FakeControl, FakeDaemon, backend_view
+from tests.control_api.fake import FakeControl, FakeDaemon, backend_view, model_view
 
 
 def test_lines_for_a_shell(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
@@ -28,6 +28,17 @@ def test_lines_for_a_shell(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> N
 def test_a_key_is_used(ctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELPORT_API_KEY", "mp-key")
     assert ctl("env", "claude", "g", "--json").json["env"]["ANTHROPIC_AUTH_TOKEN"] == "mp-key"
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_a_model_that_sees_is_given_images(
+    sees: bool, ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
+) -> None:
+    fake.catalog["gemma"] = model_view("gemma", aliases=["g"], state="ready", sees=sees)
+    env = ctl("env", "opencode", "g", "--json").json["env"]
+    assert ('"attachment": true' in env["OPENCODE_CONFIG_CONTENT"]) is sees
+    files = ctl("env", "pi", "g", "--json").json["files"]
+    assert ('"image"' in files["pi/models.json"]) is sees
 
 
 def test_the_small_model_serves_a_clients_small_calls(
