@@ -27,7 +27,7 @@ from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
 from daemon.backends.backend import Backend
 from daemon.backends.counters import Counters
-from daemon.backends.counters import Patience as CountPatience
+from daemon.bounds import count_patience, follow_logs, guard_of, relay_limits, wake_gap
 from daemon.config.paths import GROUP, Paths
 from daemon.config.settings import Settings
 from daemon.configured import Configured
@@ -39,14 +39,11 @@ from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.keys import Keys
 from daemon.listeners import Listeners
-from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.machine.awake import Awake
 from daemon.ports import Hold, Target
 from daemon.reading import Reader
 from daemon.relay.front import Front
-from daemon.relay.guard import Guard
-from daemon.relay.limits import Limits
 from daemon.relay.records import RequestRecord
 from daemon.requests import Requests
 from daemon.service.handed import Handed
@@ -69,8 +66,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("modelport")
 
-SILENCE = 3.0  # rounds of looking at memory that may be late before that is taken for sleep
-LOADING_POLL = 0.1  # seconds; a backend that says it is loading is asked again, not hammered
 CONTROL_CLOSE = 2.0  # seconds for open answers of the control socket: they are told to end first
 
 
@@ -492,33 +487,6 @@ def tidy_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def guard_of(settings: Settings, keys: Keys) -> Guard:
-    """Who is let in, as configured and by the keys that there are."""
-    return Guard(
-        hosts=settings.server.hosts,
-        cors_origins=settings.server.cors_origins,
-        keys=keys.ring,
-        failures=keys.failures,
-        keyless=keys.insecure,
-    )
-
-
-def follow_logs(settings: Settings) -> None:
-    """The daemon's own log as configured now; those of backends follow at their next start."""
-    logs, root = settings.logs, logging.getLogger()
-    root.setLevel(logs.level.upper())
-    for handler in root.handlers:
-        if isinstance(handler, RotatingHandler):
-            handler.max_bytes, handler.keep = logs.max_size, logs.keep
-            handler.form = logs.format
-
-
-def wake_gap(settings: Settings) -> float:
-    """How long a silence of the clock is sleep: longer than it is silent by itself."""
-    timing = settings.timing
-    return max(timing.wake_gap, SILENCE * min(timing.memory_sample, timing.machine_sample))
-
-
 def control_limits(settings: Settings) -> ControlLimits:
     """The control API's limits as configured."""
     from control_api.operation import Limits as ControlLimits
@@ -526,33 +494,4 @@ def control_limits(settings: Settings) -> ControlLimits:
     timing = settings.timing
     return ControlLimits(
         heartbeat_seconds=timing.event_keepalive, retry_after_max=timing.retry_after_max
-    )
-
-
-def count_patience(settings: Settings) -> CountPatience:
-    """How long counting may take, as configured."""
-    return CountPatience(settings.timing.count_wait, settings.timing.count_idle)
-
-
-def relay_limits(settings: Settings) -> Limits:
-    """The data plane's limits as configured."""
-    timing = settings.timing
-    return Limits(
-        body_bytes=settings.server.body_limit,
-        head_timeout=timing.header_timeout,
-        idle_timeout=timing.client_idle,
-        body_silence=timing.body_stall,
-        write_stall=timing.write_stall,
-        linger=timing.close_linger,
-        connect_timeout=timing.connect_timeout,
-        loading_poll=max(timing.ready_poll, LOADING_POLL),
-        loading_wait=timing.start_stall,
-        pool_idle=timing.upstream_idle,
-        stream_keepalive=timing.stream_keepalive,
-        loading_text=timing.loading_text,
-        tick=timing.sweep,
-        late=timing.auth_delay,
-        retry_after_drain=timing.shutdown_retry,
-        retry_after_lost=timing.lost_retry,
-        retry_after_max=timing.retry_after_max,
     )

@@ -19,7 +19,8 @@ import pytest
 from control_api.app import _WORLD_KEY
 from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, control_limits, relay_limits
+from daemon.assembly import Daemon, control_limits
+from daemon.bounds import relay_limits
 from daemon.config import presets
 from daemon.config.load import load
 from daemon.config.paths import Paths
