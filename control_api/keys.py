@@ -19,7 +19,7 @@ _TAG: Final = "keys"
 
 
 async def list_keys(call: Call) -> web.StreamResponse:
-    return answer(Keys(keys=call.port.keys()))
+    return answer(Keys(keys=await call.port.keys()))
 
 
 async def add_key(call: Call) -> web.StreamResponse:

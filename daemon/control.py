@@ -390,7 +390,9 @@ class Control:
         self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
         return found
 
-    def keys(self) -> list[KeyView]:
+    async def keys(self) -> list[KeyView]:
+        """See ``ControlPort``: those that ``ctl`` made while we started, too."""
+        await self.key_ring.look()
         now = time.time()
         return [key.view(now) for key in self.key_ring.listed()]
 

@@ -27,7 +27,7 @@ class Keys:
     """
 
     store: KeyStore
-    poll: float = 2.0
+    poll: float = 10.0
     noted: float = 60.0
     insecure: bool = False
     ring: Ring = NO_KEYS
@@ -105,7 +105,6 @@ class Keys:
         loop = asyncio.get_running_loop()
         due = loop.time() + self.noted
         while True:
-            await asyncio.sleep(self.poll)
             try:
                 await self.look()
                 if loop.time() >= due:
@@ -113,6 +112,7 @@ class Keys:
                     await self._note()
             except Exception:
                 log.exception("the keys could not be looked at")
+            await asyncio.sleep(self.poll)
 
     async def _note(self) -> None:
         """Write when keys were used."""

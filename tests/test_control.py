@@ -11,7 +11,9 @@ from typing import cast
 import pytest
 
 from daemon import pulling
+from daemon.access.keys import Wanted
 from daemon.access.principals import LOCAL
+from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.stock import Stock
 from daemon.control import where
@@ -47,6 +49,14 @@ def lease_on(rooms: Rooms, name: str) -> Lease:
 
 
 # ---------------------------------------------------------------- looking
+
+
+async def test_a_key_that_was_made_beside_us_is_listed_at_once(opened: Open) -> None:
+    rooms = await opened()
+    assert await rooms.control.keys() == []
+    store = KeyStore(rooms.control.paths.keys_file)
+    await asyncio.to_thread(store.add, Wanted(name="laptop"))
+    assert [key.name for key in await rooms.control.keys()] == ["laptop"]
 
 
 async def test_status_adds_up(opened: Open) -> None:

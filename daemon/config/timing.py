@@ -115,7 +115,7 @@ class Timing(Part):
     auth_window: Seconds = _seconds(60.0, "Wrong keys are counted over it, per address.")
     auth_delay: Seconds = _seconds(1.0, "Added to answers once too many keys were wrong.")
     keys_poll: Interval = Field(
-        default=2.0, description="Between two looks at the file of keys, which ctl may change."
+        default=10.0, description="Between two looks at the file of keys, for edits by hand."
     )
     keys_noted: Interval = Field(
         default=60.0, description="Between two writes of when keys were used last."

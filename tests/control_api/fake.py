@@ -247,7 +247,7 @@ class FakeControl:
         """All that a request could have changed."""
         return copy.deepcopy((self.catalog, self.running, self.calls, self.ring))
 
-    def keys(self) -> list[KeyView]:
+    async def keys(self) -> list[KeyView]:
         return list(self.ring.values())
 
     async def add_key(self, wanted: Wanted) -> tuple[KeyView, str]:
