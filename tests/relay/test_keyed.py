@@ -444,7 +444,7 @@ async def test_before_there_is_a_control_plane_it_is_said() -> None:
 
 @both_loops
 async def test_who_waits_for_a_late_refusal_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Peer, "of", lambda *_: LAN)
+    monkeypatch.setattr(Peer, "of", lambda *_, **__: LAN)
     by = guard(failures=Failures(allowed=1))
     async with world(guard=by, limits=Limits(tick=0.01, late=0.05)) as here:
         host = (b"Host: 127.0.0.1", b"Host: 192.168.1.2")
