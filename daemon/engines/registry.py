@@ -13,6 +13,7 @@ from daemon.engines.base import Engine, Installed
 from daemon.engines.binaries import INSTALL, Inspector
 from daemon.engines.command import Command, Template
 from daemon.engines.environment import Platform
+from daemon.engines.install.shelf import Shelf
 from daemon.engines.llama_server import LlamaServer
 from daemon.engines.mlx_lm import MlxLm
 from daemon.engines.vllm import Vllm
@@ -58,7 +59,8 @@ def choose(
 
 
 class Registry:
-    """The engines under these settings. ``cache``: where what programs said is kept.
+    """The engines under these settings. ``cache``: where what programs said is kept. ``shelf``:
+    what we have installed ourselves.
 
     Finding an engine may run its program: call it off the event loop.
     """
@@ -69,9 +71,11 @@ class Registry:
         environ: Mapping[str, str],
         cache: Path | None = None,
         platform: Platform | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
+        self._shelf = shelf
         self.platform = platform or Platform.here()
         inspector = Inspector(cache, settings.timing.engine_probe)
         built: tuple[Engine, ...] = tuple(
@@ -99,20 +103,31 @@ class Registry:
         return engine
 
     def find(self, name: str) -> Installed:
-        """The engine on this machine.
+        """The engine on this machine: `path` of the settings, else the installation of ours that is
+        in use (or of the `version` insisted on), else what the adapter finds.
 
         Raises ProblemError: CONFIG_INVALID for an unknown name; ENGINE_MISSING with the line that
         installs it, where it is not there or not in the version that the settings insist on.
         """
         engine = self.get(name)
         entry = self._settings.engines.entry(name)
-        installed = engine.find({"path": entry.path}, self._environ)
+        place: dict[str, object] = {"path": entry.path}
+        if entry.path is None and self._shelf is not None:
+            item = self._shelf.chosen(name, entry.version)
+            if item is not None:
+                place = {"path": str(item.path), "stamp": str(item.stamp)}
+        installed = engine.find(place, self._environ)
         wanted = entry.version
         if wanted and installed.version.removeprefix("b").split(" ")[0] != wanted.removeprefix("b"):
             what = f"{name} is {installed.version or 'of an unknown version'} here, not {wanted}."
-            hint = f"Install that one and name its `path`, or change `version` in [engines.{name}]."
+            hint = f"`ctl engine install {name}@{wanted}`, or change `version` in [engines.{name}]."
             raise ProblemError(Problem(Code.ENGINE_MISSING, what, hint))
         return installed
+
+    def at(self, name: str, place: Mapping[str, object]) -> Installed:
+        """The same engine at another place than the one in use: ``path``, and ``stamp``, a file
+        that changes whenever it does. Raises ProblemError."""
+        return self.get(name).find(place, self._environ)
 
     def found(self, name: str) -> bool:
         """Whether :meth:`find` finds it."""

@@ -12,7 +12,7 @@ from typing import Final
 from daemon.engines import llama, xllamacpp_flags
 from daemon.engines.adapter import LlamaAdapter
 from daemon.engines.base import Installed, Launch, LaunchPlan
-from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable
+from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable, stamp_of
 from daemon.engines.llama_server import gpu_warning
 
 RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
@@ -39,8 +39,7 @@ class Xllamacpp(LlamaAdapter):
         python = named_path(self.name, settings)
         if python is not None:
             python = runnable(self.name, python)
-            # What another environment holds can change without its python changing: ask each time.
-            facts = _ask(python, environ, self._inspector)
+            facts = self._elsewhere(python, settings, environ)
         else:
             python = Path(sys.executable)
             spec = importlib.util.find_spec("xllamacpp")
@@ -63,6 +62,15 @@ class Xllamacpp(LlamaAdapter):
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
             sockets=True,  # since it takes several hosts, without which our runner does not work
         )
+
+    def _elsewhere(
+        self, python: Path, settings: Mapping[str, object], environ: Mapping[str, str]
+    ) -> Facts | None:
+        """What another environment holds can change without its python changing."""
+        inspector, stamp = self._inspector, stamp_of(python, settings)
+        if stamp is None:
+            return _ask(python, environ, inspector)
+        return inspector.facts(stamp, lambda: _ask(python, environ, inspector), of=self.name)
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
         """See ``Engine.launch``."""

@@ -71,7 +71,7 @@ def test_a_python_without_the_wheel(tmp_path: Path, answer: str) -> None:
     with pytest.raises(ProblemError, match="cannot import it") as caught:
         Xllamacpp(platform=PLAIN).find({"path": str(python)}, os.environ)
     assert caught.value.problem.code is Code.ENGINE_MISSING
-    assert 'pip install "modelport[llama]"' in caught.value.problem.hint
+    assert "ctl engine install xllamacpp" in caught.value.problem.hint
 
 
 def test_a_wheel_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
