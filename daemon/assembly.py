@@ -28,12 +28,14 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.engines.install.shelf import Shelf
 from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.listeners import Listeners
 from daemon.logs.files import RotatingHandler
 from daemon.machine import observe
 from daemon.machine.awake import Awake
+from daemon.probation import Probation
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.guard import Guard
@@ -105,6 +107,13 @@ class Daemon:
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
+        self.probation = Probation(
+            Shelf(paths.engines_dir),
+            self.bus,
+            self.configured.prepared,
+            self.configured.reload,
+            paths.state_dir / "worked.json",
+        )
         self._control_app: web.Application | None = None
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
@@ -226,6 +235,8 @@ class Daemon:
         """Read what is configured, see what an earlier daemon left, then serve."""
         await self.recorder.open()  # before anything can die
         await asyncio.to_thread(self.control.proofs.load)
+        await asyncio.to_thread(self.probation.load)
+        self.probation.open()
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
         self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
@@ -294,6 +305,7 @@ class Daemon:
         await self.configured.pulls.close()
         await self._end_backends()
         await self.recorder.close()
+        await self.probation.close()
         await self.configured.written()
         await self.control.proofs.written()
         if runner is not None:

@@ -92,10 +92,10 @@ class Prepared:
     def started_as(self) -> tuple[object, ...]:
         """Whatever a running process cannot take over: if this differs, it must start anew."""
         companions = (self.mmproj, self.draft, self.template)
-        version = self.installed.version if self.installed else None
         ways = tuple(variant.id for variant in self.spec.plain)
         files = (self.path, companions, self.identity)
-        return (self.engine_name, version, files, self.kind, ways)
+        served = self.installed is not None  # its version may change: the next start takes it
+        return (self.engine_name, served, files, self.kind, ways)
 
     @property
     def files(self) -> list[Path]:

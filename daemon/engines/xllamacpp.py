@@ -21,7 +21,8 @@ RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
 _QUESTION: Final = """
 import json, xllamacpp
 kinds = [device["name"].rstrip("0123456789").lower() for device in xllamacpp.get_device_info()]
-print("\\n" + json.dumps([xllamacpp.__version__, kinds]))
+several = hasattr(xllamacpp.CommonParams(), "hostnames")
+print("\\n" + json.dumps([xllamacpp.__version__, kinds, several]))
 """
 _NAMES: Final[Mapping[str, str]] = {"mtl": "metal"}
 
@@ -60,7 +61,7 @@ class Xllamacpp(LlamaAdapter):
             flags=xllamacpp_flags.known_flags(),
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
-            sockets=True,  # since it takes several hosts, without which our runner does not work
+            sockets=facts.sockets,
         )
 
     def _elsewhere(
@@ -84,8 +85,9 @@ class Xllamacpp(LlamaAdapter):
 def _ask(python: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
     text = inspector.output((str(python), "-P", "-c", _QUESTION), environ)
     try:
-        version, kinds = json.loads((text or "").rstrip().rpartition("\n")[2])
+        # It listens on unix sockets since it takes several hosts.
+        version, kinds, several = json.loads((text or "").rstrip().rpartition("\n")[2])
         names = [_NAMES.get(kind, kind) for kind in kinds if kind not in ("cpu", "blas")]
     except (ValueError, TypeError):
         return None
-    return Facts(str(version), (), tuple(dict.fromkeys(names)))
+    return Facts(str(version), (), tuple(dict.fromkeys(names)), several is True)

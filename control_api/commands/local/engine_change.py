@@ -161,7 +161,7 @@ def proven(config: str | None, item: Item, before: Installed | None, out: Out) -
         broken = dict(found.broken)
         if broken and (place := _path_of(before)) is not None:
             steps.show({"step": "prove", "text": "the one in use, for comparison"})
-            usual = trial.prove(item.engine, place, model, config, tell)
+            usual = trial.prove(item.engine, place, model, config, tell, tuple(broken))
             broken = {step: why for step, why in broken.items() if step not in usual.broken}
     if not found.made:
         out.note(f"{item.engine} {item.version} is not proven: {found.text}")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,9 +34,13 @@ STOP_SECONDS: Final = 40.0
 REQUEST_SECONDS: Final = 120.0  # for one request to a small model
 LARGEST: Final = 3 << 30  # bytes of weights that still count as small
 CONTEXT: Final = 4096
+SHORT: Final = 256  # tokens that answers are measured by: a quarter of it is the longest
 
 # What costs minutes on a processor says nothing of an engine that the others do not.
 STEPS: Final = ("stream", "tools-chat", "tools-messages", "tools-responses", "leak", "stop")
+AGAIN: Final = " after a restart"
+ORDER: Final = ("load", *STEPS, f"stream{AGAIN}")
+Tell = Callable[[str, str, float | None], None]
 FORMS: Final[Mapping[str, str]] = {
     "llama-server": "gguf",
     "xllamacpp": "gguf",
@@ -104,13 +108,14 @@ def prove(
     place: Path,
     model: Path,
     config: str | None,
-    tell: Callable[[str, str, float | None], None],
+    tell: Tell,
+    only: Collection[str] = ORDER,
 ) -> Proof:
-    """Take the steps with the engine at ``place`` (as `path` of its settings would say). Never
-    raises for what the engine does."""
+    """Take the steps (``only`` some) with the engine at ``place`` (as `path` of its settings would
+    say). Never raises for what the engine does."""
     try:
         with _side(engine, place, model, config) as client:
-            return _taken(client, tell)
+            return _taken(client, tell, only)
     except UnreachableError as error:
         return Proof(False, {}, f"The daemon for the trial did not start: {error}")
     except RefusedError as error:
@@ -119,24 +124,27 @@ def prove(
         return Proof(True, {"load": error.message}, error.message)
 
 
-def _taken(client: Client, tell: Callable[[str, str, float | None], None]) -> Proof:
+def _taken(client: Client, tell: Tell, only: Collection[str]) -> Proof:
     from daemon.proving.driver import take
     from daemon.proving.steps import STEPS as EVERY
     from daemon.proving.values import Subject
 
     url = str(client.get("/status")["url"])
     broken: dict[str, str] = {}
-    for turn in ("", " after a restart"):  # the second time: it comes up again after a stop
+    for turn in ("", AGAIN):  # the second time: it comes up again after a stop
+        steps = [step for step in STEPS if step + turn in only]
+        if turn and not steps:
+            break
         tell("prove", f"loading a small model{turn}", None)
         for _ in client.progress(f"/models/{NAME}/load"):
             pass
         routes = frozenset(client.get(f"/models/{NAME}")["routes"])
         tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(6))
         subject = Subject(
-            NAME, context=CONTEXT, routes=routes, tag=tag,
+            NAME, context=SHORT, routes=routes, tag=tag,
             seconds=REQUEST_SECONDS, long_seconds=REQUEST_SECONDS,
         )  # fmt: skip
-        for step in STEPS if not turn else STEPS[:1]:
+        for step in steps:
             tell("prove", f"{step}{turn}", None)
             _judge(step + turn, take(EVERY[step], subject, url), broken)
         client.post(f"/models/{NAME}/unload")
