@@ -115,7 +115,7 @@ def _rocm(main: list[_Archive], gpu: Graphics) -> list[Choice]:
 def _vulkan(main: list[_Archive], gpu: Graphics) -> list[Choice]:
     """Any GPU with a Vulkan driver: also those whose own build does not suit. Where vulkaninfo is
     not installed the kernel's signs are enough to try: what it can use is asked afterwards."""
-    if not (gpu.vulkan or gpu.nvidia or gpu.gfx or gpu.signs):
+    if not (gpu.vulkan or gpu.nvidia or gpu.cuda or gpu.gfx or gpu.signs):
         return []
     why = gpu.vulkan[0] if gpu.vulkan else "a GPU that no other build suits"
     return [Choice("vulkan", (one.name,), why) for one in main if one.build == "vulkan"][:1]
