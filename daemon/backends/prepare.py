@@ -193,15 +193,24 @@ class Preparer:
     def _engine(self, model: Model, weights: Weights | None, kind: str) -> tuple[Engine, Installed]:
         """The engine named for it, else the best one here that runs such weights.
 
-        Raises ProblemError: ENGINE_MISSING with the line that installs it.
+        Raises ProblemError: ENGINE_MISSING with the line that installs it, or updates it where it
+        is too old for the model.
         """
+        architecture = weights.architecture if weights is not None else ""
+
+        def unfit(installed: Installed) -> Problem | None:
+            return self._registry.unfit(installed, model.min_engine, architecture)
+
+        def fits(installed: Installed) -> bool:
+            return unfit(installed) is None
+
         name: str | Problem | None = model.engine
         if name is None:
             if weights is None:
                 text = f"{model.name} has neither an engine nor weights."
                 hint = "Set `engine`, `path` or `hf` of the model."
                 raise ProblemError(Problem(Code.CONFIG_INVALID, text, hint))
-            name = self._registry.choose(form_of(model, weights), kind)
+            name = self._registry.choose(form_of(model, weights), kind, fits)
         if isinstance(name, Problem):
             raise ProblemError(name)
         if name not in self._found:
@@ -212,6 +221,8 @@ class Preparer:
         installed = self._found[name]
         if isinstance(installed, Problem):
             raise ProblemError(installed)
+        if (problem := unfit(installed)) is not None:
+            raise ProblemError(replace(problem, message=f"{model.name}: {problem.message}"))
         return self._registry.get(name), installed
 
     def _priced(self, item: Prepared) -> Prepared:

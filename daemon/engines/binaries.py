@@ -36,6 +36,9 @@ INSTALL: Final[Mapping[str, str]] = {
 }
 
 
+UPDATE: Final = "Update it: ctl engine update {0} (`ctl engine install {0}` if it is not ours)"
+
+
 def missing(engine: str, why: str) -> ProblemError:
     """ENGINE_MISSING with the line that installs the engine."""
     how = f"Install it: {INSTALL[engine]}" if engine in INSTALL else "Install it"
