@@ -109,7 +109,10 @@ JSON = {
     "completion": ("bash",),
 }
 # They become, or need, another program, or another system: see their own tests.
-ELSEWHERE = {"serve", "run", "launch", "test", "memory raise-gpu-limit", "memory restore"}
+ELSEWHERE = {
+    "serve", "run", "launch", "test", "memory raise-gpu-limit", "memory restore",
+    "engine install", "engine update", "engine use", "engine rollback",
+}  # fmt: skip
 
 
 def test_every_command_answers_with_json(

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from control_api.client import Client, RefusedError, UnreachableError
 from control_api.commands.command import Command
 from control_api.commands.local import engine_change
-from control_api.commands.local.settings import add_config_flag, find_paths, load_settings
+from control_api.commands.local.settings import (
+    add_config_flag,
+    config_file,
+    find_paths,
+    load_settings,
+)
 from control_api.commands.output import Out
 
 if TYPE_CHECKING:
@@ -160,9 +165,11 @@ def users(config: str | None) -> dict[str, list[str]]:
     by_engine: dict[str, list[str]] = {}
     try:
         for model in Client().get("/models")["models"]:
-            if model.get("engine"):
+            if model.get("engine") and model.get("pulled", True):
                 by_engine.setdefault(str(model["engine"]), []).append(str(model["name"]))
     except (UnreachableError, RefusedError):
+        if not config_file(config).exists():
+            return {}
         for name, entry in load_settings(config).settings.models.items():
             if entry.engine:
                 by_engine.setdefault(entry.engine, []).append(name)

@@ -90,6 +90,16 @@ def put(
         return _guarded(lambda: shop.install(engine, version, source))
 
 
+def embedded(config: str | None, out: Out) -> Item | None:
+    """Install the embedded engine where nothing here runs a GGUF yet, and use it: for whoever sets
+    modelport up. None: there is something already. Raises RefusedError."""
+    if any(_current(config, engine) is not None for engine in ("llama-server", "xllamacpp")):
+        return None
+    item = put(config, "xllamacpp", None, out)
+    _switch(config, item.engine, item.version, 0, out)
+    return item
+
+
 def update(args: Namespace, out: Out) -> int:
     from daemon.engines.install.versions import ENGINES, parse
 
@@ -395,7 +405,7 @@ COMMANDS: Final = {
         examples=(
             ("ctl engine use llama-server@b9000", "an installed version"),
             ("ctl engine use llama-server@found", "what is found on the machine, not ours"),
-            ("ctl engine use llama-server ~/llama.cpp/build/bin/llama-server", "your own"),
+            ("ctl engine use llama-server ~/build/bin/llama-server", "your own"),
         ),
         run=use,
         arguments=_use_arguments,

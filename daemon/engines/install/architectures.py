@@ -6,7 +6,6 @@ library, mlx-lm has a module for each. Where that cannot be seen, nothing is sai
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Final
 
 # All known to every llama.cpp of these years: a file without them does not hold the table.
 _ALWAYS: Final = (b"llama\0", b"starcoder2\0", b"gemma2\0")
+_PIECE: Final = 1 << 19
+_LONGEST: Final = 80  # bytes of a name
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{1,63}")
 
 
@@ -46,13 +47,22 @@ def knows(engine: str, file: Path, architecture: str) -> bool | None:
         return None
     if engine in ("mlx-lm", "vllm-mlx"):
         return _mlx(engine, file, architecture)
-    if not file.stat().st_size:
-        return None
-    with file.open("rb") as data, mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if any(text.find(name) < 0 for name in _ALWAYS):
-            return None
-        # A longer name that ends alike counts too: better let one through than refuse one.
-        return text.find(architecture.encode() + b"\0") >= 0
+    # A longer name that ends alike counts too: better let one through than refuse one.
+    wanted = architecture.encode() + b"\0"
+    missing = _missing(file, {wanted, *_ALWAYS})
+    return True if not missing else False if missing == {wanted} else None
+
+
+def _missing(file: Path, names: set[bytes]) -> set[bytes]:
+    """Which of these are nowhere in it. Piece by piece: a search through all of a hundred megabytes
+    at once would hold the interpreter, and requests with it, for a quarter of a second."""
+    left, end = set(names), b""
+    with file.open("rb", buffering=0) as data:
+        while left and (piece := data.read(_PIECE)):
+            text = end + piece
+            left = {name for name in left if name not in text}
+            end = text[-_LONGEST:]
+    return left
 
 
 def _mlx(engine: str, packages: Path, architecture: str) -> bool | None:

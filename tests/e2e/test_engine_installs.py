@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import make_house  # noqa: F401
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 
@@ -46,7 +45,7 @@ def restart(house: House, model: str) -> None:
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
 def test_two_versions_of_the_embedded_engine(
-    make_house: MakeHouse,  # noqa: F811
+    make_house: MakeHouse,
     tiny_gguf: Path,
     installer: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -85,7 +84,7 @@ def test_two_versions_of_the_embedded_engine(
         assert {OLD, NEW} <= set(names)
 
 
-def test_mlx_lm(make_house: MakeHouse, tiny_hf: Path) -> None:  # noqa: F811
+def test_mlx_lm(make_house: MakeHouse, tiny_hf: Path) -> None:
     config = f'[models.m]\npath = "{tiny_hf}"\nengine = "mlx-lm"\nctx = 512\n'
     with make_house(config) as house:
         assert house.chat("m").status >= 400
