@@ -170,6 +170,8 @@ class Configured:
                 continue
             if item.engine_name in changes.engines or item.started_as != old.started_as:
                 touched.add(name)
+            elif item.installed != old.installed and not self._running(name):
+                touched.add(name)  # what it was given up for may be no more
         return frozenset(touched & new.prepared.keys())
 
     # ------------------------------------------------------------ one model

@@ -96,6 +96,14 @@ def test_used_and_gone_back_from(make_house: MakeHouse, tiny_gguf: Path, wheels:
         again = house.ctl("engine", "install", f"xllamacpp@{NEW}", "--no-use")
         assert again.returncode == 0, again
         assert "install " not in again.stderr, "what is there is left alone"
+        code, said = told(house, "use", f"xllamacpp@{NEW}")
+        assert code == 0
+        assert house.chat("a").status >= 400, "nobody knows whether it ever worked"
+        assert house.client.get("/models/a")["state"] == "failed"
+        code, said = told(house, "rollback", "xllamacpp")
+        assert code == 0
+        assert house.chat("a").status == 200, "what it was given up for is no more"
+        assert house.ctl("unload", "a").returncode == 0
         code, said = told(house, "rollback", "xllamacpp")
         assert code == 1
         assert "No version of xllamacpp was used before" in said["error"]["message"]

@@ -65,7 +65,7 @@ def install(args: Namespace, out: Out) -> int:
     from daemon.engines.install.versions import parse
 
     engine, version = _asked(parse, args.engine)
-    _refuse_pinned(args.config, engine, version)
+    version = _refuse_pinned(args.config, engine, version)
     item = put(args.config, engine, version, out, source=args.source)
     return _take(args, out, item)
 
@@ -114,7 +114,7 @@ def update(args: Namespace, out: Out) -> int:
         raise RefusedError("engine_missing", "modelport has installed no engine to update.", hint)
     code = 0
     for engine, version in names:
-        _refuse_pinned(args.config, engine, version)
+        version = _refuse_pinned(args.config, engine, version)  # noqa: PLW2901
         source = args.source or _source(shelf, engine)
         item = put(args.config, engine, version, out, source=source)
         code = max(code, _take(args, out, item))
@@ -305,8 +305,9 @@ def _runs(engine: str) -> bool:
     return any(backend.get("engine") == engine for backend in backends)
 
 
-def _refuse_pinned(config: str | None, engine: str, version: str | None) -> None:
-    """The configuration wins: what it says is not to be overruled in silence."""
+def _refuse_pinned(config: str | None, engine: str, version: str | None) -> str | None:
+    """The configuration wins: what it says is not to be overruled in silence. The version that it
+    insists on, where none is named."""
     entry = load_settings(config).settings.engines.entry(engine)
     place = config_file(config)
     if entry.path is not None:
@@ -315,6 +316,7 @@ def _refuse_pinned(config: str | None, engine: str, version: str | None) -> None
     if entry.version and version and entry.version.lstrip("b") != version.lstrip("b"):
         what = f"[engines.{engine}] insists on version {entry.version}, in {place}."
         raise RefusedError("config_invalid", what, "Change it there first: ctl config edit")
+    return version or entry.version
 
 
 def _asked(parse: Callable[[str], tuple[str, str | None]], text: str) -> tuple[str, str | None]:

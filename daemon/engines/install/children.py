@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -83,7 +82,6 @@ def run(
     env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "UV_NO_PROGRESS": "1"}
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     said = log.with_suffix(".out")
-    began = time.monotonic()
     try:
         with log.open("wb") as errors, said.open("wb") as output:
             child = subprocess.Popen(
@@ -92,7 +90,7 @@ def run(
             )  # fmt: skip
             try:
                 while (status := _waited(child)) is None:
-                    tell(step, f"{what}, {time.monotonic() - began:.0f} s", None)
+                    tell(step, what, None)
             except BaseException:
                 _end(child)
                 raise
