@@ -55,6 +55,7 @@ class Prepared:
     kind: str = "chat"
     engine: Engine | None = None
     installed: Installed | None = None
+    beside: tuple[Installed, ...] = ()  # other versions here, one of which may still run it
     path: Path | None = None
     mmproj: Path | None = None
     draft: Path | None = None
@@ -146,6 +147,7 @@ class Preparer:
         self._room = room or {}
         self._totals = totals or {}
         self._found: dict[str, Installed | Problem] = {}
+        self._others: dict[str, tuple[Installed, ...]] = {}
 
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
@@ -178,6 +180,7 @@ class Preparer:
             kind=kind,
             engine=engine,
             installed=installed,
+            beside=self._beside(engine.name),
             path=place.path,
             mmproj=place.mmproj,
             draft=place.draft,
@@ -224,6 +227,11 @@ class Preparer:
         if (problem := unfit(installed)) is not None:
             raise ProblemError(replace(problem, message=f"{model.name}: {problem.message}"))
         return self._registry.get(name), installed
+
+    def _beside(self, name: str) -> tuple[Installed, ...]:
+        if name not in self._others:
+            self._others[name] = self._registry.beside(name)
+        return self._others[name]
 
     def _priced(self, item: Prepared) -> Prepared:
         model = item.model

@@ -132,6 +132,23 @@ class Registry:
         that changes whenever it does. Raises ProblemError."""
         return self.get(name).find(place, self._environ)
 
+    def beside(self, name: str) -> tuple[Installed, ...]:
+        """The versions that are here beside the one in use: what was started with one of them may
+        run still."""
+        shelf = self._shelf
+        if shelf is None or self._settings.engines.entry(name).path is not None:
+            return ()
+        places: list[dict[str, object]] = [
+            {"path": str(item.path), "stamp": str(item.stamp)} for item in shelf.items(name)
+        ]
+        if not places:
+            return ()
+        found = []
+        for place in (*places, {}):  # and that which is found without us
+            with suppress(ProblemError):
+                found.append(self.at(name, place))
+        return tuple(found)
+
     def found(self, name: str) -> bool:
         """Whether :meth:`find` finds it."""
         try:

@@ -128,3 +128,19 @@ def test_the_file_wins(make_house: MakeHouse, tiny_gguf: Path) -> None:
             code, said = told(house, verb, "xllamacpp")
             assert code == 1
             assert "path = " in said["error"]["message"]
+
+
+def test_what_an_older_version_runs_outlives_a_restart_of_the_daemon(
+    make_house: MakeHouse, tiny_gguf: Path, wheels: Path
+) -> None:
+    with make_house(model("a", tiny_gguf), service=True) as house:
+        assert house.chat("a").status == 200
+        before = house.backends()["a"]["pid"]
+        assert told(house, "install", f"xllamacpp@{NEW}", "--no-use")[0] == 0
+        assert told(house, "use", f"xllamacpp@{NEW}")[0] == 0
+        house.stop()
+        house.start()
+        assert house.chat("a").status == 200
+        assert house.backends()["a"]["pid"] == before
+        assert house.backends()["a"]["version"] != NEW
+        assert house.ctl("unload", "a").returncode == 0

@@ -8,54 +8,29 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import Client, RefusedError, UnreachableError
 from control_api.commands.command import Command
-from control_api.commands.local.settings import (
-    add_config_flag,
-    config_file,
-    find_paths,
-    load_settings,
-    tell_daemon,
+from control_api.commands.local.engine_put import (
+    RELEASES_ENV,
+    current,
+    guarded,
+    put,
+    shelf_of,
+    switch_to,
+    tell_running,
 )
+from control_api.commands.local.settings import add_config_flag, config_file, load_settings
 from control_api.commands.output import Out
 from control_api.commands.progress import Steps
 
 if TYPE_CHECKING:
     from daemon.engines.base import Installed
     from daemon.engines.install.shelf import Item, Shelf
-    from daemon.engines.install.work import Workshop
-
-T = TypeVar("T")
 
 LOADS: Final = 8  # that a new version has to do well before it is trusted
-RELEASES_ENV: Final = "MODELPORT_LLAMA_RELEASES"
 FOUND_WORD: Final = "found"
-
-
-def shelf_of(config: str | None) -> Shelf:
-    """What is installed below the state directory."""
-    from daemon.engines.install.shelf import Shelf
-
-    return Shelf(find_paths(config).engines_dir)
-
-
-def workshop(config: str | None, tell: Any) -> Workshop:
-    """What installs on this machine; looks at its graphics."""
-    from daemon.engines.install import children, fetch, probes
-    from daemon.engines.install.work import Workshop
-
-    paths = find_paths(config)
-    return Workshop(
-        shelf_of(config),
-        probes.look(os.environ),
-        children.find_tools(os.environ),
-        os.environ,
-        tell,
-        paths.cache_dir,
-        os.environ.get(RELEASES_ENV) or fetch.RELEASES,
-    )
 
 
 # ------------------------------------------------------------ install, update
@@ -68,36 +43,6 @@ def install(args: Namespace, out: Out) -> int:
     version = _refuse_pinned(args.config, engine, version)
     item = put(args.config, engine, version, out, source=args.source)
     return _take(args, out, item)
-
-
-def put(
-    config: str | None, engine: str, version: str | None, out: Out, source: str | None = None
-) -> Item:
-    """Install an engine (None: its newest version), without using it. For other commands too.
-
-    Raises RefusedError.
-    """
-    with Steps(out) as steps:
-
-        def tell(step: str, text: str, fraction: float | None) -> None:
-            if step == "note":
-                out.note(text)
-            else:
-                steps.show({"step": step, "text": text, "fraction": fraction})
-
-        steps.show({"step": "look", "text": "what this machine has"})
-        shop = workshop(config, tell)
-        return _guarded(lambda: shop.install(engine, version, source))
-
-
-def embedded(config: str | None, out: Out) -> Item | None:
-    """Install the embedded engine where nothing here runs a GGUF yet, and use it: for whoever sets
-    modelport up. None: there is something already. Raises RefusedError."""
-    if any(_current(config, engine) is not None for engine in ("llama-server", "xllamacpp")):
-        return None
-    item = put(config, "xllamacpp", None, out)
-    _switch(config, item.engine, item.version, 0, out)
-    return item
 
 
 def update(args: Namespace, out: Out) -> int:
@@ -138,7 +83,7 @@ def _take(args: Namespace, out: Out, item: Item) -> int:
     if args.no_use:
         text = f"{name} is installed. `ctl engine use {item.engine}@{item.version}` uses it."
         return _done(out, text, item, used=False)
-    before = _current(args.config, item.engine)
+    before = current(args.config, item.engine)
     if not args.no_proof:
         item, broken = proven(args.config, item, before, out)
         if broken:
@@ -146,7 +91,7 @@ def _take(args: Namespace, out: Out, item: Item) -> int:
             what = f"{name} is installed, but not used: on the side, {broken}"
             raise RefusedError("engine_broken", what, hint, {"engine": item.engine, "why": broken})
     known = before is not None or shelf.use(item.engine).version != FOUND
-    _switch(args.config, item.engine, item.version, LOADS if known else 0, out)
+    switch_to(args.config, item.engine, item.version, LOADS if known else 0, out)
     return _done(out, f"{name} is used from the next start of a model on.", item, used=True)
 
 
@@ -178,23 +123,12 @@ def proven(config: str | None, item: Item, before: Installed | None, out: Out) -
         return item, ""
     text = "; ".join(f"{step}: {why}" for step, why in broken.items())
     kept = f"broken: {text}" if broken else f"works: {found.text}"
-    return _guarded(lambda: shelf_of(config).proved(item, kept)), text
+    return guarded(lambda: shelf_of(config).proved(item, kept)), text
 
 
 def _path_of(installed: Installed | None) -> Path | None:
     """What `path` would name for the engine in use."""
     return Path(installed.program[0]) if installed is not None else None
-
-
-def _current(config: str | None, engine: str) -> Installed | None:
-    """The engine that is used now; None: none is found."""
-    from control_api.commands.local.engine import registry_of
-    from daemon.core.problems import ProblemError
-
-    try:
-        return registry_of(config).find(engine)
-    except ProblemError:
-        return None
 
 
 # ------------------------------------------------------------ use, rollback
@@ -210,7 +144,7 @@ def use(args: Namespace, out: Out) -> int:
         if name not in ENGINES:
             _asked(parse, name)
         if args.place is None:
-            _switch(args.config, name, FOUND, 0, out)
+            switch_to(args.config, name, FOUND, 0, out)
             return _done(out, f"{name} is used as it is found on this machine.", None, used=True)
         item = _named(args.config, name, Path(args.place).expanduser().absolute())
     else:
@@ -226,8 +160,8 @@ def use(args: Namespace, out: Out) -> int:
             raise RefusedError("engine_missing", what, f"ctl engine install {engine}@{version}")
         item = found
     _refuse_pinned(args.config, item.engine, item.version)
-    before = _current(args.config, item.engine)
-    _switch(args.config, item.engine, item.version, LOADS if before is not None else 0, out)
+    before = current(args.config, item.engine)
+    switch_to(args.config, item.engine, item.version, LOADS if before is not None else 0, out)
     text = f"{item.engine} {item.version} is used from the next start of a model on."
     return _done(out, text, item, used=True)
 
@@ -237,14 +171,14 @@ def _named(config: str | None, engine: str, path: Path) -> Item:
     from control_api.commands.local.engine import registry_of
     from daemon.engines.install.shelf import Item
 
-    installed = _guarded(lambda: registry_of(config).at(engine, {"path": str(path)}))
+    installed = guarded(lambda: registry_of(config).at(engine, {"path": str(path)}))
     mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     number = installed.version.split(" ")[0] or "unknown"
     shelf = shelf_of(config)
     version = f"{number}-at-{mark}"
     build = next(iter(installed.accelerators), "cpu")
     item = Item(engine, version, shelf.place(engine, version), path, "named", build)
-    return _guarded(lambda: shelf.finish(item))
+    return guarded(lambda: shelf.finish(item))
 
 
 def rollback(args: Namespace, out: Out) -> int:
@@ -255,27 +189,14 @@ def rollback(args: Namespace, out: Out) -> int:
     _refuse_pinned(args.config, engine, None)
     shelf = shelf_of(args.config)
     was = shelf.use(engine).version
-    now = _guarded(lambda: shelf.change(engine, back))
+    now = guarded(lambda: shelf.change(engine, back))
     if now is None:
         what = f"No version of {engine} was used before."
         raise RefusedError("engine_missing", what, "`ctl engine ls` shows what there is.")
-    _tell(args.config, out)
+    tell_running(args.config, out)
     there = f"{engine} {now.version}" if now.version != FOUND else f"{engine} as it is found"
     text = f"{there} is used again, instead of {was or 'the one found'}."
     return _done(out, text, shelf.item(engine, now.version), used=True)
-
-
-def _switch(config: str | None, engine: str, version: str, trial: int, out: Out) -> None:
-    from daemon.engines.install.shelf import switch
-
-    shelf = shelf_of(config)
-    _guarded(lambda: shelf.change(engine, lambda now: switch(now, version, trial)))
-    _tell(config, out)
-
-
-def _tell(config: str | None, out: Out) -> None:
-    """Let a running daemon know; what runs goes on running."""
-    tell_daemon(config_file(config), out)
 
 
 def _done(out: Out, text: str, item: Item | None, *, used: bool) -> int:
@@ -320,21 +241,7 @@ def _refuse_pinned(config: str | None, engine: str, version: str | None) -> str 
 
 
 def _asked(parse: Callable[[str], tuple[str, str | None]], text: str) -> tuple[str, str | None]:
-    return _guarded(lambda: parse(text))
-
-
-def _guarded(work: Callable[[], T]) -> T:
-    """Its problems as refusals of the command line."""
-    from daemon.core.problems import ProblemError
-
-    try:
-        return work()
-    except ProblemError as error:
-        problem = error.problem
-        raise RefusedError(problem.code, problem.message, problem.hint) from None
-    except OSError as error:
-        what = f"{error.filename or 'The disk'}: {error.strerror or error}."
-        raise RefusedError("disk", what, "Look at its rights and its room: ctl doctor") from None
+    return guarded(lambda: parse(text))
 
 
 # ------------------------------------------------------------ what the command line says
