@@ -87,6 +87,10 @@ def test_a_broken_new_version_is_taken_back(
         assert house.backends()["b"]["pid"] == before["b"]["pid"]
         why = house.ctl("why", "a").stdout
         assert f"xllamacpp {NEW} was taken back" in why, why
+        code, said = told(house, "install", f"xllamacpp@{NEW}")
+        assert code == 1
+        assert "was taken back: a did not load with it" in said["error"]["message"]
+        assert "was taken back" in used(house)["taken_back"]
 
 
 def test_used_and_gone_back_from(make_house: MakeHouse, tiny_gguf: Path, wheels: Path) -> None:

@@ -44,6 +44,7 @@ class Found:
     build: str = ""
     trial: int = 0  # loads until it is trusted
     proven: str = ""
+    taken_back: str = ""  # which version was, and why
     flags: tuple[str, ...] = ()
     dialects: tuple[str, ...] = ()
     models: tuple[str, ...] = field(default=())
@@ -63,6 +64,7 @@ class Found:
             "build": self.build,
             "trial": self.trial,
             "proven": self.proven,
+            "taken_back": self.taken_back,
             "dialects": list(self.dialects),
             "flags": list(self.flags),
             "models": list(self.models),
@@ -111,6 +113,10 @@ def look_everywhere(registry: Registry, shelf: Shelf, home: Path | None) -> list
             found = replace(
                 found, whose="modelport", build=mine.build, trial=trial, proven=mine.proven
             )
+        gone = shelf.use(found.name).taken_back
+        if gone is not None:
+            text = f"{gone.version} was taken back: {gone.model} did not load with it ({gone.why})"
+            found = replace(found, taken_back=text)
         result.append(replace(found, dialects=spoken))
         for item in own:
             if item is not mine:
@@ -197,6 +203,8 @@ def list_engines(args: Namespace, out: Out) -> int:
     for engine in found:
         if engine.used and engine.warning:
             out.line(f"{out.paint('!', 'yellow')} {engine.warning}")
+        if engine.taken_back:
+            out.line(f"{out.paint('!', 'yellow')} {engine.name} {engine.taken_back}.")
         if engine.trial:
             text = f"{engine.name} {engine.version} is new: trusted after {engine.trial} more loads"
             out.line(f"{out.paint('!', 'yellow')} {text}.")

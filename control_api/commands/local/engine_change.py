@@ -83,6 +83,11 @@ def _take(args: Namespace, out: Out, item: Item) -> int:
     if args.no_use:
         text = f"{name} is installed. `ctl engine use {item.engine}@{item.version}` uses it."
         return _done(out, text, item, used=False)
+    taken = shelf.use(item.engine).taken_back
+    if taken is not None and taken.version == item.version:
+        what = f"{name} was taken back: {taken.model} did not load with it ({taken.why})."
+        hint = f"`ctl engine use {item.engine}@{item.version}` uses it all the same."
+        raise RefusedError("engine_broken", what, hint, {"engine": item.engine, "why": taken.why})
     before = current(args.config, item.engine)
     if not args.no_proof:
         item, broken = proven(args.config, item, before, out)

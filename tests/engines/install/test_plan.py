@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.core.problems import Problem
-from daemon.engines.install.plan import Archive, Brew, Compile, Packages, Tools, ways
+from daemon.engines.install.plan import Compile, Packages, Tools, ways
 from tests.engines.install.machines import MACHINES
 
 BUILD = Tools(cmake="/c", compiler="/cc", make="/ninja")
@@ -104,4 +104,3 @@ def test_nothing_at_all() -> None:
     assert isinstance(found, Problem)
     assert "--from compile" in found.hint
     assert isinstance(ways("xllamacpp", None, MACHINES["Alpine"].machine, Tools(), "brew"), Problem)
-    assert Archive(None) != Brew()

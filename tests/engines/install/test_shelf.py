@@ -26,7 +26,8 @@ def test_items_newest_first_and_whole_ones_alone(tmp_path: Path) -> None:
     for version in ("b9", "b1000", "b999"):
         put(shelf, version)
     shelf.place(ENGINE, "b5000").mkdir()  # an install that was interrupted
-    (shelf.place(ENGINE, "b4").mkdir() or shelf.place(ENGINE, "b4") / "about.json").write_text("{")
+    shelf.place(ENGINE, "b4").mkdir()
+    (shelf.place(ENGINE, "b4") / "about.json").write_text("{")
     found = shelf.items(ENGINE)
     assert [item.version for item in found] == ["b1000", "b999", "b9"]
     assert found[0].path == shelf.place(ENGINE, "b1000") / "llama-server"

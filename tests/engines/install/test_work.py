@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.core.problems import Code, ProblemError
-from daemon.engines.install import children, fetch
+from daemon.engines.install import fetch
 from daemon.engines.install.plan import Tools
 from daemon.engines.install.probes import Graphics, Machine
 from daemon.engines.install.shelf import Shelf
@@ -115,7 +115,7 @@ def test_archives_that_are_none(tmp_path: Path, host: Releases, content: bytes, 
 
 def test_no_room(tmp_path: Path, host: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
-    monkeypatch.setattr(children.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ProblemError, match="1 MiB are free") as caught:
         Shop(tmp_path, host.url).shop.install("llama-server", None)
     assert "Make room" in caught.value.problem.hint
