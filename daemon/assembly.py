@@ -35,6 +35,7 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.engines.install.shelf import Shelf
 from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.keys import Keys
@@ -42,6 +43,7 @@ from daemon.listeners import Listeners
 from daemon.machine import observe
 from daemon.machine.awake import Awake
 from daemon.ports import Hold, Target
+from daemon.probation import Probation
 from daemon.reading import Reader
 from daemon.relay.front import Front
 from daemon.relay.records import RequestRecord
@@ -126,6 +128,13 @@ class Daemon:
         self.powering: Powering | None = None
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
         self.control.key_ring = self.keys
+        self.probation = Probation(
+            Shelf(paths.engines_dir),
+            self.bus,
+            self.configured.prepared,
+            self.configured.reload,
+            paths.state_dir / "worked.json",
+        )
         self._control_apps: list[web.Application] = []
         self._stopping = asyncio.Event()
         self._opened = asyncio.Event()  # the models are known
@@ -341,6 +350,8 @@ class Daemon:
         await asyncio.to_thread(self.control.proofs.load)
         if self.powering is not None:
             await self.powering.look_first()
+        await asyncio.to_thread(self.probation.load)
+        self.probation.open()
         reading = await asyncio.to_thread(self.configured.reader.read, self.settings)
         self.configured.take(reading, frozenset(), pins=False)
         await settle_leftovers(
@@ -422,6 +433,7 @@ class Daemon:
         await self.counters.close()
         await self._end_backends()
         await self.recorder.close()
+        await self.probation.close()
         await self.configured.written()
         await self.control.proofs.written()
         for runner in runners:

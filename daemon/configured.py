@@ -85,6 +85,10 @@ class Configured:
             raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, "The daemon is starting.", "", 1.0))
         return self._stock
 
+    def prepared(self, name: str) -> Prepared | None:
+        """A model as its next start will be; None: there is none of that name, or not yet."""
+        return self._stock.prepared.get(name) if self._stock is not None else None
+
     @property
     def config_path(self) -> Path:
         return self.reader.paths.config_file
@@ -112,9 +116,10 @@ class Configured:
             high={pool: mark.high for pool, mark in reading.marks.items()},
         )
 
-    async def reload(self) -> ReloadView:
+    async def reload(self, anew: frozenset[str] = frozenset()) -> ReloadView:
         """Read the file again; what did not change is not touched, what is broken not taken.
 
+        ``anew``: models that may start again, whatever became of them; those that run go on.
         Raises ProblemError while the daemon is stopping.
         """
         async with self._changing:
@@ -126,6 +131,9 @@ class Configured:
             self._refuse_if_stopping()
             changes = diff(self.stock.catalog, reading.stock.catalog)
             touched = self._touched(changes, reading.stock)
+            touched |= {
+                name for name in anew & self.stock.prepared.keys() if not self._running(name)
+            }
             self._overrides.clear()
             self.take(reading, touched)
             self.problem = ""
@@ -170,7 +178,8 @@ class Configured:
 
     def _touched(self, changes: Changes, new: Stock) -> frozenset[str]:
         """Models whose process must start anew: changed, on a changed engine, or with other
-        weights, variants or engine than before."""
+        weights, variants or engine than before. Another version of the same engine is taken by
+        the next start: what runs is left alone."""
         touched = set(changes.changed) | set(self._overrides)
         for name, item in new.prepared.items():
             old = self.stock.prepared.get(name)
@@ -178,6 +187,8 @@ class Configured:
                 continue
             if item.engine_name in changes.engines or item.started_as != old.started_as:
                 touched.add(name)
+            elif item.installed != old.installed and not self._running(name):
+                touched.add(name)  # what it was given up for may be no more
         return frozenset(touched & new.prepared.keys())
 
     # ------------------------------------------------------------ one model
@@ -259,7 +270,9 @@ class Configured:
         """What was reckoned with for this backend; None where nothing is to be learned of it."""
         item = self.stock.prepared.get(run.model)
         way = run.variant.id
-        if item is None or way not in item.keys:
+        if item is None or item.installed is None or way not in item.keys:
+            return None
+        if run.installed.version != item.installed.version:  # the next start has another
             return None
         return Promise(item.keys[way], item.estimates[way], item.promised(way))
 

@@ -215,6 +215,7 @@ class Control:
             log=str(run.places.log),
             warning=run.installed.warning,
             rescued=self.supervisor.rescued.get(page.name, 0),
+            version=run.installed.version,
             **ladder_view(page, self.supervisor.clock(), time.time()),
         )
 

@@ -133,6 +133,8 @@ class Recorder:
                 self.book.follow(model, "ready", event.at)
             case "reset":
                 self.book.follow(model, "reset", event.at)
+            case "engine_taken_back":
+                self.book.follow(model, "taken_back", event.at)
             case _:
                 pass
         if self.book.changed != before:

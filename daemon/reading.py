@@ -25,6 +25,7 @@ from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_file
+from daemon.engines.install.shelf import Shelf
 from daemon.engines.registry import Registry
 from daemon.machine import observe
 from daemon.machine.base import MachineFacts
@@ -122,7 +123,12 @@ class Reader:
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""
-        registry = Registry(settings, self.environ, self.paths.cache_dir / "engines.json")
+        registry = Registry(
+            settings,
+            self.environ,
+            self.paths.cache_dir / "engines.json",
+            shelf=Shelf(self.paths.engines_dir),
+        )
         pools = [pool.name for pool in self.facts.pools]
         return Preparer(
             registry,

@@ -41,6 +41,7 @@ class BackendView:
     degraded: str = ""  # what is given up after running out of memory
     degraded_since: float | None = None
     climbs_in: float | None = None  # seconds until it may try its full size again by itself
+    version: str = ""  # of its engine, as it was started: another may be in use by now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

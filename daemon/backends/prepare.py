@@ -59,6 +59,7 @@ class Prepared:
     kind: str = "chat"
     engine: Engine | None = None
     installed: Installed | None = None
+    beside: tuple[Installed, ...] = ()  # other versions here, one of which may still run it
     path: Path | None = None
     mmproj: Path | None = None
     draft: Path | None = None
@@ -111,10 +112,10 @@ class Prepared:
     def started_as(self) -> tuple[object, ...]:
         """Whatever a running process cannot take over: if this differs, it must start anew."""
         companions = (self.mmproj, self.draft, self.template)
-        version = self.installed.version if self.installed else None
         ways = tuple(variant.id for variant in self.spec.plain)
         files = (self.path, companions, self.identity)
-        return (self.engine_name, version, files, self.kind, ways)
+        served = self.installed is not None  # its version may change: the next start takes it
+        return (self.engine_name, served, files, self.kind, ways)
 
     @property
     def files(self) -> list[Path]:
@@ -170,6 +171,7 @@ class Preparer:
         self._room = room or {}
         self._totals = totals or {}
         self._found: dict[str, Installed | Problem] = {}
+        self._others: dict[str, tuple[Installed, ...]] = {}
 
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
@@ -202,6 +204,7 @@ class Preparer:
             kind=kind,
             engine=engine,
             installed=installed,
+            beside=self._beside(engine.name),
             path=place.path,
             mmproj=place.mmproj,
             draft=place.draft,
@@ -219,15 +222,24 @@ class Preparer:
     def _engine(self, model: Model, weights: Weights | None, kind: str) -> tuple[Engine, Installed]:
         """The engine named for it, else the best one here that runs such weights.
 
-        Raises ProblemError: ENGINE_MISSING with the line that installs it.
+        Raises ProblemError: ENGINE_MISSING with the line that installs it, or updates it where it
+        is too old for the model.
         """
+        architecture = weights.architecture if weights is not None else ""
+
+        def unfit(installed: Installed) -> Problem | None:
+            return self._registry.unfit(installed, model.min_engine, architecture)
+
+        def fits(installed: Installed) -> bool:
+            return unfit(installed) is None
+
         name: str | Problem | None = model.engine
         if name is None:
             if weights is None:
                 text = f"{model.name} has neither an engine nor weights."
                 hint = "Set `engine`, `path` or `hf` of the model."
                 raise ProblemError(Problem(Code.CONFIG_INVALID, text, hint))
-            name = self._registry.choose(form_of(model, weights), kind)
+            name = self._registry.choose(form_of(model, weights), kind, fits)
         if isinstance(name, Problem):
             raise ProblemError(name)
         if name not in self._found:
@@ -238,7 +250,14 @@ class Preparer:
         installed = self._found[name]
         if isinstance(installed, Problem):
             raise ProblemError(installed)
+        if (problem := unfit(installed)) is not None:
+            raise ProblemError(replace(problem, message=f"{model.name}: {problem.message}"))
         return self._registry.get(name), installed
+
+    def _beside(self, name: str) -> tuple[Installed, ...]:
+        if name not in self._others:
+            self._others[name] = self._registry.beside(name)
+        return self._others[name]
 
     def _priced(self, item: Prepared) -> Prepared:
         model = item.model

@@ -127,19 +127,32 @@ class Stock(Names):
 
     def resume(self, keeper: Keeper, tell: Callable[[Event], None]) -> Backend | None:
         """The backend behind an earlier daemon's keeper, if it is what would be started today:
-        same engine and version, same way to run it, same command line, and the same environment
-        set by the user. Else None."""
+        same engine, same way to run it, same command line, and the same environment set by the
+        user; in the version in use, or in another one that is here. Else None."""
         hello, facts = keeper.hello, keeper.hello.facts
         item = self.prepared.get(hello.backend)
         if item is None or item.engine is None or item.installed is None:
             return None
         variant = next((v for v in item.spec.variants if v.id == facts.get("variant")), None)
-        same = (facts.get("engine"), facts.get("version"), facts.get("env")) == (
+        same = (facts.get("engine"), facts.get("env")) == (
             item.engine.name,
-            item.installed.version,
             digest(item.engine_env),
         )
         if variant is None or not same or hello.pid is None:
+            return None
+        for installed in (item.installed, *item.beside):
+            if facts.get("version") == installed.version:
+                run = self._resumed(replace(item, installed=installed), keeper, variant, tell)
+                if run is not None:
+                    return run
+        return None
+
+    def _resumed(
+        self, item: Prepared, keeper: Keeper, variant: Variant, tell: Callable[[Event], None]
+    ) -> Backend | None:
+        """See :meth:`resume`; of one version of its engine."""
+        hello, facts = keeper.hello, keeper.hello.facts
+        if item.engine is None or item.installed is None:
             return None
         try:
             plan = replace(

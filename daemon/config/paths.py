@@ -119,6 +119,11 @@ class Paths:
         return self.state_dir / "keys.json"
 
     @property
+    def engines_dir(self) -> Path:
+        """What ``ctl engine install`` has put here, and which of it is in use."""
+        return self.state_dir / "engines"
+
+    @property
     def lock(self) -> Path:
         """Held by the one daemon that uses this runtime directory."""
         return self.runtime_dir / "lock"

@@ -25,16 +25,18 @@ _MAX_OUTPUT: Final = 1 << 20
 _MAX_CACHE: Final = 4 << 20  # bytes of what is known of engines
 
 # Where package managers put programs that a service's short PATH leaves out.
-USUAL: Final = ("/opt/homebrew/bin", "/usr/local/bin", "~/.local/bin")
+USUAL: Final = (
+    "/opt/homebrew/bin", "/usr/local/bin", "~/.local/bin", "/home/linuxbrew/.linuxbrew/bin",
+)  # fmt: skip
 
 # The line that installs each engine.
 INSTALL: Final[Mapping[str, str]] = {
-    "llama-server": "brew install llama.cpp, or a release of llama.cpp on the PATH",
-    "xllamacpp": 'pip install "modelport[llama]"',
-    "mlx-lm": "uv tool install mlx-lm (or: pipx install mlx-lm)",
-    "vllm-mlx": "uv tool install vllm-mlx (or: pipx install vllm-mlx)",
-    "vllm": "uv tool install vllm (or: pipx install vllm)",
+    name: f"ctl engine install {name}"
+    for name in ("llama-server", "xllamacpp", "mlx-lm", "vllm-mlx", "vllm")
 }
+
+
+UPDATE: Final = "Update it: ctl engine update {0} (`ctl engine install {0}` if it is not ours)"
 
 
 def missing(engine: str, why: str) -> ProblemError:
@@ -68,6 +70,17 @@ def look_up(program: str, environ: Mapping[str, str]) -> Path | None:
     places = [*environ.get("PATH", "").split(os.pathsep), *usual]
     found = shutil.which(program, path=os.pathsep.join(place for place in places if place))
     return Path(found) if found else None
+
+
+def stamp_of(python: Path, settings: Mapping[str, object]) -> Path | None:
+    """What changes whenever something is installed beside ``python``: the ``stamp`` of the
+    settings, else the folder of its packages; None: nothing is known to."""
+    given = settings.get("stamp")
+    if given:
+        return Path(str(given))
+    folders = sorted(python.parent.parent.glob("lib/python3*/site-packages"))
+    inside = (python.parent.parent / "pyvenv.cfg").is_file()  # else its packages may lie elsewhere
+    return folders[0] if inside and len(folders) == 1 else None
 
 
 def runnable(engine: str, path: Path) -> Path:
@@ -109,11 +122,12 @@ class Inspector:
         self._known: dict[str, Facts] | None = None
         self._mute: set[str] = set()  # a program that hangs must not cost its time at each look
 
-    def facts(self, file: Path, ask: Callable[[], Facts | None]) -> Facts | None:
+    def facts(self, file: Path, ask: Callable[[], Facts | None], *, of: str = "") -> Facts | None:
         """What ``ask`` says of ``file``, asked once per version of the file. None (it gave no
-        answer) is remembered as long as this object lives."""
+        answer) is remembered as long as this object lives. ``of``: what is asked about, where a
+        file stands for several things."""
         known = self._load()
-        key = _identity(file)
+        key = _identity(file, of)
         if key in known or key in self._mute:
             return known.get(key)
         answer = ask()
@@ -121,7 +135,8 @@ class Inspector:
             self._mute.add(key)
         else:
             # Only the newest version of each file is worth a place.
-            known = {old: facts for old, facts in known.items() if not old.startswith(f"{file}\0")}
+            before = f"{of}{file}\0"
+            known = {old: facts for old, facts in known.items() if not old.startswith(before)}
             self._known = {**known, key: answer}
             self._save(self._known)
         return answer
@@ -160,10 +175,10 @@ class Inspector:
             write_private(self._cache, text.encode())
 
 
-def _identity(file: Path) -> str:
+def _identity(file: Path, of: str = "") -> str:
     """Path, size and time of change of the real file (a link may come to point elsewhere)."""
     status = file.stat()
-    return f"{file}\0{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    return f"{of}{file}\0{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _facts(value: dict[str, object]) -> Facts:

@@ -58,14 +58,19 @@ def parse_sockets(text: str) -> bool:
     return _SOCKETS.search(text) is not None
 
 
-def gpu_warning(engine: str, accelerators: Sequence[str], platform: Platform) -> str:
+def gpu_warning(
+    engine: str,
+    accelerators: Sequence[str],
+    platform: Platform,
+    mends: str = INSTALL["llama-server"],
+) -> str:
     """One line where the machine has a GPU that this engine cannot use, with what mends it."""
     if accelerators or not (platform.gpus or platform.apple_silicon):
         return ""
     gpu = {"nvidia": "NVIDIA", "amd": "AMD"}.get(next(iter(platform.gpus), ""), "Apple")
     return (
         f"{engine} cannot use the {gpu} GPU of this machine: models run on the CPU. "
-        f"Mend it: put a llama-server built for it on the PATH ({INSTALL['llama-server']})"
+        f"Mend it: {mends}"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,10 @@ from daemon.engines.binaries import (
     named_path,
     python_beside,
     runnable,
+    stamp_of,
 )
-from daemon.engines.environment import child_environment
+from daemon.engines.environment import Platform, child_environment
+from daemon.engines.llama_server import gpu_warning
 
 # mlx-lm's own limit for an answer whose request names none is 512 tokens: agents need whole files.
 MAX_ANSWER: Final = 32768
@@ -50,6 +52,7 @@ class Place:
     python: Path | None
     script: Path | None
     version: str
+    accelerators: tuple[str, ...] | None = None  # None: it could not be asked
 
 
 def locate(
@@ -70,17 +73,23 @@ def locate(
             raise missing(engine, "it is neither on the PATH nor in modelport's own environment")
         found = Path(sys.executable)
     runnable(engine, found)
-    if found.name.startswith("python"):
-        # What an environment holds changes without its python changing: ask each time.
-        version = _version(engine, found, environ, inspector)
-        if version is None:
-            raise missing(engine, f"{found} has no {engine}")
-        return Place(found, None, version.version)
-    python = python_beside(found)
+    python = found if found.name.startswith("python") else python_beside(found)
     if python is None:
         return Place(None, found, "")
-    facts = inspector.facts(found, lambda: _version(engine, python, environ, inspector))
-    return Place(python, found, facts.version) if facts else Place(None, found, "")
+    # What an environment holds changes without its python changing.
+    stamp = stamp_of(python, settings) or (None if python == found else found)
+
+    def asked(of: str, ask: Callable[[], Facts | None]) -> Facts | None:
+        return ask() if stamp is None else inspector.facts(stamp, ask, of=of)
+
+    facts = asked(engine, lambda: _version(engine, python, environ, inspector))
+    if facts is None:
+        if python == found:
+            raise missing(engine, f"{found} has no {engine}")
+        return Place(None, found, "")
+    devices = asked("mlx", lambda: _devices(python, environ, inspector))
+    runs_on = devices.accelerators if devices is not None else None
+    return Place(python, None if python == found else found, facts.version, runs_on)
 
 
 def _version(
@@ -90,6 +99,21 @@ def _version(
     question = f"import importlib.metadata as m; print(m.version({package!r}))"
     text = (inspector.output((str(python), "-P", "-c", question), environ) or "").strip()
     return Facts(text) if re.fullmatch(r"\d[\w.+!-]*", text) else None
+
+
+# In a process of its own: it loads the driver.
+_DEVICES: Final = """
+import json, mlx.core as mx
+has = [name for name in ("metal", "cuda") if getattr(getattr(mx, name, 0), "is_available", bool)()]
+print("\\n" + json.dumps(has))
+"""
+
+
+def _devices(python: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
+    """What MLX can compute on beside the processor; None where it does not say."""
+    text = inspector.output((str(python), "-P", "-c", _DEVICES), environ) or ""
+    found = re.fullmatch(r"\[(.*)\]", text.rstrip().rpartition("\n")[2])
+    return Facts("mlx", (), tuple(re.findall(r'"(\w+)"', found[1]))) if found else None
 
 
 def check_args(plan: LaunchPlan, reserved: Mapping[str, str]) -> None:
@@ -119,6 +143,20 @@ def kv_bits(plan: LaunchPlan) -> tuple[str, ...]:
     return ("--kv-bits", KV_BITS[kind])
 
 
+def runs_on(place: Place, platform: Platform) -> tuple[str, ...]:
+    """What it computes on, as it said, else as MLX usually does on such a machine."""
+    if place.accelerators is not None:
+        return place.accelerators
+    return ("metal",) if platform.apple_silicon else ()
+
+
+def slow(engine: str, place: Place, platform: Platform) -> str:
+    """See ``gpu_warning``; only of one that was asked, and where MLX has a form for the GPU."""
+    if place.accelerators is None or not (platform.apple_silicon or "nvidia" in platform.gpus):
+        return ""
+    return gpu_warning(engine, place.accelerators, platform, f"ctl engine install {engine}")
+
+
 class MlxLm(Adapter):
     """mlx-lm in an environment of its own, on the PATH, or in ours."""
 
@@ -136,7 +174,8 @@ class MlxLm(Adapter):
                 else (str(place.script),)
             ),
             version=place.version,
-            accelerators=("metal",) if self._platform.apple_silicon else (),
+            accelerators=runs_on(place, self._platform),
+            warning=slow(self.name, place, self._platform),
         )
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:

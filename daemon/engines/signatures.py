@@ -30,7 +30,10 @@ _SMALLER = "Give it less: a smaller context, fewer slots, or a smaller quantisat
 _ADVICE_PORT = "Another program took the port; a new one is chosen."
 _FILE = "The file is missing, damaged or not of this engine's form: pull it again."
 _FLAG = "Mend `args` of the model, or install a version of the engine that knows the flag."
-_TOO_OLD = "This engine does not know the model's architecture: update the engine."
+_TOO_OLD = (
+    "This engine does not know the model's architecture: `ctl engine update` brings a newer one"
+    " (`ctl engine ls` shows what there is)."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from daemon.engines import llama, mlx_lm
 from daemon.engines.adapter import Adapter
 from daemon.engines.base import Installed, Launch, LaunchPlan, Probe
 from daemon.engines.binaries import (
+    INSTALL,
     Facts,
     Inspector,
     look_up,
@@ -21,9 +22,17 @@ from daemon.engines.binaries import (
     named_path,
     python_beside,
     runnable,
+    stamp_of,
 )
 from daemon.engines.environment import child_environment
+from daemon.engines.llama_server import gpu_warning
 
+_GPUS: Final[Mapping[str, str]] = {"nvidia": "cuda", "amd": "rocm"}
+_DEVICES: Final = """
+import torch
+kind = "rocm" if torch.version.hip else "cuda"
+print("\\n" + (kind if torch.cuda.is_available() else "none"))
+"""
 _VERSION: Final = re.compile(r"\b(\d+\.\d+\S*)")
 
 RESERVED: Final[Mapping[str, str]] = {
@@ -54,14 +63,24 @@ class Vllm(Adapter):
         if path is None:
             raise missing(self.name, "it is not on the PATH")
         program = runnable(self.name, path)
-        facts = self._inspector.facts(program, lambda: _ask(program, environ, self._inspector))
-        version = facts.version if facts else "unknown"
-        gpus = {"nvidia": "cuda", "amd": "rocm"}
+        inspector, python = self._inspector, python_beside(program)
+        facts = inspector.facts(program, lambda: _ask(program, environ, inspector))
+        runs_on = tuple(_GPUS[gpu] for gpu in self._platform.gpus)
+        warning = ""
+        stamp = stamp_of(python, settings) if python is not None else None
+        if runs_on and python is not None and stamp is not None:
+            # An import of seconds, so only where there is a GPU to be asked about.
+            asked = inspector.facts(stamp, lambda: _devices(python, environ, inspector), of="torch")
+            if asked is not None:
+                runs_on = asked.accelerators
+                mends = INSTALL[self.name]
+                warning = gpu_warning(self.name, runs_on, self._platform, mends)
         return Installed(
             engine=self.name,
             program=(str(program),),
-            version=version,
-            accelerators=tuple(gpus[gpu] for gpu in self._platform.gpus),
+            version=facts.version if facts else "unknown",
+            accelerators=runs_on,
+            warning=warning,
         )
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
@@ -129,3 +148,12 @@ def _ask(program: Path, environ: Mapping[str, str], inspector: Inspector) -> Fac
     argv = (str(python), "-P", "-c", question) if python else (str(program), "--version")
     found = _VERSION.search(inspector.output(argv, environ) or "")
     return Facts(found[1]) if found else None
+
+
+def _devices(python: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
+    """What its torch can use, which is what it can; None where it does not say."""
+    text = inspector.output((str(python), "-P", "-c", _DEVICES), environ) or ""
+    said = text.rstrip().rpartition("\n")[2]
+    if said not in ("none", "rocm", "cuda"):
+        return None
+    return Facts("torch", (), () if said == "none" else (said,))

@@ -44,7 +44,8 @@ class VllmMlx(Adapter):
                 (str(place.python), "-P", str(RUNNER)) if place.python else (str(place.script),)
             ),
             version=place.version,
-            accelerators=("metal",) if self._platform.apple_silicon else (),
+            accelerators=mlx_lm.runs_on(place, self._platform),
+            warning=mlx_lm.slow(self.name, place, self._platform),
         )
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:

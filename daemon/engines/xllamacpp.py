@@ -12,7 +12,7 @@ from typing import Final
 from daemon.engines import llama, xllamacpp_flags
 from daemon.engines.adapter import LlamaAdapter
 from daemon.engines.base import Installed, Launch, LaunchPlan
-from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable
+from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable, stamp_of
 from daemon.engines.llama_server import gpu_warning
 
 RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
@@ -21,7 +21,8 @@ RUNNER: Final = Path(__file__).with_name("xllamacpp_runner.py")
 _QUESTION: Final = """
 import json, xllamacpp
 kinds = [device["name"].rstrip("0123456789").lower() for device in xllamacpp.get_device_info()]
-print("\\n" + json.dumps([xllamacpp.__version__, kinds]))
+several = hasattr(xllamacpp.CommonParams(), "hostnames")
+print("\\n" + json.dumps([xllamacpp.__version__, kinds, several]))
 """
 _NAMES: Final[Mapping[str, str]] = {"mtl": "metal"}
 
@@ -39,8 +40,7 @@ class Xllamacpp(LlamaAdapter):
         python = named_path(self.name, settings)
         if python is not None:
             python = runnable(self.name, python)
-            # What another environment holds can change without its python changing: ask each time.
-            facts = _ask(python, environ, self._inspector)
+            facts = self._elsewhere(python, settings, environ)
         else:
             python = Path(sys.executable)
             spec = importlib.util.find_spec("xllamacpp")
@@ -61,8 +61,17 @@ class Xllamacpp(LlamaAdapter):
             flags=xllamacpp_flags.known_flags(),
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
-            sockets=True,  # since it takes several hosts, without which our runner does not work
+            sockets=facts.sockets,
         )
+
+    def _elsewhere(
+        self, python: Path, settings: Mapping[str, object], environ: Mapping[str, str]
+    ) -> Facts | None:
+        """What another environment holds can change without its python changing."""
+        inspector, stamp = self._inspector, stamp_of(python, settings)
+        if stamp is None:
+            return _ask(python, environ, inspector)
+        return inspector.facts(stamp, lambda: _ask(python, environ, inspector), of=self.name)
 
     def launch(self, plan: LaunchPlan, installed: Installed) -> Launch:
         """See ``Engine.launch``."""
@@ -76,8 +85,9 @@ class Xllamacpp(LlamaAdapter):
 def _ask(python: Path, environ: Mapping[str, str], inspector: Inspector) -> Facts | None:
     text = inspector.output((str(python), "-P", "-c", _QUESTION), environ)
     try:
-        version, kinds = json.loads((text or "").rstrip().rpartition("\n")[2])
+        # It listens on unix sockets since it takes several hosts.
+        version, kinds, several = json.loads((text or "").rstrip().rpartition("\n")[2])
         names = [_NAMES.get(kind, kind) for kind in kinds if kind not in ("cpu", "blas")]
     except (ValueError, TypeError):
         return None
-    return Facts(str(version), (), tuple(dict.fromkeys(names)))
+    return Facts(str(version), (), tuple(dict.fromkeys(names)), several is True)

@@ -141,7 +141,7 @@ class Book:
         )
 
     def follow(
-        self, model: str, what: Literal["ready", "died", "reset"], at: float
+        self, model: str, what: Literal["ready", "died", "reset", "taken_back"], at: float
     ) -> IncidentView | None:
         """What came after that model's last death. The first word counts; only a reset is
         overwritten, by what came of it."""

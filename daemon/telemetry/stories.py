@@ -125,6 +125,9 @@ def followed(one: IncidentView) -> str:
             return f"ready again {after} later"
         case "died":
             return f"died again {after} later"
+        case "taken_back":
+            old = f"{one.engine} {one.version}".strip()
+            return f"{old} was taken back {after} later: the version before is used again"
         case "reset":
             return f"reset by hand {after} later"
         case _:

@@ -130,6 +130,7 @@ ELSEWHERE = {
     "host rm",
 }
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
+ELSEWHERE |= {f"engine {verb}" for verb in ("install", "update", "use", "rollback")}
 
 
 def test_every_command_answers_with_json(

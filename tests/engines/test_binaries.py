@@ -130,5 +130,5 @@ def test_home_is_understood_in_a_path(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "engine").write_text("x")
     assert binaries.named_path("vllm", {"path": "~/engine"}) == tmp_path / "engine"
     assert binaries.named_path("vllm", {"path": None}) is None
-    with pytest.raises(ProblemError, match="uv tool install vllm"):
+    with pytest.raises(ProblemError, match="ctl engine install vllm"):
         binaries.named_path("vllm", {"path": "~/other"})

@@ -101,7 +101,7 @@ def test_a_gpu_that_lies_idle_is_told(
     assert bool(warning) is bool(gpu)
     if gpu:
         assert gpu in warning
-        assert "llama-server built for it" in warning
+        assert "ctl engine install llama-server" in warning
 
 
 def script(folder: Path, body: str = "", name: str = "llama-server") -> Path:
@@ -184,7 +184,7 @@ def test_one_that_is_not_there_names_the_line_that_installs_it(tmp_path: Path) -
     with pytest.raises(ProblemError) as caught:
         LlamaServer(platform=PLAIN).find({}, {"PATH": str(tmp_path)})
     assert caught.value.problem.code is Code.ENGINE_MISSING
-    assert "brew install llama.cpp" in caught.value.problem.hint
+    assert "ctl engine install llama-server" in caught.value.problem.hint
 
 
 def test_a_program_that_is_no_llama_server(tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_choice(form: str, platform: Platform, found: set[str], kind: str, expec
 @pytest.mark.parametrize(
     ("form", "platform", "kind", "hint"),
     [
-        ("gguf", LINUX, "chat", 'pip install "modelport[llama]"'),
-        ("mlx", MAC, "chat", "uv tool install mlx-lm"),
-        ("safetensors", GPU, "chat", "uv tool install vllm"),
+        ("gguf", LINUX, "chat", "ctl engine install xllamacpp"),
+        ("mlx", MAC, "chat", "ctl engine install mlx-lm"),
+        ("safetensors", GPU, "chat", "ctl engine install vllm"),
         ("mlx", MAC, "embedding", "GGUF"),
         ("onnx", LINUX, "chat", "GGUF"),
     ],

@@ -306,7 +306,7 @@ def test_a_memory_slot_that_is_not_found_is_advised_on() -> None:
 
 @pytest.mark.parametrize(
     ("line", "advice"),
-    [("unknown model architecture: 'x'", "update the engine"),
+    [("unknown model architecture: 'x'", "ctl engine update"),
      ("error: invalid argument: -x", "`args`"),
      ("invalid magic characters", "pull it again"),
      ("chat template parsing error", "`template`")],

@@ -50,7 +50,7 @@ def test_it_is_not_imported_into_this_process(tmp_path: Path) -> None:
 
 
 def test_an_environment_of_its_own(tmp_path: Path) -> None:
-    python = fake_python(tmp_path, 'echo noise; echo \'["9.9", ["cpu", "cuda", "mtl"]]\'')
+    python = fake_python(tmp_path, 'echo noise; echo \'["9.9", ["cpu", "cuda", "mtl"], true]\'')
     engine = Xllamacpp(environ=os.environ, platform=Platform("Linux", "x86_64", ("nvidia",)))
     found = engine.find({"path": str(python)}, os.environ)
     assert found.program[0] == str(python)
@@ -59,7 +59,7 @@ def test_an_environment_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_gpu_that_it_cannot_use_is_told(tmp_path: Path) -> None:
-    python = fake_python(tmp_path, 'echo \'["9.9", ["cpu"]]\'')
+    python = fake_python(tmp_path, 'echo \'["9.9", ["cpu"], false]\'')
     engine = Xllamacpp(environ=os.environ, platform=Platform("Linux", "x86_64", ("nvidia",)))
     warning = engine.find({"path": str(python)}, os.environ).warning
     assert "cannot use the NVIDIA GPU" in warning
@@ -71,7 +71,7 @@ def test_a_python_without_the_wheel(tmp_path: Path, answer: str) -> None:
     with pytest.raises(ProblemError, match="cannot import it") as caught:
         Xllamacpp(platform=PLAIN).find({"path": str(python)}, os.environ)
     assert caught.value.problem.code is Code.ENGINE_MISSING
-    assert 'pip install "modelport[llama]"' in caught.value.problem.hint
+    assert "ctl engine install xllamacpp" in caught.value.problem.hint
 
 
 def test_a_wheel_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,12 @@ class Here:
     def sizer(self) -> Sizer:
         """What knows the sizes of models, as the daemon would find them."""
         from daemon.backends.sizing import Sizer
+        from daemon.engines.install.shelf import Shelf
         from daemon.engines.registry import Registry
         from daemon.reading import Reader
 
-        registry = Registry(self.settings, os.environ, self.paths.cache_dir / "engines.json")
+        cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)
+        registry = Registry(self.settings, os.environ, cache, shelf=shelf)
         reader = Reader(self.paths, os.environ, {}, "foreground")
         names = tuple(self.budget.amounts)
         return Sizer(self.settings, self.presets, registry, names, reader.files_of)

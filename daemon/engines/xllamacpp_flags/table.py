@@ -52,7 +52,11 @@ def _parallel(job: Job, raw: str) -> None:
 
 
 def _host(job: Job, raw: str) -> None:
-    job.put("hostnames", listed(raw))
+    hosts = listed(raw)
+    if not hasattr(job.params, "hostnames") and len(hosts) == 1:
+        job.put("hostname", hosts[0])  # wheels before 2026.10
+    else:
+        job.put("hostnames", hosts)
 
 
 def _alias(job: Job, raw: str) -> None:

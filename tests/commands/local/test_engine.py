@@ -6,14 +6,24 @@ from pathlib import Path
 import pytest
 
 from control_api.commands.local import engine
+from control_api.commands.local.settings import find_paths
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed
+from daemon.engines.install.known import others
+from daemon.engines.install.shelf import Item, Shelf, switch
+from daemon.engines.llama_server import LlamaServer
 from tests.commands.conftest import Ctl
 
 
 class FakeRegistry:
     def __init__(self, installed: Mapping[str, Installed]) -> None:
         self._installed = installed
+
+    def get(self, name: str) -> LlamaServer:
+        return LlamaServer()
+
+    def at(self, name: str, place: Mapping[str, str]) -> Installed:
+        return Installed(name, (place["path"],), "7000", accelerators=("vulkan",))
 
     def names(self) -> tuple[str, ...]:
         return ("llama-server", "mlx-lm")
@@ -22,6 +32,12 @@ class FakeRegistry:
         if name in self._installed:
             return self._installed[name]
         raise ProblemError(Problem(Code.ENGINE_MISSING, f"{name}: it is not there.", "brew it"))
+
+
+@pytest.fixture(autouse=True)
+def nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's own engines are nothing to these tests."""
+    monkeypatch.setattr("daemon.engines.install.known.PLACES", {})
 
 
 @pytest.fixture
@@ -58,3 +74,51 @@ def test_the_real_registry(home: Path) -> None:
     (home / "config.toml").touch()
     names = engine.registry_of(None).names()
     assert {"llama-server", "mlx-lm", "vllm"} <= set(names)
+
+
+def test_ours_and_those_of_others(
+    ctl: Ctl, installed: dict[str, Installed], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(find_paths(None).engines_dir)
+    for version in ("b1", "b2"):
+        place = shelf.place("llama-server", version)
+        shelf.finish(
+            Item("llama-server", version, place, place / "llama-server", "archive", "cuda")
+        )
+    shelf.change("llama-server", lambda use: switch(use, "b2", 8))
+    program = str(shelf.place("llama-server", "b2") / "llama-server")
+    installed["llama-server"] = Installed("llama-server", (program,), "2", accelerators=("cuda",))
+    theirs = home / ".lmstudio" / "llama-server"
+    theirs.parent.mkdir()
+    theirs.write_text("#!/bin/sh\n")
+    theirs.chmod(0o755)
+    monkeypatch.setenv("HOME", str(home))
+    place = {"llama-server": (("LM Studio", ".lmstudio/llama-server"),)}
+    monkeypatch.setattr("daemon.engines.install.known.PLACES", place)
+    found = [e for e in ctl("engine", "ls", "--json").json["engines"] if e["found"]]
+    told = [(e["used"], e["whose"], e["trial"]) for e in found]
+    assert told == [(True, "modelport", 8), (False, "modelport", 0), (False, "LM Studio", 0)]
+    assert found[0]["dialects"][:2] == ["chat", "completions"]
+    text = ctl("engine", "ls").out
+    assert "trusted after 8 more loads" in text
+    assert "(LM Studio)" in text
+    assert others("llama-server", home, [str(theirs)]) == [], "the one in use is not told twice"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("install", "ollama"), "cannot install 'ollama'"), (("install", "vllm@/x"), "is no version"),
+     (("use", "llama-server"), "Which version"), (("use", "llama-server@b7"), "is not installed"),
+     (("rollback", "vllm"), "No version of vllm was used before"),
+     (("update",), "has installed no engine to update"),
+     (("install", "mlx-lm", "--from", "brew"), "package index only"),
+     (("use", "llama-server", "/no/such"), "there is no /no/such")],
+)  # fmt: skip
+def test_what_cannot_be_done_is_told(
+    ctl: Ctl, home: Path, words: tuple[str, ...], message: str
+) -> None:
+    (home / "config.toml").touch()
+    result = ctl("engine", *words)
+    assert result.code == 1
+    assert message in result.err
+    assert len(result.err.splitlines()) > 1, "and what to do"
