@@ -126,6 +126,7 @@ class Daemon:
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
         self.powering: Powering | None = None
+        self.network: Network | None = None  # of other machines, once they are let in
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
         self.control.key_ring = self.keys
         self.probation = Probation(
@@ -154,7 +155,6 @@ class Daemon:
         listeners = self.listeners = Listeners(front, keyed=self.keys.any_good, handed=self.handed)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
-        network: Network | None = None
         try:
             await self.telling.starting()
             await listeners.follow(self.settings)
@@ -165,11 +165,10 @@ class Daemon:
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             await self._open_control(front, runners)
-            network = self._network(front)
-            self.configured.followed = partial(self._follow, listeners, network)
-            self.keys.changed = partial(self._rekey, front, network)
+            self.configured.followed = partial(self._follow, front, listeners)
+            self.keys.changed = partial(self._rekey, front)
             self.keys.start()
-            self._later(network.follow(self.settings), "network")
+            self._later(self._beyond(front, self.settings), "network")
             await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
             housekeeper.start()
             self.watcher.start()
@@ -179,12 +178,12 @@ class Daemon:
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
         finally:
-            await self._close(front, runners, housekeeper, network)
+            await self._close(front, runners, housekeeper)
 
     def _network(self, front: Front) -> Network:
         from daemon.network import Network
 
-        network = Network(
+        self.network = network = Network(
             front,
             self.paths.state_dir,
             self.control.version,
@@ -199,10 +198,16 @@ class Daemon:
         await self.keys.look()
         return self.keys.any_good()
 
-    @staticmethod
-    async def _follow(listeners: Listeners, network: Network, settings: Settings) -> list[str]:
+    async def _follow(self, front: Front, listeners: Listeners, settings: Settings) -> list[str]:
         """Every port but the fixed one, as configured now."""
-        return [*await listeners.follow(settings), *await network.follow(settings)]
+        return [*await listeners.follow(settings), *await self._beyond(front, settings)]
+
+    async def _beyond(self, front: Front, settings: Settings) -> list[str]:
+        """Other machines. Who lets none in has nothing of it in memory."""
+        if self.network is None and not settings.lan.enabled and is_local(settings.server.host):
+            return []
+        network = self.network or self._network(front)
+        return await network.follow(settings)
 
     def _later(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Beside all else, until it is done or the daemon ends."""
@@ -245,11 +250,12 @@ class Daemon:
             log.warning("%s", warning(reached, names, self.keys.insecure))
         return front
 
-    def _rekey(self, front: Front, network: Network) -> None:
+    def _rekey(self, front: Front) -> None:
         """The keys are others now."""
         front.set_guard(guard_of(self.settings, self.keys))
         front.keep_meters(frozenset(key.name for key in self.keys.ring.keys))
-        self._later(network.look(), "network")
+        if self.network is not None:
+            self._later(self.network.look(), "network")
 
     def _done(self, record: RequestRecord) -> None:
         self.requests.add(record)
@@ -407,13 +413,13 @@ class Daemon:
         front: Front,
         runners: list[web.AppRunner],
         housekeeper: Housekeeper | None,
-        network: Network | None,
     ) -> None:
         log.info("stopping")
         await self.telling.stopping()
         self.supervisor.leave()
         if self.listeners is not None:
             self.listeners.leave()
+        network = self.network
         if network is not None:
             network.leave()
         for reload in self._reloads:

@@ -83,7 +83,7 @@ class Control:
     started_at: float = field(default_factory=time.time)
     record: Book = field(default_factory=Book)  # of incidents
     listeners: Callable[[], list[ListenerView]] = list  # beside the fixed port
-    lan: Callable[[], LanView | None] = lambda: None
+    lan: Callable[[], LanView] = LanView  # nobody from other machines, until told
     proofs: Verdicts = field(default_factory=Verdicts)
     power: Callable[[], str] = str  # in words
     key_ring: Keys = field(init=False)

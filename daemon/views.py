@@ -202,16 +202,16 @@ class LanView:
     """How other machines reach the daemon. ``tls``: by HTTPS alone, with the certificate in the
     file ``certificate``, whose SHA-256 is ``fingerprint`` and which ends at ``expires``."""
 
-    enabled: bool
-    urls: list[str]  # the likeliest first
-    public: list[str]  # those of them that may be reached from everywhere
-    tls: bool
-    self_made: bool
-    fingerprint: str
-    certificate: str
-    expires: float | None
-    announced: str  # the name under which it is found by mDNS; "" if it is not
-    problems: list[str]
+    enabled: bool = False
+    urls: list[str] = field(default_factory=list)  # the likeliest first
+    public: list[str] = field(default_factory=list)  # those that may be reached from everywhere
+    tls: bool = False
+    self_made: bool = False
+    fingerprint: str = ""
+    certificate: str = ""
+    expires: float | None = None
+    announced: str = ""  # the name under which it is found by mDNS; "" if it is not
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
