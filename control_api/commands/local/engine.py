@@ -126,18 +126,22 @@ def look_everywhere(registry: Registry, shelf: Shelf, home: Path | None) -> list
                     build=item.build, whose="modelport", dialects=spoken,
                 )  # fmt: skip
                 result.append(told)
-        result += [replace(one, dialects=spoken) for one in _foreign(registry, found, home)]
+        elsewhere = []
+        if mine is not None:  # what would be used without us: `NAME@found`
+            elsewhere = [replace(_at(registry, found.name, {}), whose="found")]
+        known = (*found.program, *(word for one in elsewhere for word in one.program))
+        elsewhere += _foreign(registry, found.name, known, home)
+        result += [replace(one, dialects=spoken) for one in elsewhere if one.program]
     return result
 
 
-def _foreign(registry: Registry, found: Found, home: Path | None) -> list[Found]:
+def _foreign(registry: Registry, name: str, known: Sequence[str], home: Path | None) -> list[Found]:
     from daemon.engines.install.known import others
 
-    told = [
-        replace(_at(registry, found.name, {"path": path}), whose=whose)
-        for whose, path in others(found.name, home, found.program)
+    return [
+        replace(_at(registry, name, {"path": path}), whose=whose)
+        for whose, path in others(name, home, known)
     ]
-    return [one for one in told if one.program]
 
 
 def _is(program: Sequence[str], folder: Path) -> bool:

@@ -23,7 +23,8 @@ class FakeRegistry:
         return LlamaServer()
 
     def at(self, name: str, place: Mapping[str, str]) -> Installed:
-        return Installed(name, (place["path"],), "7000", accelerators=("vulkan",))
+        path = place.get("path", "/usr/bin/llama-server")
+        return Installed(name, (path,), "7000", accelerators=("vulkan",))
 
     def names(self) -> tuple[str, ...]:
         return ("llama-server", "mlx-lm")
@@ -93,11 +94,14 @@ def test_ours_and_those_of_others(
     theirs.write_text("#!/bin/sh\n")
     theirs.chmod(0o755)
     monkeypatch.setenv("HOME", str(home))
-    place = {"llama-server": (("LM Studio", ".lmstudio/llama-server"),)}
-    monkeypatch.setattr("daemon.engines.install.known.PLACES", place)
+    known = {"llama-server": (("LM Studio", ".lmstudio/llama-server"),)}
+    monkeypatch.setattr("daemon.engines.install.known.PLACES", known)
     found = [e for e in ctl("engine", "ls", "--json").json["engines"] if e["found"]]
     told = [(e["used"], e["whose"], e["trial"]) for e in found]
-    assert told == [(True, "modelport", 8), (False, "modelport", 0), (False, "LM Studio", 0)]
+    assert told == [
+        (True, "modelport", 8), (False, "modelport", 0), (False, "found", 0),
+        (False, "LM Studio", 0),
+    ]  # fmt: skip
     assert found[0]["dialects"][:2] == ["chat", "completions"]
     text = ctl("engine", "ls").out
     assert "trusted after 8 more loads" in text
