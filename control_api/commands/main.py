@@ -62,6 +62,8 @@ VERBS: Final[dict[str, Verb]] = {
     "env": Verb("local.env", "clients", "what a client needs: show it, write it, undo that"),
     "engine": Verb("local.engine", "engines", "the inference servers on this machine"),
     "takeover": Verb("local.takeover", "clients", "answer on the port of Ollama, LM Studio, …"),
+    "upgrade": Verb("local.upgrade", "service", "a newer version, or the one of before"),
+    "uninstall": Verb("local.uninstall", "service", "remove all that modelport has put here"),
     "service": Verb("local.service", "service", "run at login: install, status, logs, stop, …"),
     "logs": Verb("local.logs", "watching", "a model's log, or the daemon's"),
     "events": Verb("events", "watching", "what happens, as it happens"),
