@@ -21,8 +21,8 @@ from daemon.service import record as records
 from daemon.service.installers import newer
 from daemon.service.launchd import Launchd
 from daemon.service.origin import Kind, Origin, classify, look
-from daemon.service.renewing import version_in
 from daemon.service.render import Recipe, UnitFile, addresses, render, stop_seconds
+from daemon.service.renewing import version_in
 from daemon.service.systemd import Systemd
 
 if TYPE_CHECKING:
