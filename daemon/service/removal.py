@@ -1,8 +1,8 @@
 """Removing what is ours, and nothing else: which files those are, and how they go.
 
-A folder that has our name by default goes whole. One that was moved by a variable may hold anything:
-there only what we know goes. No link is followed, no other file system entered, nothing of another
-user's touched.
+A folder at its default place goes whole. One that was moved by a variable may hold anything: there
+only what we know goes. No link is followed, no other file system entered, nothing of another user's
+touched.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from daemon.config.paths import Paths
 KNOWN: Final = {
     "state": (
         "daemon.json", "learned.json", "ladder.json", "incidents.jsonl*", "tests.json", "keys.json",
-        "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock", "clients", "engines", "tls",
-        "run", "*.json.corrupt-*", "*.jsonl.corrupt-*",
+        "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock", "clients", "engines",
+        "tls", "run", "*.json.corrupt-*", "*.jsonl.corrupt-*",
     ),
     "log": ("modelportd.log*", "launchd.log*", "models"),
     "cache": ("engines.json",),
@@ -88,11 +88,14 @@ def present(target: Target) -> list[Path]:
     """What of it is there. Follows no link."""
     if target.only is None:
         return [target.path] if target.path.is_symlink() or target.path.exists() else []
+    return [target.path / name for name in matching(_names(target.path), target.only)]
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        names = os.listdir(target.path)
+        return [path.name for path in folder.iterdir()]
     except OSError:
         return []
-    return [target.path / name for name in matching(names, target.only)]
 
 
 def size(paths: Iterable[Path]) -> int:
@@ -188,10 +191,7 @@ class Remover:
 
 def _inner(target: Target, spare: frozenset[str]) -> list[Path]:
     """As :func:`present`, but the folder itself stays, with what is spared."""
-    try:
-        names = os.listdir(target.path) if not target.path.is_symlink() else []
-    except OSError:
-        return []
+    names = _names(target.path) if not target.path.is_symlink() else []
     if target.only is not None:
         names = matching(names, target.only)
     return [target.path / name for name in sorted(names) if name not in spare]

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -110,9 +110,22 @@ def accepts(environment: Environment, config: Path) -> str:
     return "" if done.code == 0 else (done.out.strip() or done.said)[-1500:]
 
 
+def in_use(folders: Sequence[Path]) -> set[Path]:
+    """Those of them from which a process runs: an engine that was taken over, or another ctl."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            found |= {one for one in folders if any(word.startswith(f"{one}/") for word in words)}
+    return found
+
+
 def tidy(root: Path, keep: set[Path]) -> list[str]:
-    """Remove all environments but these; what could not be removed, in words."""
+    """Remove all environments but these, and those in use; what could not be removed, in words."""
     wanted = {path.resolve() for path in keep}
+    wanted |= in_use([path.resolve() for path in environments.all_of(root)])
     troubles = []
     for folder in environments.all_of(root):
         if folder.resolve() not in wanted:

@@ -104,6 +104,7 @@ def survey(args: Namespace) -> Removal:
     if service.scope == "user":
         _clients(removal)
         _gpu(removal, paths)
+    _drop_ins(args, removal, service)
     _links(removal, root)
     _models(args, removal, paths)
     _folders(args, removal, service, paths)
@@ -168,8 +169,7 @@ def _say(trouble: str) -> Callable[[Out], list[str]]:
 def _undo(removal: Removal, name: str, out: Out) -> list[str]:
     """The text from before is put back; what somebody has written since stays as a copy."""
     try:
-        for path in wished.keeper().undo(name, consent=lambda lost: True):
-            out.note(f"as before  {path}")
+        wished.keeper().undo(name, consent=lambda lost: True)
     except KeptError as error:
         removal.broken.add(name)
         return [f"{error} {error.hint}".strip()]
@@ -195,6 +195,17 @@ def _restore_gpu(plan: gpu_limit.Plan, state: Path, out: Out) -> list[str]:
     except ProblemError as error:
         return [error.problem.text]
     return []
+
+
+def _drop_ins(args: Namespace, removal: Removal, service: Serviced) -> None:
+    """Changes of the user's own to the units."""
+    for folder in sorted(service.places.units.glob(f"{LABEL}*.d")):
+        if args.purge:
+            do = partial(_remove, Target(Role.CONFIG, folder), _owners(), ())
+            text = f"changes of your own to the units: {folder}"
+            removal.steps.append(Step("drop-in", text, do, (), size([folder])))
+        else:
+            removal.stays.append((folder, "changes of your own to the units; --purge removes them"))
 
 
 def _links(removal: Removal, root: Path) -> None:

@@ -118,9 +118,10 @@ COMMANDS: Final = {
         summary="remove all that modelport has put here but configuration, models and itself",
         text="The service with its units, sockets and environment; keys, state, logs, caches and\n"
         "engines; what `ctl env --write` wrote into clients' files; a raised GPU limit (Macs).\n"
+        "What you have changed since in such a file stays beside it (*.after-modelport).\n"
         "--purge removes the configuration as well, --models weights that were not here before\n"
-        "modelport pulled them. A failure is told, and the rest goes on. At the end stands the line\n"
-        "that removes the program.",
+        "modelport pulled them. A failure is told, and the rest goes on. The last line says how\n"
+        "to remove the program itself.",
         examples=(
             ("ctl uninstall --dry-run", "what would go, and what stays"),
             ("ctl uninstall", "lists, asks, removes"),

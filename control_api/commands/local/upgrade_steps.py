@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from control_api.commands.local.upgrade import Scene
 
 _ASK: Final = 60.0
-_LINES: Final = 4  # of the journal, to say why a daemon did not come up
+_LINES: Final = 40  # of the journal, to find why a daemon did not come up
+_SHOWN: Final = 4
 STATE_NOTE: Final = (
     "State that the newer version has written in another form is set aside (*.corrupt-*) and begins"
     " anew; models and configuration are as they were."
@@ -270,7 +271,8 @@ def _why(scene: Scene, error: BaseException) -> str:
             lines.append(f"It ended: {last}.")
     if (argv := scene.service.journal(_LINES, follow=False, as_json=False)) is not None:
         said = run_program(argv, _ASK)
-        lines += [line for line in said.out.strip().splitlines()[-_LINES:] if said.code == 0]
+        own = [line for line in said.out.splitlines() if " systemd[" not in line and line.strip()]
+        lines += own[-_SHOWN:] if said.code == 0 else []
     return "\n".join(lines)
 
 
