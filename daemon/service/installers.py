@@ -124,8 +124,19 @@ def requirement(source: str, extras: Sequence[str]) -> str:
     """What to install, as packaging's standards write it. ``source``: "" (the newest), a version, a
     file, an address, or ``modelport==1.2``. ``extras``: those that are installed now, and stay.
 
-    Raises ProblemError for a file that is none of ours.
+    Raises ProblemError for what is none, and for a file that is none of ours.
     """
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    made = _requirement(source, extras)
+    try:
+        Requirement(made)
+    except InvalidRequirement:
+        raise _wrong(f"{source[:100]!r} names no version of {NAME}.") from None
+    return made
+
+
+def _requirement(source: str, extras: Sequence[str]) -> str:
     wanted = f"{NAME}[{','.join(sorted(extras))}]" if extras else NAME
     source = source.strip()
     if not source:
@@ -175,9 +186,9 @@ def newer(version: str, than: str) -> bool:
         return False
 
 
-def extras_of(requires: Sequence[str], installed: frozenset[str]) -> tuple[str, ...]:
+def extras_of(requires: Sequence[str], installed: Callable[[str], bool]) -> tuple[str, ...]:
     """The extras whose packages are all here. ``requires``: lines of the metadata; ``installed``:
-    normal names."""
+    whether a package is, by its normal name."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
@@ -188,7 +199,7 @@ def extras_of(requires: Sequence[str], installed: frozenset[str]) -> tuple[str, 
             continue
         with suppress(InvalidRequirement):
             one = Requirement(line)
-            here = canonicalize_name(one.name) in installed
+            here = installed(canonicalize_name(one.name))
             applies = one.marker is None or one.marker.evaluate({"extra": extra[1]})
             wanted.setdefault(extra[1], []).extend([here] if applies else [])
     return tuple(sorted(name for name, found in wanted.items() if found and all(found)))

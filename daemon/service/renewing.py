@@ -46,7 +46,7 @@ def extras_in(folder: Path) -> tuple[str, ...]:
     with suppress(OSError):
         found = inside(folder)
         if NAME in found:
-            return extras_of(found[NAME].requires or (), frozenset(found))
+            return extras_of(found[NAME].requires or (), found.__contains__)
     return ()
 
 

@@ -107,6 +107,7 @@ JSON = {
     "config edit": (),
     "config schema": (),
     "completion": ("bash",),
+    "uninstall": ("--dry-run",),
 }
 # They become, or need, another program, or another system: see their own tests.
 SERVICE = {"install", "uninstall", "start", "stop", "restart", "status", "logs"}
@@ -118,6 +119,7 @@ ELSEWHERE = {
     "memory raise-gpu-limit",
     "memory restore",
     "selftest",
+    "upgrade",
 }
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 

@@ -321,7 +321,11 @@ def removed() -> None:
     places = (HOME, Path(f"/run/user/{UID}"))
     left = [str(path) for place in places for path in place.rglob("*modelport*")]
     left = [path for path in left if "/.cache/uv/" not in path]
-    note("ctl uninstall leaves nothing", not left and not codex.parent.exists(), left)
+    note(
+        "ctl uninstall leaves nothing",
+        not left and not codex.parent.exists(),
+        (left, list(codex.parent.glob("*"))),
+    )
     gone = until(lambda: not processes("modelportd", "keeper.py"), 10)
     note("ctl uninstall leaves no processes", gone, processes("modelport"))
 

@@ -109,7 +109,7 @@ def healthy(url: str) -> bool:
         connection.close()
 
 
-def await_daemon(client: Client, before: Seen, wanted: str, seconds: float = WAIT) -> Verdict:
+def await_daemon(client: Client, before: Seen, wanted: str, seconds: float) -> Verdict:
     """Look until it is over, or until the time is."""
     deadline = time.monotonic() + seconds
     while True:

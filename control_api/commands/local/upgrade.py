@@ -88,7 +88,7 @@ def look(args: Namespace, out: Out) -> Scene:
     current = environment.current(service.places.root)
     own = record is not None and bool(record.environment) and current is not None
     folder = current if own and current is not None else Path(sys.prefix)
-    installer = None if args.rollback else _installer(origin.kind, own)
+    installer = None if args.rollback and own else _installer(own)
     newest = Newest("", "Neither uv nor pip is here to ask the package index")
     if not args.rollback and not args.source and origin.kind is Kind.HOMEBREW and not own:
         newest = _ask_brew()
@@ -112,8 +112,8 @@ def look(args: Namespace, out: Out) -> Scene:
     return Scene(service, record, origin, known, folder, past_file, client, installer)
 
 
-def _installer(kind: Any, own: bool) -> Installer | None:
-    """uv or pip, if one is here. A package manager of another kind needs none, but for asking."""
+def _installer(own: bool) -> Installer | None:
+    """uv or pip, if one is here. Where a package manager has it, they are only asked."""
     from daemon.core.problems import ProblemError
     from daemon.service.installers import find_installer
 
@@ -142,15 +142,17 @@ def _ask_brew() -> Any:
 def _own_extras() -> tuple[str, ...]:
     from importlib import metadata
 
-    from daemon.service.environment import NAME, normal
+    from daemon.service.environment import NAME
     from daemon.service.installers import extras_of
 
-    try:
-        requires = metadata.requires(NAME) or []
-    except metadata.PackageNotFoundError:
-        return ()
-    names = frozenset(normal(one.name) for one in metadata.distributions() if one.name)
-    return extras_of(requires, names)
+    def installed(name: str) -> bool:
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            return False
+        return True
+
+    return extras_of(metadata.requires(NAME) or [], installed) if installed(NAME) else ()
 
 
 def plan_of(args: Namespace, scene: Scene) -> Plan:
@@ -285,9 +287,9 @@ COMMANDS: Final = {
         "then restarted, its ports are held meanwhile. Where the new daemon does not answer, the\n"
         "old version is put back. Files of models are never touched.",
         examples=(
-            ("ctl upgrade --check", "which version is the newest, and what would be done"),
+            ("ctl upgrade --check", "the newest version, what would be done"),
             ("ctl upgrade", ""),
-            ("ctl upgrade --from ./modelport-1.2.0-py3-none-any.whl", "without a network"),
+            ("ctl upgrade --from ./modelport-1.2-py3-none-any.whl", "without a network"),
             ("ctl upgrade --rollback", "to the version of before"),
         ),
         run=upgrade,

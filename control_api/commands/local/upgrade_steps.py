@@ -144,7 +144,7 @@ def _restart(
     manager.restart()
     tell(f"waiting for {version} to answer")
     was = before if before is not None else Seen(0, "", "")
-    verdict = handover.await_daemon(scene.client, was, version)
+    verdict = handover.await_daemon(scene.client, was, version, handover.WAIT)
     if verdict.waiting:
         raise Failed(f"After {handover.WAIT:g} s {verdict.waiting}.")
     return verdict
