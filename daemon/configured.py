@@ -26,6 +26,8 @@ from daemon.core.lifecycle import State
 from daemon.core.messages import ExitClass, ModelSpec, Standing
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.downloads import pulled
+from daemon.downloads.pulled import Pulled
 from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
@@ -72,7 +74,8 @@ class Configured:
     _looking: set[str] = field(default_factory=set)  # at whose files we look just now
 
     def __post_init__(self) -> None:
-        self.pulls = Pulls(self.bus, self._arrived)
+        record = Pulled(self.reader.paths.state_dir / pulled.FILE)
+        self.pulls = Pulls(self.bus, self._arrived, record=record)
         self.kept = Remembered(self.reader.standings)
         self.bus.subscribe(self._told)
         self.supervisor.remember = self.remember

@@ -11,6 +11,7 @@ from typing import Any
 from daemon.config.model import Model
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.pull import FileRef, Patience, PullProgress, PullRequest, pull
+from daemon.downloads.pulled import Pulled
 from daemon.ports import Progress
 from daemon.telemetry.bus import Bus
 
@@ -24,11 +25,13 @@ STOPPED = Problem(
 
 @dataclass(slots=True)
 class Pulls:
-    """The running downloads. ``arrived`` is called when a model's files are there."""
+    """The running downloads. ``arrived`` is called when a model's files are there; ``record`` tells
+    an uninstall which of them are ours."""
 
     bus: Bus
     arrived: Callable[[Model], Coroutine[Any, Any, None]]
     changed: Callable[[], None] = lambda: None  # one more, or one less
+    record: Pulled | None = None
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _watchers: dict[str, list[asyncio.Queue[Step]]] = field(default_factory=dict)
     _closed: bool = False
@@ -95,7 +98,10 @@ class Pulls:
             for queue in self._watchers.get(model.name, []):
                 queue.put_nowait(progress)
 
-        await pull(pull_request(model), told, cache_dir=None, patience=patience)
+        request = pull_request(model)
+        if self.record is not None:
+            await asyncio.to_thread(self.record.begin, request)
+        await pull(request, told, cache_dir=None, patience=patience)
 
     async def close(self) -> None:
         """End all and begin no more; what came so far stays and is resumed."""

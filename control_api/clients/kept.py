@@ -89,7 +89,7 @@ class Keeper:
                     "--undo --yes puts it back all the same (a copy stays beside it).",
                 )
             done: list[Path] = []
-            for path in list(record):
+            for path in reversed(list(record)):  # folders that we made are empty then
                 _restore(record[path])
                 done.append(Path(path))
                 del record[path]

@@ -73,6 +73,10 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "lan": Verb("local.lan", "LAN", "let other machines in: on, off, status", here=True),
     "key": Verb("local.key", "LAN", "who may come in from other machines: add, ls, rm"),
+    "upgrade": Verb("local.upgrade", "service", "a newer version, or the one of before", here=True),
+    "uninstall": Verb(
+        "local.uninstall", "service", "remove all that modelport has put here", here=True
+    ),
     "service": Verb(
         "local.service", "service", "run at login: install, status, logs, stop, …", here=True
     ),

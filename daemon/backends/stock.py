@@ -17,6 +17,7 @@ from typing import Any, Literal
 from daemon.backends.backend import Backend, digest
 from daemon.backends.keeping import Keeper
 from daemon.backends.learned import key_of
+from daemon.backends.moved import same_command
 from daemon.backends.names import Names
 from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
@@ -127,8 +128,9 @@ class Stock(Names):
 
     def resume(self, keeper: Keeper, tell: Callable[[Event], None]) -> Backend | None:
         """The backend behind an earlier daemon's keeper, if it is what would be started today:
-        same engine, same way to run it, same command line, and the same environment set by the
-        user; in the version in use, or in another one that is here. Else None."""
+        same engine, same way to run it, same command line (but for where an upgrade has put the
+        program), and the same environment set by the user; in the version in use, or in another
+        one that is here. Else None."""
         hello, facts = keeper.hello, keeper.hello.facts
         item = self.prepared.get(hello.backend)
         if item is None or item.engine is None or item.installed is None:
@@ -164,7 +166,7 @@ class Stock(Names):
             launch = item.engine.launch(plan, item.installed)
         except (KeyError, TypeError, ValueError, ProblemError):
             return None
-        if launch.argv != hello.argv:
+        if not same_command(hello.argv, launch.argv, item.installed.program):
             return None
         return Backend(
             generation=hello.generation,

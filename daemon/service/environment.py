@@ -218,6 +218,21 @@ def _fill(
     *,
     shared: bool,
 ) -> None:
+    packages = fill(folder, others, shared=shared)
+    lines = _copy_code(code, packages)
+    lines += _write_metadata(packages, version)
+    lines += [_write_script(folder, name, target) for name, target in SCRIPTS.items()]
+    record = packages / f"{NAME}-{version}.dist-info" / "RECORD"
+    with record.open("w", newline="") as file:
+        csv.writer(file).writerows([*lines, (_below(record, packages), "", "")])
+    complete(folder, version)
+
+
+def fill(folder: Path, others: Iterable[metadata.Distribution], *, shared: bool) -> Path:
+    """A new environment with copies of these distributions; its folder of packages.
+
+    Raises OSError, subprocess.SubprocessError, ProblemError (no Python that others can run).
+    """
     python = base_python(shared=shared)
     done = subprocess.run(
         [str(python), "-I", "-m", "venv", "--without-pip", str(folder)],
@@ -228,17 +243,22 @@ def _fill(
     )
     if done.returncode != 0:
         raise OSError(f"{python} -m venv says: {(done.stderr or done.stdout).strip()[-300:]}")
-    packages = next(folder.glob("lib/python*/site-packages"))
+    packages = packages_of(folder)
     for distribution in others:
         _copy(distribution, packages)
-    lines = _copy_code(code, packages)
-    lines += _write_metadata(packages, version)
-    lines += [_write_script(folder, name, target) for name, target in SCRIPTS.items()]
-    record = packages / f"{NAME}-{version}.dist-info" / "RECORD"
-    with record.open("w", newline="") as file:
-        csv.writer(file).writerows([*lines, (_below(record, packages), "", "")])
-    facts = {"version": version, "python": str(python)}
-    (folder / COMPLETE).write_text(json.dumps(facts) + "\n")
+    return packages
+
+
+def packages_of(folder: Path) -> Path:
+    """Where an environment has its packages. Raises OSError."""
+    for found in folder.glob("lib/python*/site-packages"):
+        return found
+    raise FileNotFoundError(f"{folder} is no environment of Python")
+
+
+def complete(folder: Path, version: str) -> None:
+    """Say that it is whole. Raises OSError."""
+    (folder / COMPLETE).write_text(json.dumps({"version": version}) + "\n")
 
 
 def _copy(distribution: metadata.Distribution, packages: Path) -> None:

@@ -115,6 +115,7 @@ JSON = {
     "config edit": (),
     "config schema": (),
     "completion": ("bash",),
+    "uninstall": ("--dry-run",),
 }
 # They become, or need, another program, or another system: see their own tests.
 SERVICE = {"install", "uninstall", "start", "stop", "restart", "status", "logs"}
@@ -128,6 +129,7 @@ ELSEWHERE = {
     "selftest",
     "host add",
     "host rm",
+    "upgrade",
 }
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 ELSEWHERE |= {f"engine {verb}" for verb in ("install", "update", "use", "rollback")}

@@ -1,8 +1,9 @@
 """One life of the login service under a real systemd; prints a line of JSON for each finding.
 
-Run as root below the system manager that ``boot.sh`` boots: ``scene.py CTL GGUF``. Standard library
-only. CTL is a console script of a wheel that was installed into a temporary environment, GGUF a
-small model. Works as user ``tester`` (uid 4242), through that user's own manager.
+Run as root below the system manager that ``boot.sh`` boots: ``scene.py CTL GGUF NEWER BROKEN``.
+Standard library only. CTL is a console script of a wheel that was installed into a temporary
+environment, GGUF a small model; NEWER is a wheel of the same code with another version, and BROKEN
+one whose daemon dies at its start. Works as user ``tester`` (uid 4242), by that user's own manager.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-CTL, GGUF = sys.argv[1:3]
+CTL, GGUF, NEWER, BROKEN = sys.argv[1:5]
 UID = 4242
 HOME = Path("/home/tester")
 UNITS = HOME / ".config/systemd/user"
@@ -265,6 +266,70 @@ def edited() -> None:
     note("a port that is gone goes", code == 0 and not there and chat() == TEN, said)
 
 
+def serving() -> str:
+    """The version of the daemon that answers."""
+    facts = json.loads(ctl("version", "--json")[1])
+    return str((facts["daemon"] or {}).get("version"))
+
+
+def upgraded() -> None:
+    """Another version and back, with one model answering from one process all the time."""
+    old, before = serving(), engine()
+    code, said = ctl("upgrade", "--check", "--json", "--from", NEWER)
+    facts = json.loads(said)
+    planned = (facts["current"], facts["target"], facts["does"], facts["restarts_service"])
+    note("upgrade --check", code == 0 and planned == (old, "99.1", "environment", True), said)
+    code, said = ctl("upgrade", "--check")
+    note("upgrade --check without a network", code == 1 and "cannot be reached" in said, said)
+    with clients() as seen:
+        code, said = ctl("upgrade", "--from", NEWER)
+        text = chat()
+    note("upgrade", code == 0 and "taken over: a" in said and serving() == "99.1", said)
+    note("upgrade refuses nobody", not seen["refused"] and seen["served"] > 20, seen)
+    note("upgrade keeps the model", engine() == before and text == TEN, (before, engine()))
+    code, said = ctl("service", "install", "--no-linger")
+    note("an older ctl leaves the newer service", serving() == "99.1", said)
+    with clients() as seen:
+        code, said = ctl("upgrade", "--from", BROKEN)
+    told = "99.1 is back" in said and "broken on purpose" in said
+    note("a broken version is taken back", code == 1 and told and serving() == "99.1", said)
+    note("a broken version refuses nobody", not seen["refused"], seen)
+    note("a broken version costs no model", engine() == before and chat() == TEN, engine())
+    left = [path.name for path in (DATA / "service").glob("env-*")]
+    note("nothing of it is left", len(left) == 2, left)
+    code, said = ctl("upgrade", "--rollback")
+    note("rollback", code == 0 and serving() == old, said)
+    note("rollback keeps the model", engine() == before and chat() == TEN, engine())
+    code, said = ctl("upgrade", "--rollback")
+    note("a second rollback is refused", code == 1 and "no earlier version" in said, said)
+
+
+def removed() -> None:
+    """Everything goes, by the service's own ctl, whose files go, too."""
+    code, said = ctl("service", "install", "--no-linger")
+    note("installed once more", code == 0 and chat() == TEN, said)
+    codex = HOME / ".codex/config.toml"
+    code, said = ctl("env", "codex", "--write")
+    note("a client's file is written", code == 0 and codex.exists(), said)
+    own = str(DATA / "service/current/bin/ctl")
+    code, said = as_tester(own, "uninstall", "--purge", "--dry-run", "--json")
+    kinds = {step["kind"] for step in json.loads(said)["would"]}
+    wanted = {"service", "client", "runtime", "log", "data", "state", "config"}
+    note("uninstall --dry-run", code == 0 and wanted <= kinds and codex.exists(), said)
+    code, said = as_tester(own, "uninstall", "--purge", "--yes", "--json")
+    note("ctl uninstall", code == 0 and json.loads(said)["ok"], said)
+    places = (HOME, Path(f"/run/user/{UID}"))
+    left = [str(path) for place in places for path in place.rglob("*modelport*")]
+    left = [path for path in left if "/.cache/uv/" not in path]
+    note(
+        "ctl uninstall leaves nothing",
+        not left and not codex.parent.exists(),
+        (left, list(codex.parent.glob("*"))),
+    )
+    gone = until(lambda: not processes("modelportd", "keeper.py"), 10)
+    note("ctl uninstall leaves no processes", gone, processes("modelport"))
+
+
 def uninstalled() -> None:
     (UNITS / "modelport.service.d/quick.conf").unlink()
     (UNITS / "modelport.service.d").rmdir()
@@ -330,7 +395,9 @@ def main() -> None:
     stopped(before)
     login()
     edited()
+    upgraded()
     uninstalled()
+    removed()
     system()
 
 

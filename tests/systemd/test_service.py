@@ -6,11 +6,14 @@ One life of it (``scene.py``, about a minute) in a systemd of its own; each find
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -33,8 +36,9 @@ def names() -> list[str]:
     return [str(c.args[0].value) for c in notes if isinstance(c.args[0], ast.Constant)]
 
 
-def installed(folder: Path) -> Path:
-    """A console script of our wheel, in an environment whose other packages are this one's."""
+def installed(folder: Path) -> tuple[Path, Path]:
+    """A console script of our wheel, in an environment whose other packages are this one's; and
+    the wheel."""
     python = [sys.executable, "-P", "-m"]
     build = [*python, "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=60)
@@ -50,7 +54,35 @@ def installed(folder: Path) -> Path:
     (packages,) = venv.glob("lib/python*/site-packages")
     here = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "others.pth").write_text("\n".join(here) + "\n")
-    return venv / "bin" / "ctl"
+    if uv:
+        (venv / "bin" / "uv").symlink_to(Path(uv).resolve())
+    return venv / "bin" / "ctl", wheel
+
+
+def another(wheel: Path, version: str, *, broken: bool = False) -> Path:
+    """The same wheel as another version; ``broken``: its daemon dies at its start."""
+    old = wheel.name.split("-")[1]
+    made = wheel.with_name(wheel.name.replace(f"-{old}-", f"-{version}-"))
+    record: list[str] = []
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(made, "w") as target:
+        for name in source.namelist():
+            data, place = (
+                source.read(name),
+                name.replace(f"-{old}.dist-info", f"-{version}.dist-info"),
+            )
+            if name.endswith("/METADATA"):
+                data = data.replace(
+                    f"\nVersion: {old}\n".encode(), f"\nVersion: {version}\n".encode()
+                )
+            if broken and name == "daemon/assembly.py":
+                data = b'raise RuntimeError("broken on purpose")\n'
+            if not name.endswith("/RECORD"):
+                told = urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                record.append(f"{place},sha256={told},{len(data)}")
+                target.writestr(place, data)
+        listed = f"modelport-{version}.dist-info/RECORD"
+        target.writestr(listed, "\n".join([*record, f"{listed},,"]) + "\n")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +95,11 @@ def findings() -> dict[str, tuple[bool, str]]:
         folder.chmod(0o755)
         make_gguf(folder / "tiny.gguf")
         shutil.copy(HERE / "scene.py", folder)
-        ctl = installed(folder)
+        ctl, wheel = installed(folder)
+        others = [another(wheel, "99.1"), another(wheel, "99.2", broken=True)]
         places = {str(folder), sys.prefix, sys.base_prefix}
         binds = [word for place in sorted(places) for word in ("--bind", place)]
-        words = [str(folder / "scene.py"), str(ctl), str(folder / "tiny.gguf")]
+        words = [str(w) for w in (folder / "scene.py", ctl, folder / "tiny.gguf", *others)]
         boot = ["bash", str(HERE / "boot.sh"), *binds, "--timeout", str(SECONDS), "--"]
         done = subprocess.run(
             [*boot, f"{sys.base_prefix}/bin/python3", *words],

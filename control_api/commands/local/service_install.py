@@ -18,10 +18,12 @@ from control_api.commands.output import Out
 from control_api.version import version
 from daemon.service import environment as environments
 from daemon.service import record as records
+from daemon.service.installers import newer
 from daemon.service.launchd import Launchd
 from daemon.service.origin import Kind, Origin, classify, look
 from daemon.service.places import Scope
 from daemon.service.render import Recipe, UnitFile, addresses, render, stop_seconds
+from daemon.service.renewing import version_in
 from daemon.service.systemd import Systemd
 
 if TYPE_CHECKING:
@@ -205,6 +207,10 @@ def _program(args: Namespace, service: Serviced, origin: Origin, out: Out) -> Pr
         return Program(lasting, origin.kind, str(environments.current(root) or ""))
     if lasting is not None and not args.own_environment:
         return Program(lasting, origin.kind)
+    there = environments.current(root)
+    if there is not None and not args.force and newer(has := version_in(there), version()):
+        out.note(f"The service has {has}, newer than this program: it stays (--force: this one).")
+        return Program(service.places.current / "bin" / "modelportd", origin.kind, str(there))
     if sys.stderr.isatty():
         out.note(f"Making an environment in {root} …")
     made = environments.make(root, version(), shared=shared)

@@ -25,28 +25,14 @@ if TYPE_CHECKING:
 def uninstall(args: Namespace, out: Out) -> int:
     service = find(args.scope)
     record = service.record()
-    files = _files(service, record)
+    files = files_of(service, record)
     if not files and record is None and not service.places.root.exists():
         if out.json:
             out.value({"removed": []})
         else:
             out.line("The service is not installed.")
         return 0
-    try:
-        service.may_change()
-    except ProblemError as error:
-        out.note(f"! {error.problem.text} Its files are removed all the same.")
-    else:
-        if service.manager.state().pid is not None:
-            empty(out, force=args.force)
-        _take_down(service, files)
-    for path in files:
-        path.unlink(missing_ok=True)
-    if isinstance(service.manager, Systemd):
-        with suppress(ProblemError):
-            service.manager.forget([path.name for path in files])
-    troubles = _undo(service, record)
-    _clear(paths_of(service, record.config if record is not None else None))
+    files, troubles = take_away(service, out, force=args.force)
     if out.json:
         out.value({"removed": [str(path) for path in files], "troubles": troubles})
         return 0
@@ -59,7 +45,32 @@ def uninstall(args: Namespace, out: Out) -> int:
     return 0
 
 
-def _files(service: Serviced, record: records.Record | None) -> list[Path]:
+def take_away(service: Serviced, out: Out, *, force: bool) -> tuple[list[Path], list[str]]:
+    """Undo the installation: its files that were removed, and what could not be done, in words.
+
+    Raises ``RefusedError`` for who may not, ProblemError where the service does not stop.
+    """
+    record = service.record()
+    files = files_of(service, record)
+    try:
+        service.may_change()
+    except ProblemError as error:
+        out.note(f"! {error.problem.text} Its files are removed all the same.")
+    else:
+        if service.manager.state().pid is not None:
+            empty(out, force=force)
+        _take_down(service, files)
+    for path in files:
+        path.unlink(missing_ok=True)
+    if isinstance(service.manager, Systemd):
+        with suppress(ProblemError):
+            service.manager.forget([path.name for path in files])
+    troubles = _undo(service, record)
+    _clear(paths_of(service, record.config if record is not None else None))
+    return files, troubles
+
+
+def files_of(service: Serviced, record: records.Record | None) -> list[Path]:
     """Its files that are there: those written down, and those of our names."""
     units = service.places.units
     found = {service.places.service}
