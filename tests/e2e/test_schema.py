@@ -1,0 +1,180 @@
+"""The control API against its own document: a real daemon is asked what the document allows and
+what it does not, over the port with a control key and over the private socket as its owner.
+
+By default a few examples of each operation besides the constructed edge cases; with
+``MODELPORT_SEEDS`` or ``HYPOTHESIS_PROFILE=long`` (``make test-long``) more than a hundred.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+
+from control_api.app import OPERATIONS
+from control_api.client import RefusedError
+from control_api.openapi import document
+from control_api.operation import PREFIX
+from control_api.version import version
+from tests.e2e.house import House
+from tests.e2e.stage import Stage, folder
+
+LONG: Final = "MODELPORT_SEEDS" in os.environ or os.environ.get("HYPOTHESIS_PROFILE") == "long"
+CASES: Final = 120 if LONG else 3
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1200 if LONG else 120)]
+NAMES: Final = ("a", "b")
+MODELS: Final = (*NAMES, "daemon", "none", "a/b")
+SHUTDOWN: Final = f"{PREFIX}/shutdown"
+DOCUMENT: Final = document(OPERATIONS, version())
+few = settings(
+    max_examples=CASES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def loaded(**checks: bool) -> Any:
+    """The document as schemathesis reads it; ``checks`` that are not to be made are False."""
+    config = schemathesis.Config.from_dict(
+        {
+            "generation": {"mode": "all"},
+            "checks": {name: {"enabled": on} for name, on in checks.items()},
+        }
+    )
+    found = schemathesis.openapi.from_dict(DOCUMENT, config=config)
+    found.hook("flatmap_case")(met)
+    return found
+
+
+def met(context: Any, case: schemathesis.Case) -> st.SearchStrategy[schemathesis.Case]:
+    """Names that there are, where the document would let any pass; and no two cases are the same,
+    also of operations that take nothing: every request may have an id."""
+    names = st.sampled_from(MODELS if "{name}" in case.path else ("laptop", "gone"))
+    real = st.one_of(st.none(), names)
+    marks = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=40)
+    return st.tuples(real, marks).map(lambda found: put(case, *found))
+
+
+def put(case: schemathesis.Case, name: str | None, mark: str) -> schemathesis.Case:
+    good = case.meta is None or case.meta.generation.mode.is_positive
+    for field in ("name", "key"):
+        if good and name is not None and field in (case.path_parameters or {}):
+            case.path_parameters[field] = name.replace("/", "%2F")
+    case.headers["x-request-id"] = mark
+    return case
+
+
+AT_THE_PORT: Final = loaded()
+# Whoever can open the private socket is the owner: it asks for no key, so ignores each.
+AS_OWNER: Final = loaded(ignored_auth=False)
+
+
+# ---------------------------------------------------------------- who is asked
+
+
+class UnixConnection(HTTPConnection):
+    """To a unix socket instead of a host."""
+
+    path = ""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(self.path)
+
+
+class UnixAdapter(HTTPAdapter):
+    """``requests`` over one unix socket, whatever the host in the URL."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        connection = type("Connection", (UnixConnection,), {"path": str(path)})
+        pool = type("Pool", (HTTPConnectionPool,), {"ConnectionCls": connection})
+        self._pool = pool("localhost", maxsize=1)
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        return self._pool
+
+    def close(self) -> None:
+        self._pool.close()
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    with folder() as place, Stage(place, NAMES) as stage:
+        yield stage.house
+
+
+@pytest.fixture(scope="module")
+def at_the_port(house: House) -> Iterator[requests.Session]:
+    made = house.ctl("key", "add", "desk", "--scope", "control")
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {made.stdout.strip()}"
+        yield session
+
+
+@pytest.fixture(scope="module")
+def as_owner(house: House) -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.mount("http://", UnixAdapter(house.folder / "run" / "control.sock"))
+        yield session
+
+
+asked: Counter[str] = Counter()
+
+
+def check(case: schemathesis.Case, house: House, session: requests.Session, url: str) -> None:
+    """Ask, and hold the answer against the document. What would last is bounded."""
+    if case.path.endswith(("/events", "/logs/{name}")) and followed(case):
+        case.query["follow"] = "0"
+    headers = {"Authorization": session.headers.get("Authorization")}
+    asked[f"{url[:9]} {case.method} {case.path}"] += 1
+    case.call_and_validate(
+        base_url=url,
+        session=session,
+        headers={name: value for name, value in headers.items() if value},
+        timeout=30,
+    )
+    with suppress(RefusedError):
+        if case.path.endswith("/pause"):
+            house.client.post("/resume")
+        elif case.path.endswith("/keys"):
+            for key in house.client.get("/keys")["keys"]:
+                if key["name"] != "desk":
+                    house.client.post(f"/keys/{key['name']}/remove")
+
+
+def followed(case: schemathesis.Case) -> bool:
+    """Would a good answer stay open?"""
+    return str(case.query.get("follow", "1")).lower() in {"1", "true", "yes"}
+
+
+@few
+@AT_THE_PORT.exclude(path=SHUTDOWN).parametrize()
+def test_at_the_port(
+    case: schemathesis.Case, house: House, at_the_port: requests.Session
+) -> None:
+    check(case, house, at_the_port, house.url)
+
+
+@few
+@AS_OWNER.exclude(path=SHUTDOWN).parametrize()
+def test_as_the_owner(case: schemathesis.Case, house: House, as_owner: requests.Session) -> None:
+    check(case, house, as_owner, "http://localhost")
