@@ -101,6 +101,8 @@ def _shown(value: Any) -> str:
 def _allowed(kind: inspect.Type) -> str:
     """What a field takes, in words."""
     match kind:
+        case inspect.Metadata(type=inner):  # more is said of it in the document
+            return _allowed(inner)
         case inspect.UnionType(types):
             return " or ".join(_allowed(one) for one in types)
         case inspect.IntType(ge=low, le=high) if low is not None and high is not None:

@@ -7,6 +7,7 @@ By default a few examples of each operation besides the constructed edge cases; 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections import Counter
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import requests
 import schemathesis
@@ -27,7 +29,7 @@ from urllib3.connection import HTTPConnection
 from control_api.app import OPERATIONS
 from control_api.client import RefusedError
 from control_api.openapi import document
-from control_api.operation import PREFIX
+from control_api.operation import NDJSON, PREFIX
 from control_api.version import version
 from tests.e2e.house import House
 from tests.e2e.stage import Stage, folder
@@ -39,6 +41,9 @@ NAMES: Final = ("a", "b")
 MODELS: Final = (*NAMES, "daemon", "none", "a/b")
 SHUTDOWN: Final = f"{PREFIX}/shutdown"
 DOCUMENT: Final = document(OPERATIONS, version())
+STEP: Final = jsonschema.Draft202012Validator(
+    {"$ref": "#/components/schemas/ProgressLine", "components": DOCUMENT["components"]}
+)
 few = settings(
     max_examples=CASES,
     deadline=None,
@@ -49,15 +54,10 @@ few = settings(
 # ---------------------------------------------------------------- what is asked
 
 
-def loaded(**checks: bool) -> Any:
-    """The document as schemathesis reads it; ``checks`` that are not to be made are False."""
-    config = schemathesis.Config.from_dict(
-        {
-            "generation": {"mode": "all"},
-            "checks": {name: {"enabled": on} for name, on in checks.items()},
-        }
-    )
-    found = schemathesis.openapi.from_dict(DOCUMENT, config=config)
+def loaded(document: dict[str, Any], mode: str = "all") -> Any:
+    """The document as schemathesis reads it: all of its checks, good requests and bad ones."""
+    config = schemathesis.Config.from_dict({"generation": {"mode": mode}})
+    found = schemathesis.openapi.from_dict(document, config=config)
     found.hook("flatmap_case")(met)
     return found
 
@@ -80,9 +80,10 @@ def put(case: schemathesis.Case, name: str | None, mark: str) -> schemathesis.Ca
     return case
 
 
-AT_THE_PORT: Final = loaded()
-# Whoever can open the private socket is the owner: it asks for no key, so ignores each.
-AS_OWNER: Final = loaded(ignored_auth=False)
+AT_THE_PORT: Final = loaded(DOCUMENT)
+# Whoever can open the private socket is the owner: it asks for no key, so none can be missing.
+AS_OWNER: Final = loaded({**DOCUMENT, "security": []})
+REFUSED: Final = loaded(DOCUMENT, "negative")
 
 
 # ---------------------------------------------------------------- who is asked
@@ -116,10 +117,16 @@ class UnixAdapter(HTTPAdapter):
         super().close()
 
 
+asked: Counter[str] = Counter()
+
+
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     with folder() as place, Stage(place, NAMES) as stage:
         yield stage.house
+        assert stage.house.client.get("/status")["pid"] == stage.pid, "it is the same daemon still"
+    few_asked = {name: count for name, count in asked.items() if count < 100}
+    assert not (LONG and few_asked), few_asked
 
 
 @pytest.fixture(scope="module")
@@ -137,21 +144,21 @@ def as_owner(house: House) -> Iterator[requests.Session]:
         yield session
 
 
-asked: Counter[str] = Counter()
-
-
 def check(case: schemathesis.Case, house: House, session: requests.Session, url: str) -> None:
     """Ask, and hold the answer against the document. What would last is bounded."""
     if case.path.endswith(("/events", "/logs/{name}")) and followed(case):
         case.query["follow"] = "0"
     headers = {"Authorization": session.headers.get("Authorization")}
     asked[f"{url[:9]} {case.method} {case.path}"] += 1
-    case.call_and_validate(
+    answer = case.call_and_validate(
         base_url=url,
         session=session,
         headers={name: value for name, value in headers.items() if value},
         timeout=30,
     )
+    if answer.headers.get("content-type", [""])[0].startswith(NDJSON):
+        for line in filter(None, answer.content.splitlines()):
+            STEP.validate(json.loads(line))  # schemathesis reads no such stream
     with suppress(RefusedError):
         if case.path.endswith("/pause"):
             house.client.post("/resume")
@@ -168,9 +175,7 @@ def followed(case: schemathesis.Case) -> bool:
 
 @few
 @AT_THE_PORT.exclude(path=SHUTDOWN).parametrize()
-def test_at_the_port(
-    case: schemathesis.Case, house: House, at_the_port: requests.Session
-) -> None:
+def test_at_the_port(case: schemathesis.Case, house: House, at_the_port: requests.Session) -> None:
     check(case, house, at_the_port, house.url)
 
 
@@ -178,3 +183,20 @@ def test_at_the_port(
 @AS_OWNER.exclude(path=SHUTDOWN).parametrize()
 def test_as_the_owner(case: schemathesis.Case, house: House, as_owner: requests.Session) -> None:
     check(case, house, as_owner, "http://localhost")
+
+
+@few
+@REFUSED.include(path=SHUTDOWN).parametrize()
+def test_no_bad_request_stops_the_daemon(
+    case: schemathesis.Case, house: House, at_the_port: requests.Session
+) -> None:
+    check(case, house, at_the_port, house.url)
+
+
+def test_a_good_one_does(short_dir: Path) -> None:
+    with House(short_dir, "") as house:
+        served = house.client.get("/openapi.json")
+        assert served == json.loads(json.dumps(DOCUMENT)), "what it serves is what was tested"
+        assert house.client.post("/shutdown") == {"ok": True, "model": None}
+        assert house.process is not None
+        assert house.process.wait(20) == 0
