@@ -130,6 +130,11 @@ def digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
+def is_name(text: str) -> bool:
+    """May a key be called so? Names go into heads of requests, and into logs."""
+    return _NAME.fullmatch(text) is not None and text not in RESERVED
+
+
 def _check(wanted: Wanted) -> None:
     """Raises ProblemError with the first field that will not do."""
     if not _NAME.fullmatch(wanted.name):
