@@ -147,7 +147,7 @@ def check(case: schemathesis.Case, house: House, url: str, **how: Any) -> None:
     """Ask, and hold the answer against the document. What would last is bounded."""
     if case.path.endswith(("/events", "/logs/{name}")) and followed(case):
         case.query["follow"] = "0"
-    asked[f"{url[:16]} {case.method} {case.path}"] += 1
+    asked[f"{url[:16]} {case.operation.label}"] += 1
     answer = case.call_and_validate(base_url=url, timeout=30, **how)
     if answer.headers.get("content-type", [""])[0].startswith(NDJSON):
         for line in filter(None, answer.content.splitlines()):

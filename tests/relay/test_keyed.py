@@ -497,7 +497,7 @@ async def test_no_other_spelling_of_a_path_leads_to_the_control_plane(short_dir:
         for path in DISGUISED:
             for key in (USE, DESK):
                 for raw in (get(path, bearer(key)), post(path, b"{}", bearer(key))):
-                    assert (await here.once(raw)).status == 404, path
+                    assert (await here.once(raw)).status in {404, 405}, path
         assert here.backend.seen == []
 
 
