@@ -21,20 +21,36 @@ def decode_body(kind: type[Body], raw: bytes) -> Body:
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _wrong(kind, raw, str(error)) from error
+        return _once_more(kind, raw, error)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise bad_request(
             f"The body is not valid JSON: {error}.", code=Code.INVALID_JSON
         ) from error
 
 
-def _wrong(kind: type[Body], raw: bytes, text: str) -> ProblemError:
-    """Valid JSON so far, but not of this type."""
+def _once_more(kind: type[Body], raw: bytes, error: msgspec.ValidationError) -> Body:
+    """Valid JSON so far, but not of this type, unless for how a number is written."""
     try:
-        values = msgspec.json.decode(raw)
+        values = _whole(msgspec.json.decode(raw))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return bad_request(f"{text}.", _fields(kind))  # and broken further on
-    return _fault(kind, values) or bad_request(f"{text}.", _fields(kind))
+        raise bad_request(f"{error}.", _fields(kind)) from error  # and broken further on
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError:
+        raise _fault(kind, values) or bad_request(f"{error}.", _fields(kind)) from error
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers, so 4096.0 is a whole one: some programs write it so."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_whole(one) for one in value]
+        case dict():
+            return {name: _whole(one) for name, one in value.items()}
+        case _:
+            return value
 
 
 def _fields(kind: type[msgspec.Struct]) -> str:
@@ -85,6 +101,8 @@ def _shown(value: Any) -> str:
 def _allowed(kind: inspect.Type) -> str:
     """What a field takes, in words."""
     match kind:
+        case inspect.Metadata(type=inner):  # more is said of it in the document
+            return _allowed(inner)
         case inspect.UnionType(types):
             return " or ".join(_allowed(one) for one in types)
         case inspect.IntType(ge=low, le=high) if low is not None and high is not None:

@@ -86,6 +86,8 @@ def response(error: ProblemError, retry_after_max: float) -> web.Response:
     if problem.retry_after is not None:
         wait = max(1, min(int(retry_after_max), math.ceil(problem.retry_after)))
         headers["Retry-After"] = str(wait)
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return web.Response(
         status=status,
         body=encode(ErrorBody(error=detail(problem))),

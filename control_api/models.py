@@ -8,11 +8,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from control_api.errors import encode
+from control_api.errors import StatusProblemError, encode
 from control_api.operation import JSON, NDJSON, Call, Empty, Operation, Query, answer
 from control_api.schemas import (
     MAX_CTX,
     Done,
+    ErrorBody,
     FindingView,
     FitView,
     LoadBody,
@@ -27,7 +28,7 @@ from control_api.schemas import (
     VerdictView,
 )
 from control_api.streams import begin, finish, send
-from daemon.core.problems import Code
+from daemon.core.problems import Code, ProblemError
 from daemon.ports import Progress
 
 _TAG: Final = "models"
@@ -91,7 +92,13 @@ async def verdicts(call: Call) -> web.StreamResponse:
 
 async def judge(call: Call) -> web.StreamResponse:
     findings = [FindingView(**msgspec.structs.asdict(one)) for one in call.body.findings]
-    return answer(call.port.judge(call.name, findings))
+    try:
+        return answer(call.port.judge(call.name, findings))
+    except ProblemError as error:
+        if error.problem.code is not Code.INVALID_REQUEST:
+            raise
+        # The request is well formed: it is only that nothing was known, and nothing is now.
+        raise StatusProblemError(error.problem, 409) from None
 
 
 async def _run(
@@ -218,6 +225,7 @@ OPERATIONS: Final = (
         summary="Keep what a test has found.",
         body=TestBody,
         answer=VerdictView,
+        also={409: (JSON, ErrorBody)},
         errors=(Code.MODEL_NOT_FOUND,),
     ),
     *(

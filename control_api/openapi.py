@@ -11,8 +11,8 @@ from aiohttp import web
 
 from control_api.daemon import API
 from control_api.errors import STATUS
-from control_api.operation import JSON, PREFIX, TEXT, Call, Operation, Query, answer
-from control_api.schemas import KEY_NAME, MODEL_NAME, ErrorBody
+from control_api.operation import JSON, PREFIX, SSE, TEXT, Call, Operation, Query, answer
+from control_api.schemas import KEY_NAME, MODEL_NAME, ErrorBody, Gap
 from daemon.core.problems import Code
 
 COMMON_ERRORS: Final = (
@@ -20,19 +20,24 @@ COMMON_ERRORS: Final = (
     Code.UNAUTHORIZED,
     Code.FORBIDDEN,
     Code.INTERNAL,
+    # of the front, through which all come who do not use the private socket
+    Code.BODY_TIMEOUT,
+    Code.BODY_TOO_LARGE,
+    Code.UNSUPPORTED_ENCODING,
+    Code.MISDIRECTED,
+    Code.RATE_LIMITED,
+    Code.UPSTREAM_ERROR,
+    Code.SHUTTING_DOWN,
 )
 BODY_ERRORS: Final = (
     Code.INVALID_JSON,
-    Code.BODY_TOO_LARGE,
-    Code.BODY_TIMEOUT,
-    Code.UNSUPPORTED_ENCODING,
     Code.UNSUPPORTED_MEDIA_TYPE,
 )
 
 
 def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
     """The whole document. ``version`` is the daemon's."""
-    kinds: list[Any] = [ErrorBody]
+    kinds: list[Any] = [ErrorBody, Gap]
     for operation in operations:
         kinds += [k for k in _kinds(operation) if k not in kinds and k not in (str, dict)]
     refs, components = msgspec.json.schema_components(
@@ -53,7 +58,7 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
             "summary": f"Control API {API}: what `ctl` and the dashboard use.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "security": [{"key": []}, {}],
+        "security": [{"key": []}],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -61,7 +66,8 @@ def document(operations: Sequence[Operation], version: str) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A key of scope control. The private socket needs none.",
+                    "description": "A key of scope control. The private socket, whose file only "
+                    "its owner can open, asks for none.",
                 }
             },
         },
@@ -101,9 +107,14 @@ def _describe(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]
         str(status): _response(HTTPStatus(status).phrase, media, schema_of[kind])
         for status, (media, kind) in sorted(answers.items())
     }
+    if operation.media == SSE:
+        events = _event_schema(schema_of[operation.answer], schema_of[Gap])
+        responses[str(operation.status)]["content"][SSE]["schema"] = events
     for status in sorted({STATUS[code] for code in codes}):
-        names = ", ".join(code.value for code in codes if STATUS[code] == status)
+        names = ", ".join(dict.fromkeys(code.value for code in codes if STATUS[code] == status))
         responses[str(status)] = _response(names, JSON, schema_of[ErrorBody])
+        if status in _HEADERS:
+            responses[str(status)]["headers"] = _HEADERS[status]
     described: dict[str, Any] = {
         "operationId": operation.handler.__name__,
         "tags": [operation.tag],
@@ -115,7 +126,7 @@ def _describe(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]
         described["parameters"] = parameters
     if operation.body:
         described["requestBody"] = {
-            "required": False,
+            "required": True,  # also where it is {}: its media type keeps web pages out
             "content": {JSON: {"schema": schema_of[operation.body]}},
         }
     return described
@@ -124,6 +135,34 @@ def _describe(operation: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]
 def _response(text: str, media: str, schema: Any) -> dict[str, Any]:
     content = {"schema": schema} if media != TEXT else {"schema": {"type": "string"}}
     return {"description": text, "content": {media: content}}
+
+
+def _header(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "schema": schema}
+
+
+_RETRY = {
+    "Retry-After": _header(
+        "Whole seconds, where asking again may help.", {"type": "integer", "minimum": 1}
+    )
+}
+_HEADERS: Final[dict[int, dict[str, Any]]] = {
+    401: {"WWW-Authenticate": _header("How to say who asks.", {"type": "string"})},
+    429: _RETRY,
+    502: _RETRY,
+    503: _RETRY,
+}
+
+
+def _event_schema(known: Any, gap: Any) -> dict[str, Any]:
+    """One server-sent event, as OpenAPI 3.1 can say it."""
+    data = {
+        "type": "string",
+        "contentMediaType": JSON,
+        "contentSchema": {"anyOf": [known, gap]},
+    }
+    named = {"id": {"type": "string"}, "event": {"type": "string"}, "retry": {"type": "integer"}}
+    return {"type": "object", "properties": {**named, "data": data}}
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:

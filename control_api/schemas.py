@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from daemon.access.keys import MOST_MODELS, MOST_REQUESTS, PRIORITIES
+from daemon.access.keys import MODELS as KEY_MODELS
+from daemon.access.keys import MOST_MODELS, MOST_REQUESTS, PRIORITIES, RESERVED
 from daemon.access.keys import NAME as KEY_NAME
 from daemon.ports import LoadFit
 from daemon.views import (
@@ -44,6 +45,7 @@ __all__ = [
     "FindingBody",
     "FindingView",
     "FitView",
+    "Gap",
     "IncidentView",
     "Incidents",
     "KeyBody",
@@ -117,7 +119,13 @@ class UnloadBody(Body, frozen=True):
     force: bool = False
 
 
-_KeyModel = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+# Said here, and checked where keys are made: there it is said in words, too.
+_KeyName = Annotated[
+    str,
+    msgspec.Meta(extra_json_schema={"pattern": KEY_NAME, "not": {"enum": sorted(RESERVED)}}),
+]
+_KeyModel = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": KEY_MODELS})]
+_OneModel = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^$|{MODEL_NAME}"})]
 _Requests = Annotated[int, msgspec.Meta(ge=0, le=MOST_REQUESTS)]
 
 
@@ -126,14 +134,14 @@ class KeyBody(Body, frozen=True):
     ``models``: names and patterns that it may use, none for all. ``at_once`` and ``per_minute``:
     requests, 0 for no limit. ``default_model``: in place of the daemon's own."""
 
-    name: Annotated[str, msgspec.Meta(pattern=KEY_NAME)]
+    name: _KeyName
     scope: Literal["use", "control"] = "use"
     lasts: Annotated[float, msgspec.Meta(gt=0, le=MAX_LASTS)] | None = None
     models: Annotated[list[_KeyModel], msgspec.Meta(max_length=MOST_MODELS)] = []
     priority: Annotated[int, msgspec.Meta(ge=PRIORITIES[0], le=PRIORITIES[1])] = 0
     at_once: _Requests = 0
     per_minute: _Requests = 0
-    default_model: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    default_model: _OneModel = ""
 
 
 StepName = Literal[
@@ -214,16 +222,27 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """``code`` is for programs and never changes its meaning; ``hint`` is the next step."""
+    """``code`` is for programs and never changes its meaning; ``hint`` is the next step. What the
+    front refuses has the request's id, and the seconds after which to ask again (null: do not)."""
 
     code: str
     message: str
     hint: str = ""
     facts: dict[str, Any] = {}
+    retry_after: float | msgspec.UnsetType | None = msgspec.UNSET
+    request_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorDetail
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """The data of an event ``gap``: those between the one with the id ``after`` and the next one
+    sent are lost, or (at a stream's end) nothing more is sent."""
+
+    after: int
+    reason: str
 
 
 class ProgressLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

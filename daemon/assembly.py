@@ -334,7 +334,8 @@ class Daemon:
         from control_api.app import make_app
 
         path.unlink(missing_ok=True)  # noqa: ASYNC240 - a socket's name, in memory
-        app = make_app(self.control, auth=auth, limits=control_limits(self.settings))
+        limits, hidden = control_limits(self.settings), self.configured.reader.hidden
+        app = make_app(self.control, auth=auth, limits=limits, redact=hidden)
         runner = web.AppRunner(
             app,
             access_log=None,

@@ -27,6 +27,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_file
 from daemon.engines.install.shelf import Shelf
 from daemon.engines.registry import Registry
+from daemon.logs.redact import Redactor
 from daemon.machine import observe
 from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
@@ -56,6 +57,7 @@ class Reader:
     mode: Literal["foreground", "service"]
     learned: Learned = field(init=False)
     standings: Standings = field(init=False)
+    hidden: Redactor = field(default_factory=Redactor)  # what no log may tell
     on_battery: bool = False  # whether [power] on_battery counts
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class Reader:
             created=int(time.time()),
             totals={pool.name: pool.total for pool in facts.pools},
             standings=self.standings,
+            hidden=self.hidden,
         )
         source = "memory.budget" if settings.memory.budget is not None else "the machine"
         written = amounts if settings.memory.budget is not None else ()

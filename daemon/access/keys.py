@@ -27,7 +27,9 @@ _LENGTH: Final = 43  # of 62 letters: 256 bits
 _SHAPE: Final = re.compile(rb"mp-[0-9A-Za-z]{43}")
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _NAME: Final = re.compile(NAME, re.ASCII)
-_MODEL: Final = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}", re.ASCII)
+MODELS: Final = r"^[A-Za-z0-9*][A-Za-z0-9._:/@+*-]{0,199}$"
+"""Names of models, and patterns of them."""
+_MODELS: Final = re.compile(MODELS, re.ASCII)
 RESERVED: Final = frozenset({LOCAL.name, ANYONE.name, OWNER.name, "operator", "unknown"})
 SCOPES: Final = (USE, CONTROL)
 MOST_KEYS: Final = 256
@@ -128,6 +130,11 @@ def digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
+def is_name(text: str) -> bool:
+    """May a key be called so? Names go into heads of requests, and into logs."""
+    return _NAME.fullmatch(text) is not None and text not in RESERVED
+
+
 def _check(wanted: Wanted) -> None:
     """Raises ProblemError with the first field that will not do."""
     if not _NAME.fullmatch(wanted.name):
@@ -142,7 +149,7 @@ def _check(wanted: Wanted) -> None:
     if len(wanted.models) > MOST_MODELS:
         raise _bad("models", f"{len(wanted.models)} of them", f"{MOST_MODELS} at most")
     for model in (*wanted.models, *filter(None, (wanted.default_model,))):
-        if not _MODEL.fullmatch(model):
+        if not _MODELS.fullmatch(model):
             raise _bad("models", model, "names of models, and patterns such as qwen*")
     if "*" in wanted.default_model:
         raise _bad("default_model", wanted.default_model, "the name of a model")

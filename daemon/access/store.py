@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from daemon.access.keys import MOST_KEYS, SCOPES, Key, Ring, Wanted, make
+from daemon.access.keys import MOST_KEYS, SCOPES, Key, Ring, Wanted, is_name, make
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.files import Kept, move_aside, write_private
 
@@ -196,8 +196,11 @@ def _key(found: Any) -> Key:
     scopes = frozenset(_texts(found["scopes"]))
     if len(digest) != 32 or not scopes <= set(SCOPES):
         raise ValueError("no key")
+    name = _of(str, found["name"])
+    if not is_name(name):
+        raise ValueError("no name")
     return Key(
-        name=_of(str, found["name"]),
+        name=name,
         digest=digest,
         scopes=scopes,
         created=_number(found["created"]),

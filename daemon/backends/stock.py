@@ -35,6 +35,7 @@ from daemon.core.messages import (
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed, Launch, LaunchPlan
 from daemon.engines.signatures import METAL_RETRY
+from daemon.logs.redact import Redactor
 from daemon.ports import Hold
 
 REMEDY = (
@@ -60,6 +61,7 @@ class Stock(Names):
     log_keep: int
     totals: Mapping[str, int] = field(default_factory=dict)  # bytes that each pool has
     standings: Standings | None = None
+    hidden: Redactor = field(default_factory=Redactor)  # learns the keys of engines
     _taken: set[int] = field(default_factory=set)  # ports given out and perhaps not bound yet
     _unable: set[str] = field(default_factory=set)  # engines that could not make their socket
 
@@ -87,6 +89,7 @@ class Stock(Names):
             raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, "Ask again.", 1.0))
         place = self._place(item, generation)
         plan = self._plan(item, generation, variant, place)
+        self.hidden.add(plan.secret)
         launch, installed = self._remedied(item.engine.launch(plan, item.installed), item.installed)
         backend = Backend(
             generation=generation,
@@ -168,6 +171,7 @@ class Stock(Names):
             return None
         if not same_command(hello.argv, launch.argv, item.installed.program):
             return None
+        self.hidden.add(plan.secret)
         return Backend(
             generation=hello.generation,
             variant=variant,

@@ -102,7 +102,8 @@ def render(
     """The answer that carries ``problem`` in the client's own shape.
 
     Headers are Content-Type, ``x-request-id``, ``x-should-retry`` and, where trying again may
-    help, Retry-After (whole seconds, 1 to ``retry_after_max``). Framing headers are the caller's.
+    help, Retry-After (whole seconds, 1 to ``retry_after_max``); WWW-Authenticate on a 401 (RFC
+    9110, 15.5.2). Framing headers are the caller's.
     """
     look = _LOOKS[problem.code]
     dialect = Dialect(dialect)
@@ -124,6 +125,8 @@ def render(
     if problem.retry_after is not None:
         wait = max(1, min(int(retry_after_max), math.ceil(problem.retry_after)))
         headers.append(("Retry-After", str(wait)))
+    if status == 401:
+        headers.append(("WWW-Authenticate", "Bearer"))
     return status, headers, _json(body)
 
 

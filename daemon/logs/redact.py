@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 MARK = "***"
+REMEMBERED = 64
 SHORTEST = 8  # characters; a shorter "secret" would blacken ordinary words
 
 _KEY_NAMES = (
@@ -56,18 +57,16 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 class Redactor:
-    """:func:`redact` with the secrets of this run, which come and go with the backends."""
+    """:func:`redact` with the secrets of this run, the last :data:`REMEMBERED` of them: what an
+    engine has said stays in its log when its key opens nothing any more."""
 
     def __init__(self) -> None:
-        self._secrets: frozenset[str] = frozenset()
+        self._secrets: tuple[str, ...] = ()
 
     def add(self, secret: str) -> None:
         """Hide ``secret`` from now on."""
-        self._secrets |= {secret}
-
-    def discard(self, secret: str) -> None:
-        """``secret`` opens nothing any more."""
-        self._secrets -= {secret}
+        self._secrets = (*self._secrets, secret)[-REMEMBERED:]
 
     def __call__(self, text: str) -> str:
+        """May be called in any thread."""
         return redact(text, self._secrets)

@@ -337,16 +337,16 @@ class Answering(ABC):
     def _over(self, outcome: Outcome) -> None:
         """End the lease and tell of the request."""
         self.step = Step.OVER
+        if self._metered:  # first: whatever goes wrong below, no key loses a place for good
+            self._metered = False
+            assert self._admitted is not None
+            self._plane.meters.end(self._admitted.principal)
         self._end_lease(outcome)
         if self._counted:
             self._counted = False
             budget = self._plane.budget
             budget.active -= 1
             budget.again -= self._trace.attempt - 1
-        if self._metered:
-            self._metered = False
-            assert self._admitted is not None
-            self._plane.meters.end(self._admitted.principal)
         if self._plane.on_done is not None:
             self._plane.told(
                 self._trace.record(

@@ -27,6 +27,8 @@ _HOST = re.compile(
 )
 _LOOPBACK_NAMES = frozenset({"localhost"})
 _CONTAINER_NAMES = frozenset({"host.docker.internal", "host.containers.internal"})
+_SENT = frozenset({b"authorization", b"x-api-key", b"api-key"})
+_READ = frozenset({"GET", "HEAD"})
 _OWN_SITES = (b"none", b"same-origin")
 _MEMORY = 64  # hosts remembered as allowed
 # One text for all of them, whether a key is missing, wrong or over: who guesses learns nothing.
@@ -114,7 +116,8 @@ class Guard:
         if who is None and host is not None and (host, peer.local) not in self._known:
             problem = self._check_host(host, peer)
             if problem is not None:
-                return problem
+                # Under a wrong name a right key passes, so there, too, guesses are counted.
+                return problem if _SENT.isdisjoint(first) else self._refused(peer, problem)
         if b"origin" in first or b"sec-fetch-site" in first:
             problem = self._check_browser(head, host, peer)
             if problem is not None:
@@ -125,7 +128,8 @@ class Guard:
             if not who.may(USE):
                 return Problem(Code.FORBIDDEN, f"The key {who.name} may not use models.")
         elif peer.loopback:
-            return LOCAL  # whatever it sent as a key: many clients must send one
+            # whatever it sent as a key: many clients must send one
+            return _unseen(head, host) or LOCAL
         elif self._keyless or self._preflight(head):
             who = ANYONE
         else:
@@ -207,6 +211,20 @@ class Guard:
         if site is not None and site not in _OWN_SITES:
             return Problem(Code.FORBIDDEN, "Pages of other sites may not use this server.")
         return None
+
+
+def _unseen(head: Head, host: bytes | None) -> Problem | None:
+    """Browsers mark what a page asks for across sites (an image, say) where they know the server
+    to be on their own machine, and that is by these names alone: under others a GET of a page
+    cannot be told from a program's. Only below /upstream/ has one an effect: it loads a model."""
+    if head.method not in _READ or not head.path.startswith(UPSTREAM_PREFIX) or host is None:
+        return None
+    match = _HOST.fullmatch(host)
+    name = (match[1] or match[2]).decode("ascii").lower() if match is not None else ""
+    if name in _LOOPBACK_NAMES or _is_loopback(name):
+        return None
+    text = "Under this name, GET of paths under /upstream/ needs a key."
+    return Problem(Code.FORBIDDEN, text, "Without one use http://127.0.0.1 or http://localhost.")
 
 
 def _literal_is_ours(text: str, peer: Peer) -> bool:

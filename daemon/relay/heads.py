@@ -35,6 +35,7 @@ _SINGLE = (
     b"content-encoding",
     b"expect",
     b"origin",
+    b"sec-fetch-site",
     b"authorization",
     b"x-api-key",
     b"api-key",

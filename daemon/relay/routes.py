@@ -139,6 +139,9 @@ _GETS: dict[str, Place] = {
     "/api/version": _ollama(Local.VERSION),
 }
 _READ = frozenset({"GET", "HEAD"})
+# Not TRACE, which would tell the key of the backend, and not CONNECT, which no reader of answers
+# expects.
+_UPSTREAM = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _ALLOW_GET = "GET, HEAD, OPTIONS"
 _ALLOW_POST = "POST, OPTIONS"
 
@@ -181,10 +184,14 @@ def resolve(method: str, path: str) -> Place | Refused:
         return place
     if method == "DELETE" and (place := _DELETES.get(path)) is not None:
         return place
-    if path.startswith(UPSTREAM_PREFIX) and len(path) > len(UPSTREAM_PREFIX):
+    if _is_upstream(path) and method in _UPSTREAM:
         rest = path[len(UPSTREAM_PREFIX) :]
         return Place(Route.UPSTREAM, Dialect.OPENAI, body=BodyKind.RAW, rest=rest)
     return _one_model(method, path) or _refuse(method, path)
+
+
+def _is_upstream(path: str) -> bool:
+    return path.startswith(UPSTREAM_PREFIX) and len(path) > len(UPSTREAM_PREFIX)
 
 
 def _one_model(method: str, path: str) -> Place | None:
@@ -216,8 +223,8 @@ def allowed(path: str) -> str:
         return "DELETE, OPTIONS"
     if path in _GETS or (path.startswith(MODELS_PREFIX) and path != MODELS_PREFIX):
         return _ALLOW_GET
-    if path.startswith(UPSTREAM_PREFIX) and len(path) > len(UPSTREAM_PREFIX):
-        return "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+    if _is_upstream(path):
+        return ", ".join(_UPSTREAM)
     return ""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from control_api.app import OPERATIONS
 from control_api.bodies import decode_body
-from control_api.schemas import Body, Empty, LoadBody, TestBody, UnloadBody
+from control_api.schemas import Body, Empty, KeyBody, LoadBody, TestBody, UnloadBody
 from daemon.core.problems import Code, Problem, ProblemError
 
 CTX = "a whole number from 256 to 16777216 or null is allowed."
@@ -94,6 +94,15 @@ def test_no_body_is_an_empty_one() -> None:
     assert decode_body(LoadBody, b'{"ctx": 4096, "wait": true}') == LoadBody(ctx=4096, wait=True)
     assert decode_body(UnloadBody, b'{"force": true}') == UnloadBody(force=True)
     assert refused(Empty, b'{"a": 1}').hint == "Allowed fields: none."
+
+
+def test_a_whole_number_is_one_however_it_is_written() -> None:
+    for text in (b"4096.0", b"4.096e3"):
+        assert decode_body(LoadBody, b'{"ctx": %b}' % text) == LoadBody(ctx=4096)
+    listed = b'{"name": "a", "lasts": 60.0, "priority": -1.0, "models": ["m"]}'
+    assert decode_body(KeyBody, listed) == KeyBody(name="a", lasts=60, priority=-1, models=["m"])
+    assert refused(LoadBody, b'{"ctx": 4096.5}').message.startswith("ctx is 4096.5; a whole number")
+    assert refused(LoadBody, b'{"ctx": 1e999}').code in (Code.INVALID_JSON, Code.INVALID_REQUEST)
 
 
 @pytest.mark.parametrize("kind", {op.body for op in OPERATIONS if op.body is not None}, ids=str)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.logs.redact import Redactor, redact
+from daemon.logs.redact import REMEMBERED, Redactor, redact
 
 HF, SK, MP = "hf_" + "aB3" * 11, "sk-ant-api03-" + "x_-9" * 6, "mp_" + "Zz0-_" * 6
 
@@ -84,12 +84,12 @@ def test_known_secrets_and_shapes_never_leave(before: str, key: str, after: str)
     assert key not in redact(json.dumps({"a": before, "api_key": key}))
 
 
-def test_the_keys_of_this_start_come_and_go() -> None:
+def test_the_keys_of_this_run_are_hidden_and_the_oldest_forgotten() -> None:
     redactor = Redactor()
     redactor.add("0123456789")
     redactor.add("0123456789abc")
     redactor.add("short")
     assert redactor("a 0123456789abc, b 0123456789, short") == "a ***, b ***, short"
-    redactor.discard("0123456789")
-    redactor.discard("never added")
+    for number in range(REMEMBERED - 2):
+        redactor.add(f"another one {number}")
     assert redactor("0123456789 0123456789abc") == "0123456789 ***"

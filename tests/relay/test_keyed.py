@@ -9,7 +9,7 @@ import pytest
 from daemon.access.failures import ALLOWED, Failures
 from daemon.access.keys import Ring, Wanted, make
 from daemon.access.principals import ANYONE, LOCAL, Principal
-from daemon.core.problems import Code, Problem
+from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Hold
 from daemon.relay.admission import Admitted, Answered, admit
 from daemon.relay.guard import Guard, Peer
@@ -465,3 +465,84 @@ def test_a_new_guard_goes_on_counting() -> None:
     failures = Failures(allowed=1)
     assert not refused("/v1/messages", guard(failures=failures)).late
     assert refused("/v1/messages", guard(failures=failures)).late
+
+
+# ---------------------------------------------------------------- other ways in
+
+DISGUISED = (
+    "/%63ontrol/v1/status",
+    "/control%2fv1%2fstatus",
+    "//control/v1/status",
+    "/./control/v1/status",
+    "/v1/../control/v1/status",
+    "/v1/models/../../control/v1/status",
+    "/v1/models/%2e%2e/%2e%2e/control/v1/status",
+    "/Control/v1/status",
+    "/CONTROL/v1/status",
+    "/control./v1/status",
+    "/control;x/v1/status",
+    "/control%00/v1/status",
+    "/\\control/v1/status",
+    "/%2fcontrol/v1/status",
+    "/metrics%00",
+    "/ui%2f",
+)
+
+
+@both_loops
+async def test_no_other_spelling_of_a_path_leads_to_the_control_plane(short_dir: Path) -> None:
+    """What is not the control plane's for the guard is not for what comes after it."""
+    async with world(told, guard=guard(), uds=str(short_dir / "s")) as here:
+        control(here)
+        for path in DISGUISED:
+            for key in (USE, DESK):
+                for raw in (get(path, bearer(key)), post(path, b"{}", bearer(key))):
+                    assert (await here.once(raw)).status in {404, 405}, path
+        assert here.backend.seen == []
+
+
+@both_loops
+async def test_a_backend_is_asked_by_plain_methods_only() -> None:
+    async with world(guard=guard()) as here:
+        for method in ("TRACE", "CONNECT", "PROPFIND", "PURGE"):
+            reply = await here.once(get("/upstream/m/x", bearer(DESK), method=method))
+            assert (reply.status, "TRACE" in (reply.get("allow") or "TRACE")) == (405, False)
+        assert here.backend.seen == []
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key", "api-key", "origin", "host"])
+def test_no_two_of_what_decides(name: str) -> None:
+    for values in (("a", "b"), (f"Bearer {DESK}", "x"), ("x", f"Bearer {DESK}")):
+        with pytest.raises(ProblemError):
+            decide("GET", "/control/v1/status", *(f"{name}: {value}" for value in values))
+    with pytest.raises(ProblemError):
+        decide("GET", "/", "Sec-Fetch-Site: cross-site", "sec-fetch-site: none")
+
+
+def test_guesses_under_a_wrong_name_are_counted_too() -> None:
+    """There a right key would pass, so the answer tells whether one is."""
+    by = guard(failures=Failures())
+    for _ in range(ALLOWED):
+        found = decide("GET", "/v1/models", *WITHOUT["wrong"], host="evil.example", by=by)
+        assert code(found) is Code.MISDIRECTED
+    found = decide("GET", "/v1/models", *WITHOUT["wrong"], host="evil.example", by=by)
+    assert code(found) is Code.RATE_LIMITED
+    assert code(decide("GET", "/v1/models", host="evil.example", by=by)) is Code.MISDIRECTED
+    assert code(decide("GET", "/v1/models", bearer(USE), host="x", by=by)) == USE_KEY.principal
+
+
+def test_a_page_loads_no_model_with_an_image() -> None:
+    """Under a name that is not loopback's, browsers do not say that a GET is of another site."""
+    for method in ("GET", "HEAD"):
+        for host in ("host.docker.internal:8123", "studio.local"):
+            by = Guard(hosts=["studio.local"], keys=RING, clock=lambda: NOW)
+            here = {"peer": HERE, "host": host, "by": by}
+            asked = decide(method, "/upstream/m/x", **here)  # type: ignore[arg-type]
+            assert code(asked) is Code.FORBIDDEN
+            keyed = decide(method, "/upstream/m/x", bearer(USE), **here)  # type: ignore[arg-type]
+            assert keyed == USE_KEY.principal
+            assert decide(method, "/v1/models", **here) is LOCAL  # type: ignore[arg-type]
+            assert decide("POST", "/upstream/m/x", **here) is LOCAL  # type: ignore[arg-type]
+        for host in ("localhost:8123", "127.0.0.1", "[::1]:8123"):
+            peer = Peer.of(("::1", 5, 0, 0), ("::1", 8123, 0, 0)) if "[" in host else HERE
+            assert decide(method, "/upstream/m/x", peer=peer, host=host) is LOCAL
