@@ -371,9 +371,14 @@ def system() -> None:
     note("system: changed by root alone", code == 1 and "sudo" in said, said)
     score = sh("systemd-analyze", "security", "modelport.service", "--no-pager")[1].splitlines()
     note("system: security", score and "modelport.service" in score[-1], score[-1:])
-    code, said = sh(CTL, "service", "uninstall", "--system")
-    places = ("/usr/local/lib/modelport", "/run/modelport", "/etc/systemd/system/modelport.service",
-              "/etc/systemd/system/modelport.socket")  # fmt: skip
+    code, said = sh(CTL, "upgrade", "--system", "--from", NEWER, "--json")
+    program = "/usr/local/lib/modelport/current/bin/modelportd"
+    runs = as_tester(program, "--version")[1]
+    note("system: upgrade", code == 0 and '"to": "99.1"' in said and "99.1" in runs, (said, runs))
+    code, said = sh(CTL, "uninstall", "--system", "--purge", "--yes")
+    places = ["/usr/local/lib/modelport", "/run/modelport", "/etc/systemd/system/modelport.service",
+              "/etc/systemd/system/modelport.socket", "/etc/modelport"]  # fmt: skip
+    places += [f"/var/{kind}/modelport" for kind in ("lib", "log", "cache")]
     left = [place for place in places if Path(place).exists()]
     try:
         pwd.getpwnam("modelport")

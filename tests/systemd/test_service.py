@@ -1,6 +1,6 @@
 """The login service under a real systemd: installed from a wheel, by ``ctl`` alone.
 
-One life of it (``scene.py``, about a minute) in a systemd of its own; each finding is a test.
+One life of it (``scene.py``, about two minutes) in a systemd of its own; each finding is a test.
 """
 
 from __future__ import annotations
