@@ -193,7 +193,7 @@ def check_engines(found: Iterable[Found], named: Mapping[str, str]) -> Iterator[
             "engine",
             "fail",
             "No engine was found: no model can run.",
-            'pip install "modelport[llama]", or: brew install llama.cpp',
+            "ctl engine install xllamacpp, or: ctl engine install llama-server",
         )
 
 

@@ -119,6 +119,7 @@ def install(args: Namespace, out: Out) -> int:
     _warn(origin, out)
     _ensure_config(config, out)
     settings_of(config)  # a mistake in it is told before anything is done
+    _engine(service, config, out)
     account = _account(args, service)
     record = service.record()
     program = _program(args, service, origin, out)
@@ -329,6 +330,20 @@ def _bring_up(
     if running and (fresh or changed):
         manager.restart()
     return manager.start()
+
+
+def _engine(service: Serviced, config: Path, out: Out) -> None:
+    """The embedded engine where there is none yet, so that the first model runs; of the machine's
+    own service the folders are not ours. Without one the service is installed all the same."""
+    from control_api.commands.local.engine_put import embedded
+
+    if service.scope == "system":
+        return
+    try:
+        embedded(str(config), out)
+    except RefusedError as error:
+        out.note(f"! No engine runs GGUF models yet: {error}")
+        out.note("  Install one later: ctl engine install xllamacpp")
 
 
 def _linger(args: Namespace, service: Serviced, asks: bool, out: Out) -> bool | None:

@@ -258,6 +258,7 @@ def test_a_place_that_does_not_last_gets_an_environment(
     fake = SimpleNamespace(
         make=lambda root, version, shared: (asked.append(root), made)[1],
         switch=lambda root, environment: None,
+        current=lambda root: None,
     )
     monkeypatch.setattr(service_install, "environments", fake)
     done = ctl("service", "install", "--json")
