@@ -121,4 +121,4 @@ cd {ROOT}
         ["bash", "-c", script], capture_output=True, text=True, env=env, timeout=30, check=False
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["qwen3-coder|", "Q4|", "unload|unpin|"]
+    assert done.stdout.splitlines() == ["qwen3-coder|", "Q4|", "unload|unpin|uninstall|"]

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from control_api.client import RefusedError
 from control_api.commands.command import Command
 from control_api.commands.output import Out, size
+from control_api.commands.progress import Steps
 
 if TYPE_CHECKING:
-    from control_api.commands.local.removing import Removal
+    from control_api.commands.local.removing import Removal, Step
+
+_SLOW: Final = ("service", "daemon", "models", "data")
 
 
 def uninstall(args: Namespace, out: Out) -> int:
@@ -30,7 +33,7 @@ def uninstall(args: Namespace, out: Out) -> int:
         if not _agreed(removal, out):
             out.note("Nothing was removed.")
             return 1
-    done = [step.as_json() | _outcome(step.do(out)) for step in removal.steps]
+    done = [step.as_json() | _outcome(_do(step, out)) for step in removal.steps]
     troubles = [trouble for one in done for trouble in one["troubles"]]
     if out.json:
         out.value({"done": done, "ok": not troubles, **_rest(removal)})
@@ -42,6 +45,15 @@ def uninstall(args: Namespace, out: Out) -> int:
         out.note(f"! {trouble}")
     _say_rest(removal, out)
     return 1 if troubles else 0
+
+
+def _do(step: Step, out: Out) -> list[str]:
+    """Carry it out, with a sign of life where it may take a while; what could not be done."""
+    if step.kind not in _SLOW:
+        return step.do(out)
+    with Steps(out) as shown:
+        shown.show({"step": step.kind, "text": step.text})
+        return step.do(out)
 
 
 def _outcome(troubles: list[str]) -> dict[str, Any]:

@@ -267,6 +267,13 @@ def test_a_place_that_does_not_last_gets_an_environment(
     root = home / "data" / "service"
     assert asked == [root]
     assert done.json["program"] == f"{root}/current/bin/modelportd"
+    fake.current = lambda root: made.folder
+    monkeypatch.setattr(service_install, "version_in", lambda folder: "99.1")
+    newer = ctl("service", "install", "--json")
+    assert (newer.code, asked) == (0, [root]), "what an upgrade brought is not taken back"
+    assert "newer than this program" in newer.err
+    assert ctl("service", "install", "--force").code == 0
+    assert asked == [root, root]
     assert ctl("service", "uninstall").code == 0
     assert not root.exists()
 

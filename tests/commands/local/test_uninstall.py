@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from control_api.clients.values import Edit
-from control_api.commands.local import removing, uninstall, wished
+from control_api.commands.local import uninstall, wished
 from daemon.machine import gpu_limit
 from tests.commands.conftest import Ctl
 from tests.commands.local.test_service import (  # noqa: F401 - fixtures
@@ -128,9 +128,6 @@ def test_a_daemon_in_a_terminal_is_stopped(
     monkeypatch.setenv("MODELPORT_RUNTIME_DIR", str(home / "run"))
     (home / "run").mkdir(mode=0o700)
     (home / "run" / "control.sock").symlink_to(home / "c.sock")
-    monkeypatch.setattr(
-        removing, "wait_gone", lambda client, pid, seconds: None if not daemon.alive else 1 / 0
-    )
     done = ctl("uninstall", "--yes", "--json")
     assert done.code == 0, done.out
     assert kinds(done.json["done"])[0] == "daemon"
