@@ -22,8 +22,8 @@ from daemon.config.paths import Paths
 KNOWN: Final = {
     "state": (
         "daemon.json", "learned.json", "ladder.json", "incidents.jsonl*", "tests.json", "keys.json",
-        "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock", "clients", "engines",
-        "tls", "run", "*.json.corrupt-*", "*.jsonl.corrupt-*",
+        "keys.lock", "worked.json", "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock",
+        "clients", "engines", "tls", "run", "*.json.corrupt-*", "*.jsonl.corrupt-*",
     ),
     "log": ("modelportd.log*", "launchd.log*", "models"),
     "cache": ("engines.json",),

@@ -21,6 +21,7 @@ from control_api.commands.local import serviced, wished
 from control_api.commands.local.service_install import paths_of
 from control_api.commands.local.service_uninstall import files_of, take_away
 from control_api.commands.output import Out
+from control_api.hosts import Hosts
 from daemon.config.paths import Paths
 from daemon.core.problems import ProblemError
 from daemon.downloads import pulled
@@ -104,6 +105,8 @@ def survey(args: Namespace) -> Removal:
     if service.scope == "user":
         _clients(removal)
         _gpu(removal, paths)
+        if args.purge:
+            _hosts(removal)
     _drop_ins(args, removal, service)
     _links(removal, root)
     _models(args, removal, paths)
@@ -173,6 +176,23 @@ def _undo(removal: Removal, name: str, out: Out) -> list[str]:
     except KeptError as error:
         removal.broken.add(name)
         return [f"{error} {error.hint}".strip()]
+    return []
+
+
+def _hosts(removal: Removal) -> None:
+    """The keys of other machines, which may lie in the user's keyring."""
+    with suppress(RefusedError):
+        kept = Hosts.mine()
+        for name in kept.all():
+            text = f"the key of {name} (ctl host)"
+            removal.steps.append(Step("host", text, partial(_forget, kept, name)))
+
+
+def _forget(kept: Hosts, name: str, out: Out) -> list[str]:
+    try:
+        kept.forget(name)
+    except (RefusedError, OSError) as error:
+        return [f"the key of {name}: {error}"]
     return []
 
 

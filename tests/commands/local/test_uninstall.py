@@ -10,6 +10,7 @@ import pytest
 
 from control_api.clients.values import Edit
 from control_api.commands.local import uninstall, wished
+from control_api.hosts import Hosts
 from daemon.machine import gpu_limit
 from tests.commands.conftest import Ctl
 from tests.commands.local.test_service import (  # noqa: F401 - fixtures
@@ -18,6 +19,7 @@ from tests.commands.local.test_service import (  # noqa: F401 - fixtures
     systemd,
 )
 from tests.control_api.fake import FakeDaemon
+from tests.control_api.test_hosts import NAS, FakeRing
 
 
 def kinds(found: object) -> list[str]:
@@ -96,11 +98,20 @@ def test_all_goes_but_what_is_the_users(ctl: Ctl, lived_in: Path, systemd: FakeS
     assert (again.code, "nothing of modelport's" in again.out) == (0, True)
 
 
-def test_purge_and_models(ctl: Ctl, lived_in: Path, systemd: FakeSystemd) -> None:  # noqa: F811
+def test_purge_and_models(
+    ctl: Ctl,
+    lived_in: Path,
+    systemd: FakeSystemd,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert ctl("service", "install").code == 0
     (systemd.units / "modelport.service.d").mkdir()
     (lived_in / "hub" / "models--other--x").mkdir()
+    ring = FakeRing()
+    monkeypatch.setattr("control_api.hosts.keyring", lambda: ring)
+    Hosts.mine().keep(NAS, "mp-secret")
     done = ctl("uninstall", "--yes", "--purge", "--models", "--json")
+    assert ring.kept == {}
     assert done.code == 0, done.out
     assert done.json["ok"]
     wanted = ["service", "client", "drop-in", "models", "log", "state", "config"]
