@@ -52,7 +52,7 @@ class Powering:
     source: Source | None = None  # as last seen; nobody looks unless it matters
     _spell: Spell = field(default_factory=Spell)
     _busy: bool = False
-    _ended: float = 0.0  # when work was last seen to end
+    _ended: float | None = None  # when work ended that is not in the spell yet
     _timer: asyncio.TimerHandle | None = None
     _wanted: bool = False
     _quiet_until: float = 0.0  # a lock was refused: not asked for again before
@@ -159,8 +159,9 @@ class Powering:
     def _seen(self, now: float) -> Spell:
         """The spell with all that came and went since it was looked at last."""
         spell, release = self._spell, self.settings.timing.sleep_release
-        if self._ended > spell.last:
+        if self._ended is not None:  # a piece of work, however short
             spell = spell.told(True, self._ended, release).told(False, self._ended, release)
+            self._ended = None
         return spell.told(self._busy, now, release)
 
     def _plan(self) -> None:

@@ -97,6 +97,8 @@ async def test_no_idle_sleep_while_there_is_work(den: Open) -> None:
     done()
     await house.rooms.until(lambda: house.told() == ["sleep_held", "sleep_let"])
     assert house.rooms.control.status().power == ""
+    house.work(2)  # and so the next time
+    await house.rooms.until(lambda: house.told() == ["sleep_held", "sleep_let", "sleep_held"])
 
 
 async def test_work_that_is_soon_done_takes_no_lock(den: Open) -> None:
