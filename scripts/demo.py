@@ -269,7 +269,7 @@ def what_next(port: int, environ: dict[str, str], *, stays: bool) -> None:
     say(f"                    Anthropic: ANTHROPIC_BASE_URL={url}")
     say(f"  add a model       {ctl} add ~/models/YOUR.gguf   or   ctl add hf:OWNER/REPO:Q4_K_M")
     say(f"  start             {ctl} serve")
-    say("  as a service      run `modelportd --service` at login; templates: units/, launchd/")
+    say(f"  at every login    {ctl} service install")
 
 
 def serve_until_interrupt(daemon: subprocess.Popen[bytes]) -> int:
