@@ -13,7 +13,7 @@ import pytest
 from tests.core.simulate import life, main
 from tests.core.world import World
 
-SEEDS = int(os.environ.get("MODELPORT_SEEDS", "2000"))
+SEEDS = int(os.environ.get("MODELPORT_SEEDS", "1000"))
 FEW = 200  # so many are quicker here than in processes of their own
 
 
