@@ -77,15 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     as_service = options.service or options.system
     mode: Literal["foreground", "service"] = "service" if as_service else "foreground"
-    flags = {
-        key: value
-        for key, value in (
-            ("server.host", options.host),
-            ("server.port", options.port),
-            ("logs.level", "debug" if options.verbose else None),
-        )
-        if value is not None
-    }
+    flags = flags_of(options)
     find = Paths.for_system if options.system else Paths.find
     paths = find(os.environ, config=options.config)
     lock = Lock(paths.lock)
@@ -140,6 +132,16 @@ def main(argv: list[str] | None = None) -> int:
         sock.close()
         lock.release()
     return 0
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, object]:
+    """The settings that were named on the command line."""
+    named = {
+        "server.host": options.host,
+        "server.port": options.port,
+        "logs.level": "debug" if options.verbose else None,
+    }
+    return {key: value for key, value in named.items() if value is not None}
 
 
 def listening(

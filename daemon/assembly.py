@@ -445,11 +445,11 @@ class Daemon:
         await self.control.proofs.written()
         for runner in runners:
             await runner.cleanup()
-        DISK.forget(self.paths.daemon_json)
+        told = (self.paths.daemon_json, self.paths.public_json)
+        for path in told:
+            DISK.forget(path)
         await asyncio.to_thread(DISK.again)
-        DISK.forget(self.paths.public_json)
-        sockets = (self.paths.control_socket, self.paths.front_socket)
-        for path in (self.paths.daemon_json, self.paths.public_json, *sockets):
+        for path in (*told, self.paths.control_socket, self.paths.front_socket):
             with suppress(OSError):
                 path.unlink()
         await self.telling.stopped()

@@ -240,7 +240,7 @@ class Exchange(Counting):
         self._trace.leased_at = time.monotonic()
         assert self._admitted is not None
         if self._loads:
-            card = self._plane.leases.card(self._model)
+            card = self._plane.leases.card(self._model, "", self._admitted.principal)
             known = card if isinstance(card, ModelCard) else None
             took = time.monotonic() - self._trace.start
             self._tell(orders.done(Order.LOAD, self._admitted.place, self._model, known, took))
