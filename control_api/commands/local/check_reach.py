@@ -81,12 +81,9 @@ def check_keys(path: Path, now: float | None = None) -> Iterator[Check]:
 
 def off_loopback(host: str) -> bool:
     """Whether listening at this address reaches beyond the machine."""
-    if host in ("localhost", ""):
-        return False
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return True  # a name, of some machine
+    from daemon.access.exposure import is_local
+
+    return bool(host) and not is_local(host)
 
 
 def own_addresses() -> list[str]:
@@ -140,17 +137,27 @@ def check_lan(
     if status is None:
         yield Check("lan", "ok", "on, once the daemon runs")
         return
-    if not bound:
-        text = f"wished, but the daemon listens at {host}:{port} only"
-        yield Check("lan", "warn", text, "Restart the daemon: it binds once.")
-        return
-    wildcard = ipaddress.ip_address(host).is_unspecified if _is_address(host) else False
-    places = addresses()[:MOST_ADDRESSES] if wildcard else [host]
-    if not places:
+    lan = status.get("lan") or {}  # its ports are beside the fixed one
+    for problem in lan.get("problems", ()):
+        yield Check("lan", "warn", problem, "ctl lan status")
+    if not (opened := [str(url) for url in lan.get("urls", ())][:MOST_ADDRESSES]):
+        if not bound:
+            text = f"wished, but the daemon listens at {host}:{port} only"
+            yield Check("lan", "warn", text, "ctl reload; ctl lan status says what is wrong.")
+            return
+        wildcard = ipaddress.ip_address(host).is_unspecified if _is_address(host) else False
+        places = addresses()[:MOST_ADDRESSES] if wildcard else [host]
+        opened = [f"{url.scheme or 'http'}://{place}:{port}" for place in places]
+    if not opened:
         yield Check("lan", "warn", "this machine has no address of a network", "Connect it.")
-    for place in places:
-        why = ask(url.scheme or "http", place, port)
-        where = f"{url.scheme or 'http'}://{place}:{port}"
+    yield from _asked(opened, ask)
+
+
+def _asked(urls: list[str], ask: Callable[[str, str, int], str]) -> Iterator[Check]:
+    """Whether each of them answers."""
+    for where in urls:
+        parts = urlsplit(where)
+        why = ask(parts.scheme, parts.hostname or "", parts.port or 0)
         if why:
             fix = "Look at the firewall, and at the local-network permission (macOS)."
             yield Check("lan", "warn", f"{where} does not answer: {why}", fix)

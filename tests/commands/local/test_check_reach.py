@@ -127,6 +127,21 @@ def test_lan(
     assert all(check.fix for check in found if check.verdict != "ok")
 
 
+def test_addresses_that_are_open_beside_the_fixed_port_are_asked() -> None:
+    asked = []
+
+    def ask(*place: object) -> str:
+        asked.append(place)
+        return ""
+
+    told = {"urls": ["https://192.168.1.5:8123", "https://[fd00::2]:8123"], "problems": ["odd"]}
+    status = {"url": "http://127.0.0.1:8123", "lan": told}
+    settings = load_text(ON, name="x").settings
+    found = list(reach.check_lan(settings, status, Keys(1), ask=ask))
+    assert [check.verdict for check in found] == ["warn", "ok", "ok"]
+    assert asked == [("https", "192.168.1.5", 8123), ("https", "fd00::2", 8123)]
+
+
 def test_keys_that_cannot_be_read_are_told_elsewhere() -> None:
     assert [c.verdict for c in lan(ON, ALL, Check("keys", "fail", "x"), "", HOME)] == ["ok"]
 
