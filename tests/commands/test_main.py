@@ -131,6 +131,7 @@ ELSEWHERE = {
     "host rm",
     "upgrade",
 }
+ELSEWHERE |= {f"import {kind}" for kind in ("llama-swap", "llama-cpp", "ollama", "lm-studio")}
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 ELSEWHERE |= {f"engine {verb}" for verb in ("install", "update", "use", "rollback")}
 

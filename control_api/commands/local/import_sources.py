@@ -141,9 +141,9 @@ def lm_studio_home() -> Path:
         named = (Path.home() / ".lmstudio-home-pointer").read_text("utf-8")[:4096].strip()
     except (OSError, ValueError):
         named = ""
-    for folder in (named, str(Path.home() / ".lmstudio"), str(Path.home() / ".cache/lm-studio")):
-        if folder.startswith("/") and Path(folder).is_dir():
-            return Path(folder)
+    for place in (named, str(Path.home() / ".lmstudio"), str(Path.home() / ".cache/lm-studio")):
+        if place.startswith("/") and Path(place).is_dir():
+            return Path(place)
     return Path.home() / ".lmstudio"
 
 

@@ -116,16 +116,13 @@ def _renamed(found: Imported, names: set[str]) -> None:
         while item.name.casefold() in used:
             item.name, number = f"{base[:190]}-{number}", number + 1
         if item.name != base:
-            item.say("name", base, "another model has this name.")
+            item.note("name", base, "another model has this name.")
         used.add(item.name.casefold())
 
 
 def _show(text: str, found: Imported, replaced: list[str], out: Out) -> None:
-    from control_api.commands.local.importing.values import hide
-
-    for line in text.rstrip("\n").split("\n"):
-        shown = hide(line)
-        out.line(out.paint(shown, "dim") if line.startswith("#") else f"{shown}")
+    for line in _hidden(text).rstrip("\n").split("\n"):
+        out.line(out.paint(line, "dim") if line.startswith("#") else line)
     out.line()
     for name in replaced:
         out.line(f"{out.paint('!', 'yellow')} {name} is replaced: its entry goes.")
@@ -166,8 +163,6 @@ def _write_out(text: str, found: Imported, args: Namespace, out: Out) -> int:
 
 
 def _facts(found: Imported, text: str, path: Path | str | None) -> dict[str, Any]:
-    from control_api.commands.local.importing.values import hide
-
     models = [
         {"name": item.name, "remarks": [asdict(remark) for remark in item.remarks]}
         for item in found.items
@@ -177,8 +172,15 @@ def _facts(found: Imported, text: str, path: Path | str | None) -> dict[str, Any
         "models": models,
         "skipped": found.skipped,
         "remarks": [asdict(remark) for remark in found.remarks],
-        "toml": "\n".join(hide(line) for line in text.split("\n")),
+        "toml": _hidden(text),
     }
+
+
+def _hidden(text: str) -> str:
+    """For a screen: without the secrets that are needed in the file. Comments have none."""
+    from control_api.commands.local.importing.values import hide
+
+    return "\n".join(one if one.startswith("#") else hide(one) for one in text.split("\n"))
 
 
 def _agreed(args: Namespace, path: Path, out: Out) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from control_api.commands.local.importing.values import Item, clean_name
+from control_api.commands.local.importing.values import Item
 from daemon.engines.llama import RESERVED
 
 _FLAG: Final = re.compile(r"--?[A-Za-z][\w.-]*")
@@ -118,7 +118,7 @@ def _known(item: Item, flag: str, value: str, base: Path) -> bool:
         return _layers(item, flag, value)
     elif flag in _PRESETS:
         item.set("preset", _PRESETS[flag])
-        item.say(flag, "", f"the preset {_PRESETS[flag]} says the same in the open.")
+        item.note(flag, "", f"the preset {_PRESETS[flag]} says the same in the open.")
     elif flag in RESERVED:
         if flag not in _OURS:
             item.say(flag, value, f"{RESERVED[flag]}.")
@@ -132,7 +132,7 @@ def _known(item: Item, flag: str, value: str, base: Path) -> bool:
 
 
 def _add_aliases(item: Item, value: str) -> None:
-    names = [clean_name(name) for name in value.split(",")]
+    names = [name.strip() for name in value.split(",")]
     item.keys.setdefault("aliases", []).extend(name for name in names if name)
 
 

@@ -122,13 +122,13 @@ def _key(written: str) -> str:
 def _model(name: str, lines: dict[str, _Line], base: Path) -> Item:
     item = Item(clean_name(name), {"engine": "llama-server"})
     if item.name != name:
-        item.say("section", name, "letters, digits and . _ : / @ + - only.")
+        item.note("section", name, "letters, digits and . _ : / @ + - only.")
     given: list[Pair] = []
     for line in lines.values():
         if line.key == "load-on-startup":
             if line.value.lower() in _YES:
                 item.set("pin", True)
-                item.say(line.key, "", "pin = true: started at boot, and never evicted.")
+                item.note(line.key, "", "pin = true: started at boot, and never evicted.")
         elif line.key == "stop-timeout":
             item.say(line.key, line.value, "how long an engine has to end is [timing] stop_grace.")
         elif line.key == "sleep-idle-seconds":

@@ -146,7 +146,7 @@ class _Whole:
         """One entry, or the reason why there is none."""
         item = Item(clean_name(name))
         if item.name != name:
-            item.say("name", name, "letters, digits and . _ : / @ + - only.")
+            item.note("name", name, "letters, digits and . _ : / @ + - only.")
         own = dict(self._macros) | _macros(table.table("macros")) | {"MODEL_ID": name}
         try:
             why = self._command(item, table, own)
@@ -271,9 +271,9 @@ class _Whole:
     # ------------------------------------------------------------ the rest of a model
 
     def _common(self, item: Item, table: Table, macros: Mapping[str, str]) -> None:
-        aliases = [clean_name(name) for name in table.texts("aliases")]
+        aliases = table.texts("aliases")
         if aliases:
-            item.keys.setdefault("aliases", []).extend(name for name in aliases if name)
+            item.keys.setdefault("aliases", []).extend(aliases)
         ttl = table.any("ttl")
         if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int) or ttl < -1):
             self._document.wrong((*table.path, "ttl"), repr(ttl)[:40], "seconds, 0 or -1")
@@ -359,7 +359,7 @@ class _Whole:
             self._found.say(where, name, "there is no such model.")
         elif "pin" not in item.keys:
             item.set("pin", True)
-            item.say(where, "", "pin = true: started at boot, and never evicted.")
+            item.note(where, "", "pin = true: started at boot, and never evicted.")
 
     def priorities(self, top: Table) -> None:
         """``routing.scheduler``."""

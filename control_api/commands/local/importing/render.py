@@ -14,7 +14,7 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 def render(imported: Imported) -> str:
     """The tables of all models, each followed by an empty line."""
     lines = [f"# Imported from {one_line(imported.source)}."]
-    lines += [f"# not carried over: {remark.text}" for remark in imported.remarks]
+    lines += [f"# {remark.text}" for remark in imported.remarks]
     lines += [
         f"# left out: {one_line(name)}: {one_line(why)}" for name, why in imported.skipped.items()
     ]
@@ -33,7 +33,7 @@ def _item(item: Item) -> Iterator[str]:
         yield ""
     yield f"[models.{key(item.name)}]"
     for remark in item.remarks:
-        yield f"# not carried over: {remark.text}"
+        yield f"# {remark.text}"
     yield from _pairs(item.keys)
 
 

@@ -102,7 +102,7 @@ def _named(item: Item, engines: set[str]) -> None:
     while name in engines:
         name, number = f"{base}-{number}", number + 1
     engines.add(name)
-    item.keys["engine"] = f"command.{name}"
+    item.keys = {"engine": f"command.{name}", **item.keys}
 
 
 def _error(kind: type[BaseModel], values: dict[str, Any]) -> ValidationError | None:

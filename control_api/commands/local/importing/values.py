@@ -23,16 +23,17 @@ _BAD_NAME: Final = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 @dataclass(frozen=True, slots=True)
 class Remark:
     """One thing that was not carried over as it was: its ``field`` there, its value without
-    secrets, and why, or what to do instead."""
+    secrets, and why, or what to do instead. ``carried``: it was, in other words."""
 
     field: str
     value: str
     why: str
+    carried: bool = False
 
     @property
     def text(self) -> str:
         found = f"{self.field} = {self.value}" if self.value else self.field
-        return one_line(f"{found}: {self.why}")
+        return one_line(f"{'' if self.carried else 'not carried over: '}{found}: {self.why}")
 
 
 @dataclass(slots=True)
@@ -51,6 +52,10 @@ class Item:
     def say(self, where: str, value: object, why: str) -> None:
         """Remark that a field was not carried over."""
         self.remarks.append(Remark(where, told(where, value), why))
+
+    def note(self, where: str, value: object, how: str) -> None:
+        """Remark how a field was carried over, where that is not plain."""
+        self.remarks.append(Remark(where, told(where, value), how, carried=True))
 
 
 @dataclass(slots=True)
