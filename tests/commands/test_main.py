@@ -107,6 +107,7 @@ JSON = {
     "lan status": (),
     "discover": ("--timeout", "0.1"),
     "host ls": (),
+    "schedule ls": (),
     "logs": ("daemon",),
     "events": ("--no-follow",),
     "config path": (),

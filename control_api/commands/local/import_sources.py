@@ -122,11 +122,11 @@ def lm_studio_models(source: str | None) -> Imported:
         return _studio(home, home / "models", None)
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".json":
-        home = next((p.parent.parent for p in path.parents if p.name == _SETTINGS.name), None)
-        if home is None:
+        found = next((p.parent.parent for p in path.parents if p.name == _SETTINGS.name), None)
+        if found is None:
             hint = f"Settings lie in {lm_studio_home() / _SETTINGS}."
             raise refuse(f"{path} is none of LM Studio's settings of a model.", hint)
-        return _studio(home, home / "models", path)
+        return _studio(found, found / "models", path)
     if not path.is_dir():
         raise refuse(f"There is no folder {path}.", "LM Studio's own, or that of its models.")
     if (path / "models").is_dir():
