@@ -1,4 +1,4 @@
-"""The calendar in a whole daemon: what came due while it was not there, and windows over restarts."""
+"""The calendar in a whole daemon: what came due while it was not there, windows over restarts."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_a_window_holds_over_a_restart_and_a_reload(make_house: MakeHouse, tiny_
     for _ in range(2):
         with house:
             Watch(house).wait("schedule_window", "tiny")
-            house.client.post("/models/tiny/load", {"stream": False})
+            assert house.ctl("load", "tiny").returncode == 0
             assert left() is None, "kept, however idle it is"
         house.started_in = 0.0
     with house:
-        house.client.post("/models/tiny/load", {"stream": False})
+        assert house.ctl("load", "tiny").returncode == 0
         house.write(model(tiny_gguf))
         assert house.ctl("reload").returncode == 0
         Watch(house).wait("schedule_window", "")

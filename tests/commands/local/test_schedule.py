@@ -40,6 +40,7 @@ def test_without_a_daemon_it_is_what_the_file_says(ctl: Ctl, home: Path) -> None
 
 
 def test_no_lines(ctl: Ctl, home: Path) -> None:
+    (home / "config.toml").touch()
     assert "There is no schedule" in ctl("schedule", "ls").out
 
 
