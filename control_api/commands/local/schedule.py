@@ -41,7 +41,7 @@ def ls(args: Namespace, out: Out) -> int:
     ]
     out.table(("MODEL", "DO", "WHEN", "NEXT", "LAST"), rows)
     for one in found:
-        if one.open_until is not None:
+        if one.open_until is not None and running:
             until = moment(one.open_until, now)
             out.line(f"{out.paint('!', 'yellow')} {one.model} is kept until {until}")
         if one.last == "failed":

@@ -15,7 +15,7 @@ from daemon.config.mistakes import ConfigError, Mistake, shown
 from daemon.config.tree import KeyPath, dotted
 from daemon.core.problems import Code, Problem, ProblemError
 
-MAX_NODES: Final = 50_000  # values of a file, aliases counted as often as they stand
+MAX_NODES: Final = 20_000  # values of a file, aliases counted as often as they stand
 MAX_DEPTH: Final = 40
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _CORE: Final = "tag:yaml.org,2002:"
@@ -140,7 +140,7 @@ def read_yaml(text: str, source: str) -> Document:
     document = Document(source)
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _bounded(yaml)(text)
         node = loader.get_single_node()
         if node is not None:
             document.values = _Builder(yaml, loader, document).value(node, (), 0)
@@ -158,6 +158,21 @@ def read_yaml(text: str, source: str) -> Document:
             loader.dispose()
     document.check()
     return document
+
+
+def _bounded(yaml: Any) -> Any:
+    """PyYAML's loader, which gives up early: a megabyte of commas would take it a minute."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        nodes = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.nodes += 1
+            if self.nodes > MAX_NODES:
+                raise _Refused(parent, "values without end", f"at most {MAX_NODES} of them")
+            return super().compose_node(parent, index)
+
+    return Loader
 
 
 def sayable(text: str) -> bool:

@@ -145,6 +145,10 @@ def as_command(item: Item, words: Sequence[str], port: str) -> str:
     item.command = {"argv": argv}
     if PurePath(argv[0]).name in _CONTAINERS:
         item.command["elsewhere"] = True
+        for word in argv:
+            if word.startswith("{port}:"):
+                how = f"other machines reach it past modelport; 127.0.0.1:{word} keeps it here."
+                item.note("cmd", word, how)
         if not {"--init", "--rm"} <= set(argv):
             item.say("cmd", "", "a container ends with its program: add --init and --rm.")
         if "-d" in argv or "--detach" in argv:

@@ -15,7 +15,7 @@ _SHOWN: Final = 120
 _SECRET_NAME: Final = re.compile(
     r"key$|keys$|token|secret|passw|credential|authorization|bearer", re.IGNORECASE
 )
-_PAIR: Final = re.compile(r"([A-Za-z_][\w.-]*)(\s*[=:]\s*)([^\s\"',;]+)")
+_PAIR: Final = re.compile(r"(?<![\w.-])([A-Za-z_][\w.-]*)([ \t]?[=:][ \t]?)([^\s\"',;]+)")
 _USER: Final = re.compile(r"(://)[^/\s@]*@")
 _BAD_NAME: Final = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 

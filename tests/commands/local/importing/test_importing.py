@@ -134,6 +134,11 @@ def test_aliases_that_grow_without_end() -> None:
         read_yaml("\n".join(lines), "bomb.yaml")
 
 
+def test_more_values_than_any_configuration_has() -> None:
+    with pytest.raises(ConfigError, match="values without end"):
+        read_yaml("a: [" + "1," * 200_000 + "]", "long.yaml")
+
+
 def test_macros_that_grow_without_end() -> None:
     macros = "".join(f"  m{n}: '{f'${{m{n + 1}}}' * 9}'\n" for n in range(9))
     with pytest.raises(ConfigError, match="without end"):
