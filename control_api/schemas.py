@@ -27,6 +27,7 @@ from daemon.views import (
     ModelView,
     ReloadView,
     RequestView,
+    ScheduleView,
     StatusView,
     StoryView,
     VerdictView,
@@ -62,6 +63,8 @@ __all__ = [
     "PullBody",
     "ReloadView",
     "RequestView",
+    "ScheduleLines",
+    "ScheduleView",
     "StatusView",
     "StoryView",
     "TestBody",
@@ -199,6 +202,12 @@ class KeyMade(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     about: KeyView
+
+
+class ScheduleLines(msgspec.Struct, frozen=True, kw_only=True):
+    """The lines of the calendar, in the order of the configuration."""
+
+    schedule: list[ScheduleView]
 
 
 class Unloaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from daemon.housekeeping import Housekeeper
     from daemon.network import Network
     from daemon.powering import Powering
+    from daemon.timetable import Timetable
 
 log = logging.getLogger("modelport")
 
@@ -126,6 +127,7 @@ class Daemon:
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
         self.powering: Powering | None = None
+        self.timetable: Timetable | None = None
         self.network: Network | None = None  # of other machines, once they are let in
         self.control.proofs = Verdicts(paths.state_dir / "tests.json")
         self.control.key_ring = self.keys
@@ -162,6 +164,7 @@ class Daemon:
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.powering = self._powering()
+            self.timetable = self._timetable(housekeeper)
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             await self._open_control(front, runners)
@@ -173,6 +176,8 @@ class Daemon:
             housekeeper.start()
             self.watcher.start()
             self.powering.start()
+            await asyncio.to_thread(self.timetable.load)
+            self.timetable.start(self.settings)
             self.awake.on_wake = self._woke
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
@@ -228,6 +233,8 @@ class Daemon:
         loop.call_soon(self.watcher.slept, seconds)
         if self.powering is not None:
             loop.call_soon(self.powering.slept)
+        if self.timetable is not None:
+            loop.call_soon(self.timetable.slept)
 
     async def _open_front(self) -> Front:
         """Accept first: requests that come before the models are known wait for them."""
@@ -287,6 +294,19 @@ class Daemon:
         self.control.power = powering.words
         return powering
 
+    def _timetable(self, housekeeper: Housekeeper) -> Timetable:
+        from daemon.timetable import Timetable
+
+        timetable = Timetable(
+            housekeeper.calendar,
+            self.control,
+            self.configured.hold,
+            self.bus,
+            self.paths.state_dir / "schedule.json",
+        )
+        self.control.lines = timetable.views
+        return timetable
+
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
         front.set_guard(guard_of(changed, self.keys))
@@ -298,6 +318,8 @@ class Daemon:
         housekeeper.follow(changed)
         if self.powering is not None:
             self.powering.follow(changed)
+        if self.timetable is not None:
+            self.timetable.follow(changed)
         self.keys.follow(changed.timing)
         self.counters.follow(count_patience(changed))
         if self._control_apps:
@@ -428,6 +450,8 @@ class Daemon:
         goodbye = asyncio.create_task(network.close()) if network is not None else None
         await self._unless_hurried(front.drain(self.settings.timing.drain_grace))
         front.abort()
+        if self.timetable is not None:
+            await self.timetable.stop()
         if housekeeper is not None:
             housekeeper.stop()
         if self.powering is not None:

@@ -152,15 +152,29 @@ class Configured:
             if on_battery == self.reader.on_battery or self.supervisor.draining:
                 return False
             self.reader.on_battery = on_battery
-            catalog = await asyncio.to_thread(self.reader.catalog, self.settings)
-            self._stock = self.stock.retuned(catalog)
-            for name, override in self._overrides.items():
-                keep_alive = self.original(name).keep_alive
-                usual = override.usual.kept_alive(keep_alive)
-                self._overrides[name] = replace(override, usual=usual)
-            self.supervisor.stock = self._stock
-            self.supervisor.catalog(self._stock.specs(), frozenset())
+            await self._retune()
             return True
+
+    async def hold(self, names: frozenset[str]) -> bool:
+        """The calendar keeps just these models from now on; False if that is no news. What runs is
+        not touched, and what does not run is not started."""
+        async with self._changing:
+            if names == self.reader.held or self.supervisor.draining:
+                return False
+            self.reader.held = names
+            await self._retune()
+            return True
+
+    async def _retune(self) -> None:
+        """The catalog anew, where only keep-alives and the default model are others."""
+        catalog = await asyncio.to_thread(self.reader.catalog, self.settings)
+        self._stock = self.stock.retuned(catalog)
+        for name, override in self._overrides.items():
+            keep_alive = self.original(name).keep_alive
+            usual = override.usual.kept_alive(keep_alive)
+            self._overrides[name] = replace(override, usual=usual)
+        self.supervisor.stock = self._stock
+        self.supervisor.catalog(self._stock.specs(), frozenset())
 
     def _held(self) -> dict[str, int]:
         """Bytes by pool that our backends take now, or are about to."""

@@ -59,6 +59,7 @@ from daemon.views import (
     ModelView,
     ReloadView,
     RequestView,
+    ScheduleView,
     StatusView,
     StoryView,
     VerdictView,
@@ -86,6 +87,7 @@ class Control:
     lan: Callable[[], LanView] = LanView  # nobody from other machines, until told
     proofs: Verdicts = field(default_factory=Verdicts)
     power: Callable[[], str] = str  # in words
+    lines: Callable[[], list[ScheduleView]] = list  # of the calendar
     key_ring: Keys = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,12 +120,20 @@ class Control:
             advice=told.advice.text if told.advice else "",
             draining=self.supervisor.draining,
             counters=dict(self.supervisor.counters),
-            troubles=troubles(self.supervisor.backends.values()),
+            troubles=[*troubles(self.supervisor.backends.values()), *self._failed_lines()],
             listeners=self.listeners(),
             lan=self.lan(),
             small_model=self._small(),
             power=self.power(),
         )
+
+    def _failed_lines(self) -> list[str]:
+        """Lines of the calendar that came to nothing the last time."""
+        return [
+            f"the schedule could not {one.do} {one.model}: {one.last_text}"
+            for one in self.lines()
+            if one.last == "failed"
+        ]
 
     def _small(self) -> str:
         small = self.configured.stock.catalog.small
@@ -408,6 +418,9 @@ class Control:
 
     def request(self, request_id: str) -> RequestView:
         return self.requests.view(request_id)
+
+    def schedule(self) -> list[ScheduleView]:
+        return self.lines()
 
     def history(self, after: int) -> list[EventView]:
         return self.bus.history(after)

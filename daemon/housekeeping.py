@@ -110,7 +110,7 @@ class Housekeeper:
     rounds: Rounds
     attend: Callable[[bool], None] = lambda _: None  # whether the clock is read every few seconds
     disk: Disk = DISK
-    _calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
+    calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
     _known: dict[str, dict[str, int]] = field(default_factory=dict)  # what was kept last, by key
     _sampling: Round = field(init=False)
@@ -123,9 +123,9 @@ class Housekeeper:
         self._writing = Round(self._write_late, self.rounds.disk)
 
     def start(self) -> None:
-        self._calendar.start()
+        self.calendar.start()
         # However late it is: the clock may have been set, or the machine asleep.
-        self._calendar.add_job(
+        self.calendar.add_job(
             self.tidy,
             "interval",
             seconds=self.rounds.tidy,
@@ -146,15 +146,15 @@ class Housekeeper:
         self._sampling.every(self.rounds.sample)
         self._looking.every(self.rounds.machine)
         self._writing.every(self.rounds.disk)
-        if before.tidy != self.rounds.tidy and self._calendar.get_job("tidy") is not None:
-            self._calendar.reschedule_job("tidy", trigger="interval", seconds=self.rounds.tidy)
+        if before.tidy != self.rounds.tidy and self.calendar.get_job("tidy") is not None:
+            self.calendar.reschedule_job("tidy", trigger="interval", seconds=self.rounds.tidy)
 
     def stop(self) -> None:
         """No more jobs and timers, whoever comes or goes."""
         self.supervisor.wake_sampler = lambda: None
         self.disk.on_trouble = lambda: None
-        if self._calendar.running:
-            self._calendar.shutdown(wait=False)
+        if self.calendar.running:
+            self.calendar.shutdown(wait=False)
         if self._settling is not None:
             self._settling.cancel()
         for each in (self._sampling, self._looking, self._writing):

@@ -26,6 +26,7 @@ from daemon.views import (
     ModelView,
     ReloadView,
     RequestView,
+    ScheduleView,
     StatusView,
     StoryView,
     VerdictView,
@@ -312,6 +313,10 @@ class ControlPort(Protocol):
     async def remove_key(self, name: str) -> None: ...
     def request(self, request_id: str) -> RequestView:
         """One of the last requests that are over."""
+        ...
+
+    def schedule(self) -> list[ScheduleView]:
+        """The lines of the calendar, as they stand in the configuration."""
         ...
 
     def history(self, after: int) -> list[EventView]:

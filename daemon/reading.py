@@ -59,6 +59,7 @@ class Reader:
     standings: Standings = field(init=False)
     hidden: Redactor = field(default_factory=Redactor)  # what no log may tell
     on_battery: bool = False  # whether [power] on_battery counts
+    held: frozenset[str] = frozenset()  # models that the calendar keeps now, by its own names
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
 
@@ -117,12 +118,13 @@ class Reader:
         return Reading(settings, stock, amounts, source, watched)
 
     def catalog(self, settings: Settings) -> Catalog:
-        """All models, as they are with the power that there is now."""
+        """All models, as they are with the power that there is now, and in the windows
+        of the calendar that are open."""
         if self.on_battery:
             from daemon.config.powered import on_battery
 
             settings = on_battery(settings)
-        return Catalog.build(settings, load_presets())
+        return Catalog.build(settings, load_presets()).kept(self.held)
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""

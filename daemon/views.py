@@ -338,6 +338,23 @@ class StoryView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleView:
+    """One line of the calendar. ``words``: its times in words (local time). ``last``: what came of
+    it: ok | failed | late (missed for good) | running; "" for nothing yet."""
+
+    cron: str
+    words: str
+    do: str  # load | unload | keep
+    model: str
+    seconds: float | None  # of a window (keep)
+    next_at: float | None  # None: never
+    open_until: float | None = None  # the window that is open now
+    last: str = ""
+    last_at: float | None = None
+    last_text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadView:
     ok: bool
     added: list[str]

@@ -62,6 +62,8 @@ VERBS: Final[dict[str, Verb]] = {
     "add": Verb("local.catalog", "models", "add a model to the configuration", here=True),
     "set": Verb("local.catalog", "models", "change a model's settings", here=True),
     "rm": Verb("local.catalog", "models", "remove a model from the configuration", here=True),
+    "import": Verb("local.imports", "models", "take over another program's models", here=True),
+    "schedule": Verb("local.schedule", "models", "what is loaded and unloaded when"),
     "pull": Verb("load", "models", "download a model"),
     "estimate": Verb("local.estimate", "models", "the memory that a model will take", here=True),
     "plan": Verb("local.plan", "models", "which models fit together, and how", here=True),

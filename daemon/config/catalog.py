@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -78,6 +78,27 @@ class Catalog:
             _names=MappingProxyType(names),
             _folded=MappingProxyType(folded),
             _patterns=tuple(patterns),
+        )
+
+    def kept(self, names: Iterable[str]) -> Catalog:
+        """The same with models that are never unloaded for being idle, by any of their names."""
+        held = {model.name for name in names if (model := self.find(name)) is not None}
+        if not held:
+            return self
+
+        def kept(model: Model) -> Model:
+            return replace(model, keep_alive=-1.0) if model.name in held else model
+
+        def each(table: Mapping[str, Model]) -> Mapping[str, Model]:
+            return MappingProxyType({name: kept(model) for name, model in table.items()})
+
+        return replace(
+            self,
+            models=each(self.models),
+            presets=each(self.presets),
+            _names=each(self._names),
+            _folded=each(self._folded),
+            _patterns=tuple((pattern, kept(model)) for pattern, model in self._patterns),
         )
 
     def resolve(self, name: str, route: str = "", default: str = "") -> Model | None:

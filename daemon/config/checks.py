@@ -199,7 +199,7 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 NOT_YET: Final = (
     ("defaults", "auto_pull"),
-    *(("schedule",), ("history",), ("conversations",)),
+    *(("history",), ("conversations",)),
     ("timing", "machine_probe"),
     ("timing", "flush"),
 )

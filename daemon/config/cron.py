@@ -7,6 +7,7 @@ always handed on by name.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 _DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -38,6 +39,36 @@ def cron_fields(expression: str) -> dict[str, str]:
         if name == "day_of_week" and text != "*":
             fields[name] = ",".join(_DAYS[day] for day in sorted({n % 7 for n in numbers}))
     return fields
+
+
+@dataclass(frozen=True, slots=True)
+class CronLine:
+    """What a crontab line matches. Weekday 0 is Sunday. ``by_day``, ``by_weekday``: the field says
+    more than ``*``; where both do, either is enough, as crontab(5) has it."""
+
+    minutes: tuple[int, ...]
+    hours: tuple[int, ...]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+    by_day: bool
+    by_weekday: bool
+
+    @classmethod
+    def of(cls, expression: str) -> CronLine:
+        """Raises ValueError as :func:`cron_fields`."""
+        cron_fields(expression)
+        parts = expression.lower().split()
+        sets = [_expand(text, *field) for text, field in zip(parts, _FIELDS, strict=True)]
+        return cls(
+            minutes=tuple(sorted(sets[0])),
+            hours=tuple(sorted(sets[1])),
+            days=frozenset(sets[2]),
+            months=frozenset(sets[3]),
+            weekdays=frozenset(number % 7 for number in sets[4]),
+            by_day=not parts[2].startswith("*"),
+            by_weekday=not parts[4].startswith("*"),
+        )
 
 
 def _expand(text: str, name: str, low: int, high: int, words: dict[str, int]) -> set[int]:

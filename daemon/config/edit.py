@@ -87,6 +87,47 @@ def set_value(path: Path, model: str, pairs: Sequence[str]) -> None:
             _apply(path, text, changes)
 
 
+def append_models(path: Path, text: str, replaced: Iterable[str] = ()) -> None:
+    """Put ``text``, tables with their comments, behind the file, which is made if needed; models of
+    the names ``replaced`` are taken out of it before.
+
+    Raises ProblemError where the file is written in a way that takes no more tables, ConfigError
+    where the result would be wrong; the file is then as it was.
+    """
+    with _locked(path):
+        before = _read_or_start(path)
+        start = before or ""
+        wanted = copy.deepcopy(tomllib.loads(start))
+        gone: list[_Change] = [(("models", name), _UNSET) for name in replaced]
+        for where, value in gone:
+            _change_plain(wanted, where, value)
+        if gone:
+            start = _rewritten(start, gone, None, wanted)
+        between = "" if not start or start.endswith("\n\n") else "\n" * (2 - start.endswith("\n"))
+        after = f"{start}{between}{text}"
+        try:
+            same = tomllib.loads(after) == _joined(wanted, tomllib.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _by_hand(str(error)) from error
+        if not same:
+            raise _by_hand("")
+        load_text(after, name=str(path), folder=path.parent)
+        _write(path, after, before=before)
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both, table by table; ValueError where they say the same key."""
+    joined = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(joined.get(key), dict):
+            joined[key] = _joined(joined[key], value)
+        elif key in joined:
+            raise ValueError(f"{key} is there already")
+        else:
+            joined[key] = value
+    return joined
+
+
 def set_models(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Set keys of several models at once, ``{"coder": {"ctx": 65536, "file": None}}``; None removes
     the key. Models that are not in the file are added, and the file is made if needed.

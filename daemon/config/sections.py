@@ -15,6 +15,7 @@ from daemon.config.types import (
     Fit,
     Flag,
     Host,
+    Interval,
     KeepAlive,
     Line,
     Name,
@@ -199,9 +200,21 @@ Cron = Annotated[str, BeforeValidator(_read_cron)]
 class Schedule(Part):
     """One line of the calendar."""
 
-    cron: Cron = Field(description='When: five fields, "30 8 * * mon-fri".')
-    do: Literal["load", "unload", "keep"] = Field(description="What is done to the model.")
+    cron: Cron = Field(description='When, in local time: five fields, "30 8 * * mon-fri".')
+    do: Literal["load", "unload", "keep"] = Field(
+        description="Load the model; unload it; keep it, once loaded, however idle it is (for)."
+    )
     model: Name = Field(description="Which model.")
+    for_: Interval | None = Field(
+        default=None, alias="for", description='With keep: how long from then on, "8h".'
+    )
+
+    @model_validator(mode="after")
+    def _a_window(self) -> Schedule:
+        if (self.do == "keep") != (self.for_ is not None):
+            hint = 'For example: do = "keep", for = "8h".'
+            raise refuse('"for" with "keep", and with nothing else', hint)
+        return self
 
 
 class Lan(Part):

@@ -144,5 +144,8 @@ class Timing(Part):
     download_stall: Seconds = _seconds(240.0, "A download without a byte for this long stops.")
     download_retry: Seconds = _seconds(5.0, "Before a stalled download goes on; then doubled.")
     housekeeping: Interval = _seconds(3600.0, "Between two rounds of pruning and tidying.")
+    schedule_grace: Seconds = _seconds(
+        3600.0, "A load of the calendar that the machine slept through is done up to so much later."
+    )
     flush: Interval = _seconds(1.0, "The longest that history and logs stay unwritten.")
     disk_retry: Interval = _seconds(15.0, "Before state that a full disk refused is tried again.")

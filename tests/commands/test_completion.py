@@ -72,6 +72,10 @@ def test_files_where_a_file_is_wanted(ctl: Ctl, home: Path) -> None:
     (home / "models" / "a.gguf").touch()
     assert paths(f"{home}/models/") == [f"{home}/models/a.gguf"]
     assert ctl("__complete", "zsh", "add", f"{home}/mod").out == f"{home}/models/\n"
+    words = ("import", "llama-cpp", f"{home}/mod")
+    assert ctl("__complete", "zsh", *words).out == f"{home}/models/\n"
+    assert ctl("__complete", "zsh", "import", "llama-").out == "llama-swap\nllama-cpp\n"
+    assert ctl("__complete", "zsh", "schedule", "l").out == "ls\n"
     assert ctl("__complete", "zsh", "serve", "--config", f"{home}/models/a").out.endswith(".gguf\n")
     assert paths("/nowhere/at/all") == []
 

@@ -107,6 +107,7 @@ JSON = {
     "lan status": (),
     "discover": ("--timeout", "0.1"),
     "host ls": (),
+    "schedule ls": (),
     "logs": ("daemon",),
     "events": ("--no-follow",),
     "config path": (),
@@ -131,6 +132,7 @@ ELSEWHERE = {
     "host rm",
     "upgrade",
 }
+ELSEWHERE |= {f"import {kind}" for kind in ("llama-swap", "llama-cpp", "ollama", "lm-studio")}
 ELSEWHERE |= {f"service {verb}" for verb in SERVICE}
 ELSEWHERE |= {f"engine {verb}" for verb in ("install", "update", "use", "rollback")}
 

@@ -186,3 +186,17 @@ def test_another_default_by_path() -> None:
 )
 def test_names_of_hosted_services(name: str, is_so: bool) -> None:
     assert foreign(name) is is_so
+
+
+def test_models_that_the_calendar_keeps() -> None:
+    usual = catalog({"mine": {"path": "/a.gguf", "aliases": ["m", "x-*"], "keep_alive": 60}})
+    kept = usual.kept(["M", "nobody"])
+    for name in ("mine", "m", "MINE", "x-y"):
+        found = kept.meant(name)
+        assert found is not None
+        assert found.keep_alive == -1
+    assert usual.models["mine"].keep_alive == 60
+    assert usual.kept([]) is usual
+    preset = next(iter(usual.presets))
+    assert kept.presets[preset].keep_alive >= 0
+    assert usual.kept([preset]).presets[preset].keep_alive == -1

@@ -417,3 +417,33 @@ def test_a_port_more_and_back(before: str, tmp_path: Path) -> None:
     assert all(line.partition("#")[2] in path.read_text() for line in before.splitlines())
     edit.remove_listener(path, 11434)
     assert tomllib.loads(path.read_text()) == after
+
+
+def test_tables_are_put_behind_the_file(config: Path) -> None:
+    before = config.read_text()
+    more = '# why\n[models.more]  # said\npath = "/more.gguf"\n'
+    edit.append_models(config, more)
+    after = config.read_text()
+    assert after.startswith(before)
+    assert after.endswith(f"\n\n{more}")
+    assert "more" in load(config, environ={}).models
+    edit.append_models(config, '[models.more]\npath = "/other.gguf"\n', ["more"])
+    assert load(config, environ={}).models["more"].path == "/other.gguf"
+    assert set(comments(before)) <= set(comments(config.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("before", "more"),
+    [
+        ('models = {a = {path = "/a"}}\n', '[models.b]\npath = "/b"\n'),
+        ('[models.b]\npath = "/a"\n', '[models.b]\npath = "/b"\n'),
+        ('[models.a]\npath = "/a"\n', '[models.b]\nctx = "much"\n'),
+        ('[models.a]\npath = "/a"\naliases = ["b"]\n', '[models.b]\npath = "/b"\n'),
+    ],
+)
+def test_tables_that_do_not_go_there(before: str, more: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(before)
+    with pytest.raises(ProblemError):
+        edit.append_models(path, more)
+    assert path.read_text() == before

@@ -38,6 +38,7 @@ from daemon.views import (
     PoolView,
     ReloadView,
     RequestView,
+    ScheduleView,
     StatusView,
     StoryView,
     VerdictView,
@@ -229,6 +230,7 @@ class FakeControl:
         )
         self.fits = fit_view()
         self.died: list[IncidentView] = [incident_view()]
+        self.lines: list[ScheduleView] = []
         self.changes: dict[str, Any] = {}  # of the status
         self.requests = {"req_1": request_view("req_1")}
         self.ring: dict[str, KeyView] = {}
@@ -370,6 +372,9 @@ class FakeControl:
     def reset(self, name: str) -> str:
         self.calls.append(("reset", self.model(name).name))
         return f"{name} may be started again"
+
+    def schedule(self) -> list[ScheduleView]:
+        return self.lines
 
     def incidents(self, name: str, limit: int) -> list[IncidentView]:
         wanted = self.model(name).name if name else None

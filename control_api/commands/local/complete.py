@@ -136,7 +136,8 @@ def _configured_names() -> list[str]:
 
 
 def _wants_path(before: Sequence[str], current: str) -> bool:
-    wants = before[-1:] in (["--config"], ["--sandbox"]) or before[:1] == ["add"]
+    files = (["--config"], ["--sandbox"], ["--output"])
+    wants = before[-1:] in files or before[:1] in (["add"], ["import"])
     return wants and not current.startswith(("-", "hf:"))
 
 
