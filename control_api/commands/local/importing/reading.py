@@ -6,14 +6,12 @@ without end, lets the last of two equal keys win, and forgets lines.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from daemon.config.mistakes import ConfigError, Mistake, shown
 from daemon.config.tree import KeyPath, dotted
-from daemon.core.problems import Code, Problem, ProblemError
 
 MAX_NODES: Final = 20_000  # values of a file, aliases counted as often as they stand
 MAX_DEPTH: Final = 40
@@ -130,13 +128,9 @@ class Table:
 
 def read_yaml(text: str, source: str) -> Document:
     """The values of YAML text. Raises ConfigError with the line where it is none, or is larger
-    inside than any configuration; ProblemError where PyYAML is missing."""
-    try:
-        yaml = importlib.import_module("yaml")
-    except ImportError:
-        raise ProblemError(
-            Problem(Code.INVALID_REQUEST, "PyYAML is not installed.", "pip install pyyaml")
-        ) from None
+    inside than any configuration."""
+    import yaml
+
     document = Document(source)
     loader = None
     try:
