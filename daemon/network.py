@@ -15,9 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from daemon.access.exposure import exposed
+from daemon.access.exposure import NO_KEY, exposed
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
 from daemon.housekeeping import Round
@@ -31,10 +30,6 @@ from daemon.service.ports import bind, url
 from daemon.views import LanView
 
 log = logging.getLogger("modelport.lan")
-
-NO_KEY: Final = (
-    "Other machines are kept out: there is no key. `ctl lan on` makes one, or `ctl key add NAME`."
-)
 
 
 @dataclass(slots=True)
@@ -109,6 +104,7 @@ class Network:
             certificate=safe.cert if safe else "",
             expires=safe.expires if safe else None,
             announced=self._announcement.name,
+            keyless=self.keyless,
             problems=list(self._problems),
         )
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from daemon.access.exposure import NO_KEY
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.lan.certificate import ensure
-from daemon.network import NO_KEY, Network
+from daemon.network import Network
 from tests.relay.peers import Client, World, get, until, world
 
 HERE = {"lo": ["127.0.0.1", "::1"], "en0": ["192.168.1.5", "fd00::5"], "docker0": ["172.17.0.1"]}

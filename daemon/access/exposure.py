@@ -9,6 +9,10 @@ from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 
 FLAG = "--insecure-no-auth"
+NO_KEY = (
+    "Other machines are kept out: there is no key. `ctl lan on` makes one, or `ctl key add NAME`."
+)
+"""Of ``[lan]`` that is on without one."""
 
 
 def is_local(host: str) -> bool:
