@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import socket
 import ssl
@@ -124,6 +123,7 @@ def check_lan(
     ask: Callable[[str, str, int], str] = answers,
 ) -> Iterator[Check]:
     """Whether other machines reach the daemon: as wished, and with keys."""
+    from daemon.access.addresses import address_of
     from daemon.access.exposure import NO_KEY
 
     wanted = settings.lan.enabled or off_loopback(settings.server.host)
@@ -153,8 +153,8 @@ def check_lan(
             text = f"wished, but the daemon listens at {host}:{port} only"
             yield Check("lan", "warn", text, "ctl reload; ctl lan status says what is wrong.")
             return
-        wildcard = ipaddress.ip_address(host).is_unspecified if _is_address(host) else False
-        places = addresses()[:MOST_ADDRESSES] if wildcard else [host]
+        at = address_of(host)
+        places = addresses()[:MOST_ADDRESSES] if at is not None and at.is_unspecified else [host]
         opened = [f"{url.scheme or 'http'}://{place}:{port}" for place in places]
     if not opened:
         yield Check("lan", "warn", "this machine has no address of a network", "Connect it.")
@@ -190,11 +190,3 @@ def _asked(urls: list[str], ask: Callable[[str, str, int], str]) -> Iterator[Che
         else:
             text = f"{where} answers from here; from another machine: curl {where}/health"
             yield Check("lan", "ok", text)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
