@@ -158,6 +158,8 @@ def _next(service: Serviced, state: State, there: bool) -> str:
     sudo = "sudo " if service.scope == "system" else ""
     if not there:
         return _NOT_HERE
+    if state.unreadable:
+        return f"Its file cannot be loaded ({state.unreadable}): {sudo}ctl service install"
     if state.stale or service.outdated():
         return f"The configuration or the files have changed: {sudo}ctl service install"
     if state.active == "failed":

@@ -14,6 +14,7 @@ from control_api.client import RefusedError
 from daemon.service import record as records
 from daemon.service.launchd import Launchd
 from daemon.service.places import LABEL, Places, Scope
+from daemon.service.programs import Run, run_program
 from daemon.service.render import UnitFile
 from daemon.service.systemd import Systemd
 
@@ -86,20 +87,20 @@ class Serviced:
         return self.manager.journal(lines, follow=follow, form=form)
 
 
-def manager_of(places: Places) -> Systemd | Launchd:
+def manager_of(places: Places, run: Run = run_program) -> Systemd | Launchd:
     """Who looks after a service that lies there."""
     if places.manager == "launchd":
-        return Launchd(places.scope, places.service)
+        return Launchd(places.scope, places.service, run)
     found = sorted(places.units.glob(f"{LABEL}-*.socket"))
-    return Systemd(places.scope, also=tuple(path.name for path in found))
+    return Systemd(places.scope, run, also=tuple(path.name for path in found))
 
 
-def places(scope: Scope) -> Places:
+def places(scope: Scope, platform: str = sys.platform) -> Places:
     """Where the files of this service lie on this machine."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
     home = Path.home()
     return Places.find(
-        sys.platform,
+        platform,
         scope,
         home=home,
         config_home=Path(config) if config.startswith("/") else home / ".config",
