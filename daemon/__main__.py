@@ -31,6 +31,7 @@ from daemon.core.problems import ProblemError
 from daemon.logs.files import open_log
 from daemon.logs.journal import JournalFormatter, is_journal
 from daemon.service.handed import Handed, handed_over, pick
+from daemon.service.kept import split
 from daemon.service.lock import Lock
 from daemon.service.ports import bind
 
@@ -154,7 +155,8 @@ def listening(
     names = [APP, *(f"also-{one.port}" for one in server.also)]
     handed = handed_over(os.environ, os.getpid(), names=names)
     reached = list(exposed(settings).values())
-    reached += [one.address[0] for one in handed if not is_local(one.address[0])]
+    # What was kept of the LAN is opened only where it is wanted still, and there is a key.
+    reached += [one.address[0] for one in split(handed)[0] if not is_local(one.address[0])]
     try:
         refuse_open(reached, not reached or keys.any_key(), insecure)
     except ProblemError:
