@@ -45,15 +45,24 @@ def _installed(args: Namespace) -> Serviced:
     return service
 
 
-def start(args: Namespace, out: Out) -> int:
+def _startable(args: Namespace) -> Serviced:
+    """The service that is meant, if it can start: a restart with a configuration that is wrong
+    would end a daemon that runs. Raises ``RefusedError``, ``ConfigError``."""
     service = _installed(args)
+    if (wrong := service.mistakes()) is not None:
+        raise wrong
+    return service
+
+
+def start(args: Namespace, out: Out) -> int:
+    service = _startable(args)
     for trouble in service.start():
         out.note(f"! {trouble}")
     return _report(service, out, "started")
 
 
 def restart(args: Namespace, out: Out) -> int:
-    service = _installed(args)
+    service = _startable(args)
     if service.manager.state().active == "running":
         service.manager.restart()
     else:
@@ -160,6 +169,8 @@ def _next(service: Serviced, state: State, there: bool) -> str:
         return _NOT_HERE
     if state.unreadable:
         return f"Its file cannot be loaded ({state.unreadable}): {sudo}ctl service install"
+    if (wrong := service.mistakes()) is not None:
+        return f"{wrong.problem.message} Mend it: `ctl config check`; then: {sudo}ctl service start"
     if state.stale or service.outdated():
         return f"The configuration or the files have changed: {sudo}ctl service install"
     if state.active == "failed":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control_api.client import RefusedError
+from control_api.version import version
 from daemon.service import record as records
 from daemon.service.launchd import Launchd
 from daemon.service.places import LABEL, Places, Scope
@@ -19,6 +20,7 @@ from daemon.service.render import UnitFile
 from daemon.service.systemd import Systemd
 
 if TYPE_CHECKING:
+    from daemon.config.mistakes import ConfigError
     from daemon.service.record import Record
 
 
@@ -57,6 +59,28 @@ class Serviced:
             text = "With sudo this would be the service of root."
             raise RefusedError("invalid_request", text, "Say --system, or run it without sudo.")
         self.manager.check()
+
+    def mistakes(self) -> ConfigError | None:
+        """What is wrong with its configuration; None: nothing, as far as we know. Of the keys of
+        another version, which it may run, we know nothing."""
+        from daemon.config.load import load_with_sources
+        from daemon.config.mistakes import ConfigError
+        from daemon.service.environment import current
+        from daemon.service.renewing import version_in
+
+        record = self.record()
+        if record is None:
+            return None
+        made = current(self.places.root) if record.environment else None
+        if made is not None and version_in(made) != version():
+            return None
+        try:
+            load_with_sources(Path(record.config), environ={})
+        except ConfigError as error:
+            return error
+        except OSError:  # another user's
+            return None
+        return None
 
     def outdated(self) -> bool:
         """Whether an install would write other files than are there."""

@@ -327,6 +327,22 @@ def test_a_start_that_fails_says_where_to_look(ctl: Ctl, systemd: FakeSystemd) -
     assert list(systemd.units.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_wrong_configuration_is_told_before_anything_is_ended(
+    ctl: Ctl, home: Path, systemd: FakeSystemd, verb: str
+) -> None:
+    assert ctl("service", "install", "--no-linger").code == 0
+    systemd.asked.clear()
+    (home / "config.toml").write_text('[defaults]\nslots = "many"\n')
+    done = ctl("service", verb)
+    assert (done.code, systemd.asked) == (1, [])
+    assert "defaults.slots" in done.err
+    systemd.active.discard("modelport.service")
+    told = json.loads(ctl("service", "status", "--json").out)["next"]
+    assert "defaults.slots" in told
+    assert "ctl service start" in told
+
+
 def test_sudo_is_not_for_a_users_service(
     ctl: Ctl, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
