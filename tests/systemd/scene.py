@@ -328,6 +328,27 @@ def wrong() -> None:
     note("mended, it starts at once", code == 0 and fine and seen["served"], (said, seen))
 
 
+def loosened() -> None:
+    """The README's drop-in for engines that need a set-uid program (rootless Podman)."""
+    drop_in = UNITS / "modelport.service.d/loose.conf"
+
+    def no_new_rights() -> str:
+        status = Path(f"/proc/{show('MainPID')['MainPID']}/status").read_text()
+        return next(line.split()[1] for line in status.splitlines() if "NoNewPrivs" in line)
+
+    before = no_new_rights()
+    lines = (
+        "NoNewPrivileges=no\nLockPersonality=no\nRestrictSUIDSGID=no\nSystemCallArchitectures=\n"
+    )
+    drop_in.write_text(f"[Service]\n{lines}")
+    sh("systemctl", "--user", "-M", "tester@", "daemon-reload")
+    code, said = ctl("service", "restart")
+    after = no_new_rights()
+    note("a drop-in lets set-uid programs work", (before, after, code) == ("1", "0", 0), said)
+    drop_in.unlink()
+    sh("systemctl", "--user", "-M", "tester@", "daemon-reload")
+
+
 def login() -> None:
     """The user's manager anew, as at a login. The backends of before end with its session."""
     sh("systemctl", "stop", f"user@{UID}.service")
@@ -485,6 +506,7 @@ def main() -> None:
     stopped(before)
     lan()
     wrong()
+    loosened()
     login()
     edited()
     upgraded()
