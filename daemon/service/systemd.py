@@ -178,7 +178,7 @@ def ending(about: Mapping[str, str]) -> str:
     words = ""
     if code == _EXITED:
         words = f"exit code {status}"
-        words += " (something has to be mended first)" if status == "78" else ""
+        words += " (mend its configuration first)" if status == "78" else ""
     elif code in (_KILLED, _DUMPED):
         words = f"signal {signal_name(status)}"
     if about.get("Result") == "watchdog":

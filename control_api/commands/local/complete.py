@@ -136,7 +136,7 @@ def _configured_names() -> list[str]:
 
 
 def _wants_path(before: Sequence[str], current: str) -> bool:
-    wants = before[-1:] in (["--config"], ["--sandbox"]) or before[:1] == ["add"]
+    wants = before[-1:] in (["--config"], ["--sandbox"], ["--from"]) or before[:1] == ["add"]
     return wants and not current.startswith(("-", "hf:"))
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LINES: Final = 100
 _COLOURS: Final = {"running": "green", "starting": "yellow", "stopping": "yellow", "failed": "red"}
 _NOT_HERE: Final = "`ctl service install` installs it."
+_NOT_THERE: Final = "`sudo ctl service install --system` installs it."
 
 
 def install(args: Namespace, out: Out) -> int:
@@ -40,7 +41,8 @@ def _installed(args: Namespace) -> Serviced:
 
     service = find(args.scope)
     if not service.places.service.exists():
-        raise RefusedError("invalid_request", "The service is not installed.", _NOT_HERE)
+        hint = _NOT_HERE if service.scope == "user" else _NOT_THERE
+        raise RefusedError("invalid_request", "The service is not installed.", hint)
     service.may_change()
     return service
 
@@ -166,7 +168,7 @@ def _next(service: Serviced, state: State, there: bool) -> str:
     """What to do now; "": nothing."""
     sudo = "sudo " if service.scope == "system" else ""
     if not there:
-        return _NOT_HERE
+        return _NOT_HERE if service.scope == "user" else _NOT_THERE
     if state.unreadable:
         return f"Its file cannot be loaded ({state.unreadable}): {sudo}ctl service install"
     if (wrong := service.mistakes()) is not None:
