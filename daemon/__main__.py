@@ -1,7 +1,8 @@
 """The daemon's command: ``modelportd``, or ``python -P -m daemon``.
 
 Reads the configuration, takes the lock and the port, and runs. Whatever is wrong is said in one
-message with the next step, and exit code 78 (EX_CONFIG) tells a service manager not to hurry.
+message with the next step. Exit code 78 (EX_CONFIG): a person has to mend something, so the service
+is not started again; as a service 75 (EX_TEMPFAIL): it may pass by itself, so it is.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from daemon.core.problems import ProblemError
 from daemon.logs.files import open_log
 from daemon.logs.journal import JournalFormatter, is_journal
 from daemon.service.handed import Handed, handed_over, pick
+from daemon.service.kept import split
 from daemon.service.lock import Lock
+from daemon.service.notify import Notifier
 from daemon.service.ports import bind
 
 log = logging.getLogger("modelport")
 
-EX_CONFIG = 78
+EX_CONFIG, EX_TEMPFAIL = 78, 75  # sysexits(3)
 DESCRIPTORS = 8192  # wanted soft limit; launchd starts with 256
 
 
@@ -94,14 +97,15 @@ def main(argv: list[str] | None = None) -> int:
         start_logging(settings, paths, mode)
         sock, handed = listening(settings, KeyStore(paths.keys_file), options.insecure)
     except ConfigError as error:
-        print(error.report(), file=sys.stderr)
-        return EX_CONFIG
+        return refused(error.report(), error.problem.message)
     except ProblemError as error:
-        print(f"modelportd: {error.problem.text}", file=sys.stderr)
-        return EX_CONFIG
-    except OSError as error:
-        print(f"modelportd: {error}", file=sys.stderr)
-        return EX_CONFIG
+        # Who has the port or the lock may leave, and an address may come.
+        passes = as_service and not error.problem.facts.keys().isdisjoint({"port", "pid"})
+        text = f"modelportd: {error.problem.text}"
+        return refused(text, error.problem.text, EX_TEMPFAIL if passes else EX_CONFIG)
+    except OSError as error:  # of a disk that is full, or not there yet
+        passes = as_service
+        return refused(f"modelportd: {error}", str(error), EX_TEMPFAIL if passes else EX_CONFIG)
     for doubt in loaded.warnings():
         log.warning("configuration: %s: found %s. %s", doubt.where, doubt.found, doubt.hint)
     raise_descriptor_limit()
@@ -127,11 +131,21 @@ def main(argv: list[str] | None = None) -> int:
         run_loop(serve())
     except ProblemError as error:  # what shows only once the machine has been looked at
         log.error("%s", error.problem.text)
-        return EX_CONFIG
+        return refused("", error.problem.text)
     finally:
         sock.close()
         lock.release()
     return 0
+
+
+def refused(report: str, status: str, code: int = EX_CONFIG) -> int:
+    """Say why it does not start; systemd keeps ``status`` for who asks it. The exit code."""
+    if report:
+        print(report, file=sys.stderr)
+    notifier = Notifier()
+    notifier.status(f"not started: {status}")
+    notifier.close()
+    return code
 
 
 def flags_of(options: argparse.Namespace) -> dict[str, object]:
@@ -154,7 +168,8 @@ def listening(
     names = [APP, *(f"also-{one.port}" for one in server.also)]
     handed = handed_over(os.environ, os.getpid(), names=names)
     reached = list(exposed(settings).values())
-    reached += [one.address[0] for one in handed if not is_local(one.address[0])]
+    # What was kept of the LAN is opened only where it is wanted still, and there is a key.
+    reached += [one.address[0] for one in split(handed)[0] if not is_local(one.address[0])]
     try:
         refuse_open(reached, not reached or keys.any_key(), insecure)
     except ProblemError:

@@ -49,6 +49,7 @@ from daemon.relay.front import Front
 from daemon.relay.records import RequestRecord
 from daemon.requests import Requests
 from daemon.service.handed import Handed
+from daemon.service.kept import Kept, split
 from daemon.service.ports import url
 from daemon.service.telling import Telling
 from daemon.supervisor import Supervisor
@@ -91,7 +92,7 @@ class Daemon:
         """``insecure``: everyone who reaches us may use models (``--insecure-no-auth``)."""
         self.settings, self.paths, self.sock, self.mode = settings, paths, sock, mode
         self.bus = Bus()
-        self.handed = list(handed)
+        self.handed, kept = split(handed)
         self.awake = Awake(wake_gap(settings))
         self.supervisor = Supervisor(
             Scheduler({}, policy(settings)),
@@ -123,6 +124,7 @@ class Daemon:
         self.telling = Telling(
             self.supervisor, self.bus, lambda: self.control.url, environ, mode == "service"
         )
+        self.kept = Kept(self.telling.notifier, kept)
         self.recorder = Recorder.at(self.supervisor, self.bus, paths.state_dir)
         self.control.record = self.recorder.book
         self.listeners: Listeners | None = None  # beside the fixed port
@@ -194,6 +196,7 @@ class Daemon:
             self.control.version,
             self._any_key,
             keyless=self.keys.insecure,
+            kept=self.kept,
         )
         self.control.lan = network.view
         return network
@@ -210,6 +213,7 @@ class Daemon:
     async def _beyond(self, front: Front, settings: Settings) -> list[str]:
         """Other machines. Who lets none in has nothing of it in memory."""
         if self.network is None and not settings.lan.enabled and is_local(settings.server.host):
+            self.kept.end_rest()
             return []
         network = self.network or self._network(front)
         return await network.follow(settings)
@@ -476,6 +480,7 @@ class Daemon:
         for path in (*told, self.paths.control_socket, self.paths.front_socket):
             with suppress(OSError):
                 path.unlink()
+        self.kept.close()
         await self.telling.stopped()
         log.info("stopped")
 

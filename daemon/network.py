@@ -15,9 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from daemon.access.exposure import exposed
+from daemon.access.exposure import NO_KEY, exposed
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
 from daemon.housekeeping import Round
@@ -27,14 +26,11 @@ from daemon.lan.tls import Safe, given, self_made
 from daemon.relay.doors import MAIN
 from daemon.relay.front import Front
 from daemon.relay.listener import Listener
+from daemon.service.kept import Kept
 from daemon.service.ports import bind, url
 from daemon.views import LanView
 
 log = logging.getLogger("modelport.lan")
-
-NO_KEY: Final = (
-    "Other machines are kept out: there is no key. `ctl lan on` makes one, or `ctl key add NAME`."
-)
 
 
 @dataclass(slots=True)
@@ -48,6 +44,7 @@ class Network:
     keys: Callable[[], Awaitable[bool]]
     keyless: bool = False
     settings: Settings = field(default_factory=Settings)
+    kept: Kept = field(default_factory=Kept)
     bind: Callable[[str, int], socket.socket] = bind
     scan: Callable[[], Mapping[str, list[str]]] = places.scan
     hostname: Callable[[], str] = socket.gethostname
@@ -109,6 +106,7 @@ class Network:
             certificate=safe.cert if safe else "",
             expires=safe.expires if safe else None,
             announced=self._announcement.name,
+            keyless=self.keyless,
             problems=list(self._problems),
         )
 
@@ -130,6 +128,8 @@ class Network:
         self._close_but(wanted, safe)
         for address in wanted:
             await self._begin(address, safe, problems)
+        if not self._closed:
+            self.kept.end_rest()
         self._open = {address: self._open[address] for address in wanted if address in self._open}
         before, self._problems = self._problems, problems
         await self._tell(safe, problems)  # which may take seconds
@@ -214,21 +214,29 @@ class Network:
                 listener.tls = safe.context if safe is not None else None
                 continue
             del self._open[address]
-            scheme = "http" if listener.tls is None else "https"
+            scheme, place = "http" if listener.tls is None else "https", (address, self.front.port)
+            if address in wanted:
+                self.kept.again(listener.sock, place)
+            else:
+                self.kept.let_go(listener.sock, place)
             self.front.close(listener)
             log.info("no longer listening on %s", url(address, self.front.port, scheme))
 
     async def _begin(self, address: str, safe: Safe | None, problems: list[str]) -> None:
         if address in self._open or self._closed:
             return
-        try:
-            sock = await asyncio.to_thread(self.bind, address, self.front.port)
-        except ProblemError as error:
-            problems.append(error.problem.message)
-            return
-        if self._closed:  # while we waited
-            sock.close()
-            return
+        place = (address, self.front.port)
+        sock = self.kept.take(place)
+        if sock is None:
+            try:
+                sock = await asyncio.to_thread(self.bind, *place)
+            except ProblemError as error:
+                problems.append(error.problem.message)
+                return
+            if self._closed:  # while we waited
+                sock.close()
+                return
+            self.kept.keep(sock, place)
         context = safe.context if safe is not None else None
         self._open[address] = self.front.open(sock, MAIN, context)
         (found,) = self._urls([address])

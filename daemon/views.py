@@ -211,6 +211,7 @@ class LanView:
     certificate: str = ""
     expires: float | None = None
     announced: str = ""  # the name under which it is found by mDNS; "" if it is not
+    keyless: bool = False  # who comes in may use models without a key, as the user has said
     problems: list[str] = field(default_factory=list)
 
 

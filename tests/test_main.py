@@ -9,9 +9,11 @@ import os
 import platform
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,31 @@ def test_a_runtime_directory_that_is_too_deep(house: House) -> None:
     done = run(env={**house.environ, "MODELPORT_RUNTIME_DIR": str(deep)})
     assert done.returncode == 78
     assert "MODELPORT_RUNTIME_DIR" in done.stderr
+
+
+def test_a_service_says_what_keeps_it_from_starting(
+    house: House, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """78: a person has to mend it; 75: tried again, since it may pass."""
+    path = str(short_dir / "notify")
+    environ = {**house.environ, "NOTIFY_SOCKET": path}
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        closing(socket.create_server(("127.0.0.1", 0))) as other,
+    ):
+        systemd.bind(path)
+        systemd.settimeout(5)
+        house.write('[defaults]\nslots = "many"\n')
+        assert run("--service", env=environ).returncode == 78
+        told = systemd.recv(4096).decode("ascii")
+        assert told.startswith("STATUS=not started: ")
+        assert "defaults.slots" in told
+        house.write("")
+        port = str(other.getsockname()[1])
+        assert run("--service", "--port", port, env=environ).returncode == 75
+        assert f"Port {port}" in systemd.recv(4096).decode("ascii")
+        assert run("--service", "--host", "0.0.0.0", env=environ).returncode == 78
+        assert "there is no key" in systemd.recv(4096).decode("ascii")
 
 
 def test_a_lock_that_cannot_be_one(house: House) -> None:

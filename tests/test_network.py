@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from daemon.access.exposure import NO_KEY
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.lan.certificate import ensure
-from daemon.network import NO_KEY, Network
+from daemon.network import Network
+from daemon.service.handed import Handed
+from daemon.service.kept import Kept
 from tests.relay.peers import Client, World, get, until, world
 
 HERE = {"lo": ["127.0.0.1", "::1"], "en0": ["192.168.1.5", "fd00::5"], "docker0": ["172.17.0.1"]}
@@ -29,6 +32,7 @@ class Machine:
     interfaces: dict[str, list[str]] = field(default_factory=lambda: dict(HERE))
     keys: bool = True
     socks: dict[str, socket.socket] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     now: float = field(default_factory=time.time)
 
@@ -36,14 +40,14 @@ class Machine:
         if address in self.taken:
             raise ProblemError(Problem(Code.CONFIG_INVALID, f"Port 1 on {address} is taken."))
         self.socks[address] = socket.create_server(("127.0.0.1", 0))
+        self.ports[address] = self.socks[address].getsockname()[1]
         return self.socks[address]
 
     async def any_key(self) -> bool:
         return self.keys
 
     def port(self, address: str) -> int:
-        port: int = self.socks[address].getsockname()[1]
-        return port
+        return self.ports[address]
 
     def network(self, here: World, folder: Path, **more: Any) -> Network:
         return Network(
@@ -174,7 +178,7 @@ async def test_a_certificate_of_our_own(here: World, tmp_path: Path) -> None:
     assert await network.follow(settings()) == []
     plain = machine.socks["192.168.1.5"]
     assert await network.follow(settings(tls={"enabled": True})) == []
-    assert plain.fileno() == -1, "what was plain is opened anew"
+    assert plain.fileno() == -1, "what was plain is closed; its port stays ours"
     view = network.view()
     assert view.urls[0] == f"https://192.168.1.5:{here.front.port}"
     assert (view.tls, view.self_made, len(view.fingerprint)) == (True, True, 95)
@@ -185,7 +189,8 @@ async def test_a_certificate_of_our_own(here: World, tmp_path: Path) -> None:
     machine.now = view.expires - 86400
     await network.look()
     assert network.view().fingerprint != view.fingerprint, "renewed before its end"
-    assert machine.socks["192.168.1.5"].fileno() != -1
+    _, writer = await asyncio.open_connection("127.0.0.1", machine.port("192.168.1.5"))
+    writer.close()
     await network.close()
 
 
@@ -241,4 +246,35 @@ async def test_what_the_fixed_address_covers_is_not_opened_twice(
         f"http://192.168.1.5:{port}",
         f"http://172.17.0.1:{port}",
     ]
+    await network.close()
+
+
+async def test_sockets_that_systemd_kept_are_served_again(here: World, tmp_path: Path) -> None:
+    machine = Machine()
+    port = here.front.port
+    back = {name: socket.create_server(("127.0.0.1", 0)) for name in ("fd00::5", "10.0.0.9")}
+    ports = {name: sock.getsockname()[1] for name, sock in back.items()}
+    kept = Kept(None, [Handed(sock, "lan-x", (name, port)) for name, sock in back.items()])
+    network = machine.network(here, tmp_path, kept=kept)
+    assert await network.follow(settings()) == []
+    assert set(machine.socks) == {"192.168.1.5", "172.17.0.1"}, "the others are bound"
+    client = await here.client(ports["fd00::5"])
+    await client.send(get("/health"))
+    assert (await client.reply()).status == 200
+    assert (kept.handed, back["10.0.0.9"].fileno()) == ([], -1), "an address that is gone"
+    await network.close()
+
+
+async def test_an_address_is_not_let_go_while_encryption_begins(
+    here: World, tmp_path: Path
+) -> None:
+    machine = Machine()
+    network = machine.network(here, tmp_path)
+    assert await network.follow(settings(host="docker0")) == []
+    first = machine.port("172.17.0.1")
+    machine.taken.add("172.17.0.1")
+    assert await network.follow(settings({"enabled": True}, host="docker0")) == []
+    assert network.view().urls == [f"https://172.17.0.1:{here.front.port}"]
+    _, writer = await asyncio.open_connection("127.0.0.1", first)
+    writer.close()
     await network.close()

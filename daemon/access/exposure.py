@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
+from daemon.access.addresses import address_of
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 
 FLAG = "--insecure-no-auth"
+NO_KEY = (
+    "Other machines are kept out: there is no key. `ctl lan on` makes one, or `ctl key add NAME`."
+)
+"""Of ``[lan]`` that is on without one."""
 
 
 def is_local(host: str) -> bool:
     """Is this address reached from this machine alone? A name is looked up by nobody here: only
     ``localhost`` is known to be."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return host.lower() == "localhost"
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback
+    address = address_of(host)
+    return address is not None and address.is_loopback
 
 
 def exposed(settings: Settings) -> dict[str, str]:

@@ -28,23 +28,24 @@ class Meters:
     def begin(self, who: Principal, now: float) -> Problem | None:
         """One more request; None: it may come in, and :meth:`end` is to be called. ``now`` in
         seconds of any clock that does not go back."""
-        meter = self._meters.get(who.name)
-        if meter is None:
-            meter = self._meters[who.name] = _Meter(left=float(who.per_minute), seen=now)
+        meter = self._meter(who)
         if who.at_once and meter.at_work >= who.at_once:
             text = f"The key {who.name} has {who.at_once} requests at work, which is its limit."
             return Problem(Code.RATE_LIMITED, text, "Wait for one to end.", BUSY)
-        if who.per_minute:
-            rate = who.per_minute / MINUTE
-            meter.left = min(who.per_minute, meter.left + (now - meter.seen) * rate)
-            meter.seen = now
-            if meter.left < 1.0 - _DUST:
-                text = f"The key {who.name} has had {who.per_minute} requests in a minute, which "
-                wait = (1.0 - meter.left) / rate
-                return Problem(Code.RATE_LIMITED, text + "is its limit.", "", wait)
-            meter.left -= 1.0
-        meter.at_work += 1
-        return None
+        problem = _one_more(meter, who, now)
+        if problem is None:
+            meter.at_work += 1
+        return problem
+
+    def count(self, who: Principal, now: float) -> Problem | None:
+        """One more of the minute, that is no work of an engine: it has no end to be told of."""
+        return _one_more(self._meter(who), who, now)
+
+    def _meter(self, who: Principal) -> _Meter:
+        meter = self._meters.get(who.name)
+        if meter is None:
+            meter = self._meters[who.name] = _Meter(left=float(who.per_minute))
+        return meter
 
     def end(self, who: Principal) -> None:
         """One that came in is over."""
@@ -56,3 +57,18 @@ class Meters:
         """Only these keys are left; requests that are still at work are waited for."""
         for name in [n for n, m in self._meters.items() if n not in names and not m.at_work]:
             del self._meters[name]
+
+
+def _one_more(meter: _Meter, who: Principal, now: float) -> Problem | None:
+    """Take one from what is left of the minute, if there is one."""
+    if not who.per_minute:
+        return None
+    rate = who.per_minute / MINUTE
+    meter.left = min(who.per_minute, meter.left + (now - meter.seen) * rate)
+    meter.seen = now
+    if meter.left < 1.0 - _DUST:
+        text = f"The key {who.name} has had {who.per_minute} requests in a minute, which "
+        wait = (1.0 - meter.left) / rate
+        return Problem(Code.RATE_LIMITED, text + "is its limit.", "", wait)
+    meter.left -= 1.0
+    return None

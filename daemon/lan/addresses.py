@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 import psutil
+
+from daemon.access.addresses import address_of
 
 EVERY: Final = "::"
 EVERY_4: Final = "0.0.0.0"
@@ -42,7 +43,7 @@ def chosen(interfaces: Interfaces, host: str) -> list[str]:
         found = [address for each in interfaces.values() for address in each]
     else:
         found = [host]
-    sorts = {_plain(text): text for text in found}
+    sorts = {address_of(text): text for text in found}
     usable = [
         address
         for address in sorts
@@ -51,7 +52,7 @@ def chosen(interfaces: Interfaces, host: str) -> list[str]:
         and not (address.version == 6 and address.is_link_local)
         and (host != EVERY_4 or address.version == 4)
     ]
-    bridged = {_plain(text) for name in BRIDGES for text in interfaces.get(name, ())}
+    bridged = {address_of(text) for name in BRIDGES for text in interfaces.get(name, ())}
     usable.sort(
         key=lambda one: (one in bridged, one.version, one.is_link_local, not one.is_private)
     )
@@ -60,7 +61,7 @@ def chosen(interfaces: Interfaces, host: str) -> list[str]:
 
 def public(addresses: Iterable[str]) -> list[str]:
     """Those that the whole internet may reach, unless a router forbids it."""
-    return [text for text in addresses if (address := _plain(text)) and address.is_global]
+    return [text for text in addresses if (address := address_of(text)) and address.is_global]
 
 
 def bridge(interfaces: Interfaces) -> str | None:
@@ -70,7 +71,7 @@ def bridge(interfaces: Interfaces) -> str | None:
 
 def covers(host: str, address: str) -> bool:
     """Is ``address`` listened on already by who listens on ``host``?"""
-    here, there = _plain(host.strip("[]")), _plain(address)
+    here, there = address_of(host), address_of(address)
     if here is None or there is None or here.version != there.version:
         return False
     return here.is_unspecified or here == there
@@ -86,10 +87,3 @@ def names(hostname: str, addresses: Iterable[str], more: Iterable[str] = ()) -> 
 
 def _is_name(text: str) -> bool:
     return len(text) <= 253 and all(_LABEL.fullmatch(label) for label in text.split("."))
-
-
-def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None

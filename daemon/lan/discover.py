@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from daemon.access.addresses import Address, address_of
 from daemon.lan.announce import KIND
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def discover(seconds: float) -> list[Found]:
 def read(info: ServiceInfo) -> Found | None:
     """One answer; None: it has no address."""
     told = {key: value for key, value in info.decoded_properties.items() if value is not None}
-    addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in info.parsed_addresses()]
-    addresses = [one for one in addresses if not (one.version == 6 and one.is_link_local)]
+    told_at = (address_of(text) for text in info.parsed_addresses())
+    addresses = [one for one in told_at if one and not (one.version == 6 and one.is_link_local)]
     if not addresses or not info.port:
         return None
     addresses.sort(key=lambda one: (one.version, int(one)))
@@ -72,6 +72,6 @@ def read(info: ServiceInfo) -> Found | None:
     )
 
 
-def _url(scheme: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> str:
+def _url(scheme: str, address: Address, port: int) -> str:
     host = f"[{address}]" if address.version == 6 else str(address)
     return f"{scheme}://{host}:{port}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -156,6 +157,12 @@ class _Name:
     __slots__ = ()
 
 
+class _Odd:
+    """The type of a field that is ``model`` but for the case of its letters."""
+
+    __slots__ = ()
+
+
 class _Fields(msgspec.Struct, gc=False):
     model: _Name = _Name()
     stream: Any = None
@@ -166,17 +173,31 @@ class _Outlined(Outline, gc=False):
     stream: Any = None
 
 
-_NAME = _Name()
+_NAME, _ODD = _Name(), _Odd()
+_SPELLINGS = ["".join(letters) for letters in product(*zip("model", "MODEL", strict=True))][1:]
 _names: list[object] = []  # met in the body that is being read; peek never yields in between
 
 
-def _met(_type: type, value: object) -> _Name:
+def _met(kind: type, value: object) -> _Name | _Odd:
+    if kind is _Odd:
+        _names.append(_ODD)
+        return _ODD
     _names.append(value)
     return _NAME
 
 
-_decoder = msgspec.json.Decoder(_Fields, dec_hook=_met)
-_outliner = msgspec.json.Decoder(_Outlined, dec_hook=_met)
+def _in_any_case(fields: type[msgspec.Struct]) -> type[Any]:
+    """``fields`` and all other spellings of ``model``, which one pass meets then, too: readers that
+    ignore case (Go's) would take ``Model`` for it, and so another model than we do."""
+    odd = [
+        (f"odd_{at}", _Odd, msgspec.field(default=_ODD, name=spelling))
+        for at, spelling in enumerate(_SPELLINGS)
+    ]
+    return msgspec.defstruct(f"{fields.__name__}InAnyCase", odd, bases=(fields,), gc=False)
+
+
+_decoder = msgspec.json.Decoder(_in_any_case(_Fields), dec_hook=_met)
+_outliner = msgspec.json.Decoder(_in_any_case(_Outlined), dec_hook=_met)
 _WRONG = "The field `model` must be a string with a model's name; found "
 _KINDS = {bool: "a boolean", dict: "an object", list: "an array"}
 
@@ -198,7 +219,8 @@ def outline_of(body: Body) -> Outline | None:
     """The outline alone, where no name is looked for; None: it has none that can be read. Raises
     ProblemError if the body is no JSON."""
     try:
-        return _outliner.decode(body)
+        found: Outline = _outliner.decode(body)
+        return found
     except msgspec.ValidationError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -233,7 +255,15 @@ def peek(body: Body, *, required: bool = True) -> Peek:
     return _checked(found, fields.stream, required=required)
 
 
+def odd_case() -> ProblemError:
+    """Of a body with a field that some readers would take for ``model``, and we do not."""
+    text = "The body has the field `model` in other letters, such as `Model`."
+    return bad(text, "Write it `model`, and once.")
+
+
 def _checked(found: list[object], stream: object, *, required: bool) -> Peek:
+    if _ODD in found:
+        raise odd_case()
     if len(found) > 1:
         # Two readers of such a body could see two models.
         raise bad(f"The field `model` is in the body {len(found)} times.", "Send it once.")

@@ -13,7 +13,7 @@ import msgspec
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Edits, Route
-from daemon.relay.body import Body, Parts
+from daemon.relay.body import Body, Parts, odd_case
 
 EDITED = frozenset({Route.CHAT, Route.COMPLETIONS, Route.MESSAGES, Route.RESPONSES, Route.INFILL})
 """Routes on which parameters mean anything: those that generate text."""
@@ -28,13 +28,15 @@ def edited(body: Body, edits: Edits, model: str | None = None, *, given: bool = 
     also if it names none).
 
     A field that is there twice comes out once: with its last value, which is the one that most
-    readers see. Raises ProblemError where the body is no JSON object.
+    readers see. Raises ProblemError where the body is no JSON object, or has ``Model``.
     """
     try:
         found = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = Problem(Code.INVALID_JSON, f"The body is not valid JSON: {error}.")
         raise ProblemError(problem) from error
+    if any(name.lower() == "model" and name != "model" for name in found):
+        raise odd_case()
     fields: dict[str, _Value] = {name: memoryview(value) for name, value in found.items()}
     named = fields.pop("model", None)
     for name in edits.strip:

@@ -122,8 +122,10 @@ class Exchange(Counting):
             except ProblemError as error:
                 body = self._body = readable(body, error)
                 self._model, self._outline = named(admitted, self.head, body, leases, door)
-            if self._counts and not self._by_engine() and self._aside():
-                return
+            if self._counts and not self._by_engine():
+                self._tally(admitted)
+                if self._aside():
+                    return
             if (place.dialect is Dialect.OLLAMA or place.order) and self._obeyed(admitted, body):
                 return
         except ProblemError as error:
@@ -138,6 +140,13 @@ class Exchange(Counting):
             text = f"The daemon is {'starting' if control is None else 'stopping'}."
             raise ProblemError(Problem(Code.SHUTTING_DOWN, text, "Try again.", 1.0))
         self._granted(Backstage(control(admitted.principal)))
+
+    def _tally(self, admitted: Admitted) -> None:
+        """What no engine does is a request of its key all the same. Raises ProblemError."""
+        if admitted.principal.limited and not self._metered:
+            problem = self._plane.meters.count(admitted.principal, time.monotonic())
+            if problem is not None:
+                raise ProblemError(problem)
 
     def _obeyed(self, admitted: Admitted, body: Body) -> bool:
         """Was this an order, and is it carried out? One to load a model is once that is ready.

@@ -8,13 +8,13 @@ machine a key is needed, and for the control plane one of scope control wherever
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from daemon.access.addresses import Address, address_of
 from daemon.access.failures import Failures
 from daemon.access.keys import NO_KEYS, Ring, sent_in
 from daemon.access.principals import ANYONE, CONTROL, LOCAL, USE, Principal
@@ -61,23 +61,10 @@ class Peer:
         return cls(str(address or ""), str(local or ""), near, tls)
 
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
 def _bare(name: object) -> Address | None:
     if not isinstance(name, tuple) or not name or not isinstance(name[0], str):
         return None
-    return _address(name[0].partition("%")[0])
-
-
-def _address(text: str) -> Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return address_of(name[0])
 
 
 class Guard:
@@ -229,14 +216,14 @@ def _unseen(head: Head, host: bytes | None) -> Problem | None:
 
 def _literal_is_ours(text: str, peer: Peer) -> bool:
     """An address in a Host cannot be rebound, but must be one that the client really reached."""
-    address = _address(text)
+    address = address_of(text)
     if address is None:
         return False
     return (address.is_loopback and _is_loopback(peer.local)) or str(address) == peer.local
 
 
 def _is_loopback(text: str) -> bool:
-    address = _address(text)
+    address = address_of(text)
     return address is not None and address.is_loopback
 
 

@@ -4,7 +4,6 @@ kernel keeps who connects meanwhile."""
 from __future__ import annotations
 
 import ctypes
-import ipaddress
 import os
 import socket
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+from daemon.access.addresses import address_of
 
 FIRST: Final = 3  # SD_LISTEN_FDS_START
 MOST: Final = 256  # of what an environment may claim
@@ -69,15 +70,8 @@ def _taken(descriptor: int, name: str) -> Handed | None:
 
 def same(one: Address, other: Address) -> bool:
     """Whether two addresses are one, however they are written."""
-    return one[1] == other[1] and _numeric(one[0]) == _numeric(other[0])
-
-
-def _numeric(host: str) -> str:
-    if host == "localhost":
-        return "127.0.0.1"
-    with suppress(ValueError):
-        return str(ipaddress.ip_address(host.strip("[]")))
-    return host
+    here, there = (address_of(host, zone=True) or host for host in (one[0], other[0]))
+    return one[1] == other[1] and here == there
 
 
 def pick(handed: list[Handed], address: Address) -> Handed | None:

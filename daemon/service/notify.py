@@ -5,9 +5,11 @@ STATUS is made ASCII here: the sdnotify package loses other characters.
 
 from __future__ import annotations
 
+import socket
 import unicodedata
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 
 import sdnotify
 
@@ -50,6 +52,23 @@ class Notifier:
 
     def stopping(self) -> None:
         self._socket.notify("STOPPING=1\nSTATUS=draining")
+
+    @property
+    def heard(self) -> bool:
+        """Does anybody listen?"""
+        return self._socket.socket is not None
+
+    def store(self, sock: socket.socket, name: str) -> None:
+        """Have systemd keep it beyond our end, and hand it to the next of us under this name
+        (``FileDescriptorStoreMax=``). ``name``: ASCII without colons."""
+        if self._socket.socket is not None:
+            with suppress(OSError):  # systemd that does not read: it is as if there were none
+                message = f"FDSTORE=1\nFDNAME={name}".encode("ascii")
+                socket.send_fds(self._socket.socket, [message], [sock.fileno()])
+
+    def forget(self, name: str) -> None:
+        """It is not to be kept any more."""
+        self._socket.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def close(self) -> None:
         """Nothing is told any more."""

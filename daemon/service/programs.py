@@ -63,4 +63,5 @@ class State:
     restarts: int = 0
     last_exit: str = ""
     sockets: tuple[tuple[str, str], ...] = ()
+    unreadable: str = ""  # its file is there, and the manager cannot load it: why
     stale: bool = False  # the files were changed since the manager read them

@@ -6,7 +6,6 @@ configuration file, which upgrades leave alone.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape as xml
 
+from daemon.access.addresses import address_of
 from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.service.places import LABEL, Manager, Scope
@@ -67,12 +67,10 @@ def addresses(settings: Settings) -> tuple[Address, tuple[Address, ...]]:
 
 
 def _numeric(host: str, port: int) -> Address:
-    if host == "localhost":
-        return "127.0.0.1", port
-    try:
-        return str(ipaddress.ip_address(host.strip("[]"))), port
-    except ValueError:
-        raise _bad("server.host", host, "an address such as 127.0.0.1 or ::1") from None
+    address = address_of(host, zone=True)
+    if address is None:
+        raise _bad("server.host", host, "an address such as 127.0.0.1 or ::1")
+    return str(address), port
 
 
 def render(recipe: Recipe) -> tuple[UnitFile, ...]:

@@ -154,10 +154,10 @@ def parse_show(text: str) -> dict[str, str]:
 def state_of(about: Mapping[str, str], sockets: tuple[tuple[str, str], ...], now: float) -> State:
     """What ``systemctl show`` means. ``now``: seconds of the clock that systemd counts by."""
     pid, changed = about.get("MainPID", "0"), about.get("StateChangeTimestampMonotonic", "0")
-    restarts = about.get("NRestarts", "0")
+    restarts, load = about.get("NRestarts", "0"), about.get("LoadState", "")
     since = now - int(changed) / 1e6 if changed.isdecimal() and int(changed) else None
     return State(
-        installed=about.get("LoadState") == "loaded",
+        installed=load == "loaded",
         file=about.get("FragmentPath", ""),
         enabled=about.get("UnitFileState") == "enabled",
         active=_ACTIVE.get(about.get("ActiveState", ""), "unknown"),
@@ -167,6 +167,7 @@ def state_of(about: Mapping[str, str], sockets: tuple[tuple[str, str], ...], now
         restarts=int(restarts) if restarts.isdecimal() else 0,
         last_exit=ending(about),
         sockets=sockets,
+        unreadable="" if load in ("", "loaded", "not-found", "stub") else load,
         stale=about.get("NeedDaemonReload") == "yes",
     )
 
@@ -177,7 +178,7 @@ def ending(about: Mapping[str, str]) -> str:
     words = ""
     if code == _EXITED:
         words = f"exit code {status}"
-        words += " (see the first lines of its log: configuration, port)" if status == "78" else ""
+        words += " (mend its configuration first)" if status == "78" else ""
     elif code in (_KILLED, _DUMPED):
         words = f"signal {signal_name(status)}"
     if about.get("Result") == "watchdog":

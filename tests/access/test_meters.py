@@ -18,6 +18,18 @@ def refused(found: Problem | None) -> float:
     return found.retry_after
 
 
+def test_what_no_engine_does_counts_for_the_minute_alone() -> None:
+    meters, key = Meters(), who(at_once=1, per_minute=2)
+    assert meters.count(key, 0.0) is None
+    assert meters.begin(key, 0.0) is None
+    assert refused(meters.count(key, 0.0)) == pytest.approx(30.0)
+    assert meters.count(key, 30.0) is None
+    assert refused(meters.begin(key, 90.0)) == 1.0, "one is at work"
+    meters.end(key)
+    assert meters.begin(key, 90.0) is None
+    assert meters.count(who("free", at_once=1), 0.0) is None
+
+
 def test_so_many_at_once() -> None:
     meters, key = Meters(), who(at_once=2)
     assert meters.begin(key, 0.0) is None

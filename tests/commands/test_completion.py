@@ -77,6 +77,9 @@ def test_files_where_a_file_is_wanted(ctl: Ctl, home: Path) -> None:
     assert ctl("__complete", "zsh", "import", "llama-").out == "llama-swap\nllama-cpp\n"
     assert ctl("__complete", "zsh", "schedule", "l").out == "ls\n"
     assert ctl("__complete", "zsh", "serve", "--config", f"{home}/models/a").out.endswith(".gguf\n")
+    (home / "models" / "new.whl").touch()
+    assert ctl("__complete", "zsh", "upgrade", "--from", f"{home}/models/n").out.endswith(".whl\n")
+    assert ctl("__complete", "zsh", "service", "install", "--print", "").out == "service\nsocket\n"
     assert paths("/nowhere/at/all") == []
 
 

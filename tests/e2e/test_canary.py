@@ -1,7 +1,5 @@
 """Secrets that must stay where they are: a whole daemon is given them, does all that it does, and
 then every place is searched where they could be read.
-
-What a service's unit says is tested where units are rendered.
 """
 
 from __future__ import annotations
@@ -9,13 +7,18 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
 
 from control_api.app import OPERATIONS
 from control_api.operation import JSON, PREFIX
+from daemon.config.load import load
+from daemon.service.places import Manager, Scope
+from daemon.service.render import Recipe, addresses, render, stop_seconds
 from tests.e2e.house import House
 from tests.e2e.outcomes import Ask, ask
 from tests.e2e.stage import Stage, folder, until
@@ -118,7 +121,34 @@ COMMANDS = [
     ["config", "check"],
     ["doctor", "--redact"],
     ["doctor", "--json", "--redact"],
+    ["service", "status", "--json"],
+    ["service", "install", "--print"],
+    ["service", "install", "--print", "socket", "--json"],
+    ["service", "install", "--system", "--print"],
 ]
+
+
+def units(house: House) -> dict[str, bytes]:
+    """All files that any service manager would be given for this daemon's configuration."""
+    settings = load(house.config_file, environ=house.environ)
+    listen, also = addresses(settings)
+    found = {}
+    for manager, scope in product(get_args(Manager), get_args(Scope)):
+        recipe = Recipe(
+            manager=manager,
+            scope=scope,
+            program=Path("/opt/modelport/bin/modelportd"),
+            config=house.config_file,
+            stop_seconds=stop_seconds(settings),
+            listen=listen,
+            also=also,
+            user="me",
+            group="me",
+            log=house.folder / "logs" / "launchd.log",
+        )
+        for one in render(recipe):
+            found[f"{manager} {scope} {one.name}"] = one.text.encode()
+    return found
 
 
 def said(house: House) -> dict[str, bytes]:
@@ -162,6 +192,10 @@ def test_secrets_stay_where_they_are(stage: Stage) -> None:
     ours = list(OURS.values())
     told = said(house)
     assert hits(told, [made, CLIENTS, GIVEN, *engines, *ours]) == []
+    assert b"[Socket]" in told["ctl service install --print socket --json"]
+    files = units(house)
+    assert len(files) == 6
+    assert hits(files, [made, CLIENTS, GIVEN, *engines, *ours]) == []
     for place in ("/incidents", "ctl logs a"):
         assert b"the key is ***" in told[place], "it was told, without the secret"
 

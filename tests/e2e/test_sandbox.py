@@ -297,7 +297,7 @@ def test_signals_reach_it_and_nothing_is_left(desk: Desk) -> None:
     assert list(desk.project.iterdir()) == []
 
 
-def test_killed_it_takes_the_client_along(desk: Desk) -> None:
+def test_killed_it_takes_the_client_along_and_the_next_clears_up(desk: Desk) -> None:
     (desk.home / "bin" / "claude").write_text("#!/bin/sh\necho up\nexec sleep 61.5\n")
     process = subprocess.Popen(
         desk.argv(), env=desk.environ, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
@@ -311,6 +311,11 @@ def test_killed_it_takes_the_client_along(desk: Desk) -> None:
     while any(one.info["cmdline"] == ["sleep", "61.5"] for one in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    left = list(Path("/tmp").glob(f"mp-box-{process.pid}-*"))
+    assert len(left) == 1
+    (desk.home / "bin" / "claude").write_text("#!/bin/sh\necho again\n")
+    assert subprocess.run(desk.argv(), env=desk.environ, timeout=50, check=False).returncode == 0
+    assert not left[0].exists()
 
 
 @pytest.mark.parametrize("place", ["/", "/usr", "/tmp", "{home}", "{home}/..", "{home}/none"])

@@ -14,7 +14,9 @@ from daemon.dialects.manner import needed
 from daemon.dialects.norms import Norms
 from daemon.dialects.roles import Systems
 from daemon.dialects.shapes import Shape
+from daemon.ports import Edits
 from daemon.relay.body import BodyReader, Peek, check_body_head, outlined, peek, with_model
+from daemon.relay.edits import edited
 from daemon.relay.heads import parse_head
 from daemon.relay.limits import Limits
 
@@ -87,6 +89,32 @@ def test_says_what_is_wrong(body: bytes, code: Code, words: str) -> None:
     found, text = refusal(body)
     assert found is code
     assert words in text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"Model":"a"}',
+        b'{"model":"a","MODEL":"b"}',
+        b'{"mOdEl":5,"model":"a"}',
+        b'{"model":"a","\\u004dodel":"b"}',
+        b'{"Model":"a","Model":"a"}',
+    ],
+)
+def test_another_case_is_refused_as_some_readers_ignore_it(body: bytes) -> None:
+    code, text = refusal(body)
+    assert code is Code.INVALID_REQUEST
+    assert "`Model`" in text
+    with pytest.raises(ProblemError, match="in other letters"):
+        outlined(body)
+    with pytest.raises(ProblemError, match="in other letters"):
+        edited(body, Edits(), "a", given=True)
+
+
+def test_below_the_top_and_as_a_value_any_case_is_fine() -> None:
+    body = b'{"model":"a","metadata":{"Model":"b"},"x":["MODEL"],"Models":1,"tools":[{"MODEL":1}]}'
+    assert peek(body) == outlined(body)[0] == Peek("a", None)
+    assert b"".join(edited(body, Edits(), "a")).count(b"odel") == 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from daemon.access.failures import ALLOWED, Failures
 from daemon.access.keys import Ring, Wanted, make
 from daemon.access.principals import ANYONE, LOCAL, Principal
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.ports import Hold
+from daemon.dialects.manner import Manner
+from daemon.ports import Hold, Tokens
 from daemon.relay.admission import Admitted, Answered, admit
 from daemon.relay.guard import Guard, Peer
 from daemon.relay.heads import parse_head
@@ -348,6 +349,19 @@ async def test_limits_are_told_in_the_clients_words() -> None:
             assert (await first.reply()).status == expected
         await first.send(keyed(BUSY))
         assert (await first.reply()).status == 200
+
+
+@both_loops
+async def test_counts_that_no_engine_makes_weigh_on_the_minute_too() -> None:
+    asked = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+    async with world(guard=guard()) as here:
+        here.leases.spoken = Manner(frozenset({"chat"}))
+        here.leases.tokens = Tokens(42, exact=True)
+        client = await here.client()
+        for key, expected in ((OFTEN, 200), (OFTEN, 200), (OFTEN, 429), (BUSY, 200), (BUSY, 200)):
+            await client.send(post("/v1/messages/count_tokens", asked, bearer(key)))
+            assert (await client.reply()).status == expected
+        assert (len(here.leases.counted), here.leases.wishes) == (4, [])
 
 
 @both_loops

@@ -88,6 +88,16 @@ def test_every_key_is_explained(name: str, text: str) -> None:
     assert bare == []
 
 
+def test_the_drop_in_of_the_readme_takes_back_all_that_keeps_set_uid_programs_out() -> None:
+    """In a user's service each of these brings NoNewPrivileges (systemd.exec(5))."""
+    (text,) = [one.text for one in render(USER) if one.kind == "service"]
+    hardened = {line.partition("=")[0] for line in text.split("at run time alone")[1].splitlines()
+                if re.match(r"[A-Z]\w+=", line)} - {"WantedBy"}  # fmt: skip
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    drop_in = readme.split("```\n[Service]\n")[1].split("```")[0]
+    assert {line.partition("=")[0] for line in drop_in.splitlines()} == hardened
+
+
 @pytest.mark.parametrize("name", ["agent", "daemon"])
 def test_property_lists(name: str) -> None:
     recipe = RECIPES[name]

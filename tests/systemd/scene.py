@@ -28,6 +28,7 @@ HOME = Path("/home/tester")
 UNITS = HOME / ".config/systemd/user"
 DATA = HOME / ".local/share/modelport"
 PORT, ALSO = 8123, 11434
+OTHER_HOST = "10.11.12.13"
 TEN = "one two three four five six seven eight nine ten"
 OTHER = f'{{port = {ALSO}, as = "ollama"}}'
 CONFIG = f"""\
@@ -81,13 +82,19 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
     return None
 
 
-def ask(path: str, body: Any = None, port: int = PORT, seconds: float = 60) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+def ask(
+    path: str,
+    body: Any = None,
+    port: int = PORT,
+    seconds: float = 60,
+    host: str = "127.0.0.1",
+    key: str = "",
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         raw = None if body is None else json.dumps(body).encode()
-        connection.request(
-            "POST" if raw else "GET", path, raw, {"Content-Type": "application/json"}
-        )
+        fields = {"Content-Type": "application/json", "x-api-key": key or "none"}
+        connection.request("POST" if raw else "GET", path, raw, fields)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read() or b"null")
     finally:
@@ -108,7 +115,7 @@ def engine() -> int:
 
 
 @contextlib.contextmanager
-def clients() -> Iterator[dict[str, int]]:
+def clients(host: str = "127.0.0.1", key: str = "") -> Iterator[dict[str, int]]:
     """Clients that connect all the time: what became of them."""
     seen = {"served": 0, "refused": 0, "broken": 0}
     over = threading.Event()
@@ -116,7 +123,7 @@ def clients() -> Iterator[dict[str, int]]:
     def one() -> None:
         while not over.is_set():
             try:
-                seen["served"] += ask("/health", seconds=30)[0] == 200
+                seen["served"] += ask("/health", seconds=30, host=host, key=key)[0] == 200
             except ConnectionRefusedError:
                 seen["refused"] += 1
             except (OSError, http.client.HTTPException):
@@ -241,6 +248,105 @@ def stopped(before: int) -> None:
     note("status says what to do", code == 1 and "ctl service start" in said, said)
     code, said = ctl("service", "start")
     note("start", code == 0 and chat() == TEN, said)
+
+
+def refuses(host: str, port: int = PORT) -> bool:
+    try:
+        ask("/health", host=host, port=port)
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True
+    return False
+
+
+def lan() -> None:
+    """An address of no unit: systemd keeps its socket for the next daemon, and no longer."""
+    sh("ip", "link", "set", "lo", "up")
+    sh("ip", "address", "add", f"{OTHER_HOST}/32", "dev", "lo")
+    code, said = ctl("lan", "on", "--no-mdns", "--json")
+    note("lan on", code == 0 and OTHER_HOST in said, said)
+    key = json.loads(said)["key"]
+
+    def there() -> bool:
+        return ask("/health", host=OTHER_HOST, key=key)[0] == 200
+
+    opened = until(there)
+    stored = until(lambda: show("NFileDescriptorStore")["NFileDescriptorStore"] != "0", 5)
+    note("systemd keeps the sockets of the LAN", opened and stored, show("NFileDescriptorStore"))
+    daemon = show("MainPID")["MainPID"]
+    with clients(OTHER_HOST, key) as seen:
+        code, said = ctl("service", "restart")
+        until(lambda: ask("/health")[0] == 200)
+        os.kill(int(show("MainPID")["MainPID"]), 9)
+        until(
+            lambda: show("NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
+        )
+        answers = until(there)
+    after = show("MainPID")["MainPID"]
+    good = answers and not seen["refused"] and seen["served"] > 20 and after != daemon
+    note("restart refuses nobody on the LAN", good, (seen, said))
+    code, said = ctl("service", "stop")
+    note("stop frees the LAN's port", code == 0 and refuses(OTHER_HOST), said)
+    code, said = ctl("service", "start")
+    opened = until(there)
+    note("start opens the LAN again", code == 0 and opened, said)
+    code, said = ctl("lan", "off")
+    gone = until(lambda: refuses(OTHER_HOST), 10)
+    empty = until(lambda: show("NFileDescriptorStore")["NFileDescriptorStore"] == "0", 5)
+    note("lan off takes them back", gone and empty and not refuses("127.0.0.1"), said)
+
+
+def wrong() -> None:
+    """With a wrong configuration it is not started again and again, also not by who knocks."""
+    config = HOME / ".config/modelport/config.toml"
+    good = config.read_text()
+    config.write_text(good + '\n[defaults]\nslots = "many"\n')
+    before = show("MainPID")["MainPID"]
+    code, said = ctl("service", "restart")
+    kept = show("MainPID")["MainPID"] == before
+    note(
+        "restart looks at the configuration", code == 1 and "defaults.slots" in said and kept, said
+    )
+    with clients() as seen:
+        os.kill(int(before), 9)
+        over = until(
+            lambda: show("ActiveState", unit="modelport.socket")["ActiveState"] == "failed"
+        )
+    about = show("ActiveState", "Result", "ExecMainStatus", "StatusText")
+    told = about["ExecMainStatus"] == "78" and "defaults.slots" in about["StatusText"]
+    note("a wrong configuration: it stays down, and says why", over and told, (about, seen))
+    command = ["journalctl", f"_UID={UID}", "USER_UNIT=modelport.service", "-o", "cat"]
+    starts = sh(*command)[1].count("status=78")
+    note("a wrong configuration: a few starts", 1 <= starts <= 6, starts)
+    code, said = ctl("service", "status")
+    note("a wrong configuration: status", code == 1 and "defaults.slots" in said, said)
+    code, said = ctl("doctor", "--json")
+    note("a wrong configuration: doctor", code == 1 and "defaults.slots" in said, said)
+    config.write_text(good)
+    with clients() as seen:
+        code, said = ctl("service", "start")
+        fine = until(lambda: ask("/health")[0] == 200, 10)
+    note("mended, it starts at once", code == 0 and fine and seen["served"], (said, seen))
+
+
+def loosened() -> None:
+    """The README's drop-in for engines that need a set-uid program (rootless Podman)."""
+    drop_in = UNITS / "modelport.service.d/loose.conf"
+
+    def no_new_rights() -> str:
+        status = Path(f"/proc/{show('MainPID')['MainPID']}/status").read_text()
+        return next(line.split()[1] for line in status.splitlines() if "NoNewPrivs" in line)
+
+    before = no_new_rights()
+    lines = (
+        "NoNewPrivileges=no\nLockPersonality=no\nRestrictSUIDSGID=no\nSystemCallArchitectures=\n"
+    )
+    drop_in.write_text(f"[Service]\n{lines}")
+    sh("systemctl", "--user", "-M", "tester@", "daemon-reload")
+    code, said = ctl("service", "restart")
+    after = no_new_rights()
+    note("a drop-in lets set-uid programs work", (before, after, code) == ("1", "0", 0), said)
+    drop_in.unlink()
+    sh("systemctl", "--user", "-M", "tester@", "daemon-reload")
 
 
 def login() -> None:
@@ -398,6 +504,9 @@ def main() -> None:
     journal()
     reload(before)
     stopped(before)
+    lan()
+    wrong()
+    loosened()
     login()
     edited()
     upgraded()

@@ -20,8 +20,11 @@ from control_api.clients.cage import Cage
 from control_api.clients.gate import Gate
 from control_api.clients.values import Plan
 from control_api.commands.local import child
+from control_api.commands.local.aside import own_folder
 from control_api.commands.output import Out
 
+SHORT: Final = Path("/tmp")  # noqa: S108 - for the path of the socket; the folder is ours alone
+PREFIX: Final = "mp-box-"
 _SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
 INSTALL: Final = (
     "Install it: apt install bubblewrap, dnf install bubblewrap, or pacman -S bubblewrap."
@@ -54,8 +57,7 @@ def shell_of(folder: Path, real_program: Path, home: Path, url: str) -> Iterator
     """
     parts = urlsplit(url)
     with contextlib.ExitStack() as stack:
-        # short, for the path of the socket
-        aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp")))
+        aside = stack.enter_context(own_folder(SHORT, PREFIX))
         (aside / "empty").mkdir(mode=0o755)
         (aside / "nothing").touch(0o444)
         host, port, key = parts.hostname or "127.0.0.1", parts.port or 80, os.environ.get(_KEY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import socket
 import ssl
@@ -124,6 +123,9 @@ def check_lan(
     ask: Callable[[str, str, int], str] = answers,
 ) -> Iterator[Check]:
     """Whether other machines reach the daemon: as wished, and with keys."""
+    from daemon.access.addresses import address_of
+    from daemon.access.exposure import NO_KEY
+
     wanted = settings.lan.enabled or off_loopback(settings.server.host)
     url = urlsplit(str((status or {}).get("url", "")))
     host, port = url.hostname or "", url.port or settings.server.port
@@ -131,26 +133,50 @@ def check_lan(
     if not wanted and not bound:
         yield Check("lan", "ok", "loopback only: no other machine reaches it")
         return
-    if isinstance(keys, Keys) and not keys.live:
-        text = "other machines are let in, and there is no key: anybody there may use it"
-        yield Check("lan", "fail", text, "ctl key add NAME, or go back to loopback: ctl lan off")
+    lan = (status or {}).get("lan") or {}  # its ports are beside the fixed one
+    opened = [str(url) for url in lan.get("urls", ())][:MOST_ADDRESSES]
+    bare = isinstance(keys, Keys) and not keys.live
+    if bare:
+        reached = bool(opened) or bound
+        yield _without_key(settings, running=status is not None, reached=reached, lan=lan)
     if status is None:
-        yield Check("lan", "ok", "on, once the daemon runs")
+        if not bare:
+            yield Check("lan", "ok", "on, once the daemon runs")
         return
-    lan = status.get("lan") or {}  # its ports are beside the fixed one
     for problem in lan.get("problems", ()):
-        yield Check("lan", "warn", problem, "ctl lan status")
-    if not (opened := [str(url) for url in lan.get("urls", ())][:MOST_ADDRESSES]):
+        if problem != NO_KEY:
+            yield Check("lan", "warn", problem, "ctl lan status")
+    if not opened:
+        if bare and not bound:
+            return  # and that is why
         if not bound:
             text = f"wished, but the daemon listens at {host}:{port} only"
             yield Check("lan", "warn", text, "ctl reload; ctl lan status says what is wrong.")
             return
-        wildcard = ipaddress.ip_address(host).is_unspecified if _is_address(host) else False
-        places = addresses()[:MOST_ADDRESSES] if wildcard else [host]
+        at = address_of(host)
+        places = addresses()[:MOST_ADDRESSES] if at is not None and at.is_unspecified else [host]
         opened = [f"{url.scheme or 'http'}://{place}:{port}" for place in places]
     if not opened:
         yield Check("lan", "warn", "this machine has no address of a network", "Connect it.")
     yield from _asked(opened, ask)
+
+
+def _without_key(
+    settings: Settings, *, running: bool, reached: bool, lan: Mapping[str, Any]
+) -> Check:
+    """What it means that there is no key that opens anything, while others are to be let in."""
+    make, back = "ctl key add NAME", "or keep to this machine: ctl lan off"
+    if reached and lan.get("keyless"):
+        text = "other machines are let in without a key: anybody there may use the models"
+        return Check("lan", "fail", text, f"{make}, and start it without --insecure-no-auth.")
+    if reached:
+        text = "other machines reach the daemon, and there is no key: each request is refused"
+        return Check("lan", "warn", text, f"{make}, {back}")
+    if not running and off_loopback(settings.server.host):
+        text = f"server.host = {settings.server.host} and no key: the daemon will not start so"
+        return Check("lan", "fail", text, f'{make}, or set server.host = "127.0.0.1"')
+    text = "on, but there is no key: nothing is open to other machines"
+    return Check("lan", "warn", text, f"{make}, {back}")
 
 
 def _asked(urls: list[str], ask: Callable[[str, str, int], str]) -> Iterator[Check]:
@@ -164,11 +190,3 @@ def _asked(urls: list[str], ask: Callable[[str, str, int], str]) -> Iterator[Che
         else:
             text = f"{where} answers from here; from another machine: curl {where}/health"
             yield Check("lan", "ok", text)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

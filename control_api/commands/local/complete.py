@@ -136,7 +136,7 @@ def _configured_names() -> list[str]:
 
 
 def _wants_path(before: Sequence[str], current: str) -> bool:
-    files = (["--config"], ["--sandbox"], ["--output"])
+    files = (["--config"], ["--sandbox"], ["--output"], ["--from"])
     wants = before[-1:] in files or before[:1] in (["add"], ["import"])
     return wants and not current.startswith(("-", "hf:"))
 

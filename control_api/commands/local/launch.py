@@ -29,8 +29,8 @@ from control_api.clients import cage
 from control_api.clients.registry import LAUNCHED, ClientProgram
 from control_api.clients.values import Plan, Wish
 from control_api.commands.command import Command
-from control_api.commands.daemon import process_alive
 from control_api.commands.local import wished
+from control_api.commands.local.aside import own_folder, sweep
 from control_api.commands.output import Out, size
 from daemon.views import ModelView
 
@@ -84,21 +84,18 @@ def prepare(program: ClientProgram, wish: Wish, home: Path | None, caged: bool) 
 
 @contextmanager
 def throw_away() -> Iterator[Path]:
-    """A folder for the client's files, gone afterwards; what killed launchers left goes too.
+    """A folder for the client's files, gone afterwards; what killed launchers left goes too, also
+    of their sandboxes.
 
     Not below /tmp: Codex makes no helpers of its own there, and then cannot run a command.
     """
+    from control_api.commands.local import caged
+
     base = (state_dir() / "clients").resolve()
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in base.glob("run-*"):
-        pid = old.name.split("-")[1]
-        if pid.isdecimal() and not process_alive(int(pid)):
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=base))
-    try:
+    sweep(caged.SHORT, caged.PREFIX)
+    with own_folder(base, "run-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_program(program: ClientProgram) -> Path:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LINES: Final = 100
 _COLOURS: Final = {"running": "green", "starting": "yellow", "stopping": "yellow", "failed": "red"}
 _NOT_HERE: Final = "`ctl service install` installs it."
+_NOT_THERE: Final = "`sudo ctl service install --system` installs it."
 
 
 def install(args: Namespace, out: Out) -> int:
@@ -40,20 +41,30 @@ def _installed(args: Namespace) -> Serviced:
 
     service = find(args.scope)
     if not service.places.service.exists():
-        raise RefusedError("invalid_request", "The service is not installed.", _NOT_HERE)
+        hint = _NOT_HERE if service.scope == "user" else _NOT_THERE
+        raise RefusedError("invalid_request", "The service is not installed.", hint)
     service.may_change()
     return service
 
 
-def start(args: Namespace, out: Out) -> int:
+def _startable(args: Namespace) -> Serviced:
+    """The service that is meant, if it can start: a restart with a configuration that is wrong
+    would end a daemon that runs. Raises ``RefusedError``, ``ConfigError``."""
     service = _installed(args)
+    if (wrong := service.mistakes()) is not None:
+        raise wrong
+    return service
+
+
+def start(args: Namespace, out: Out) -> int:
+    service = _startable(args)
     for trouble in service.start():
         out.note(f"! {trouble}")
     return _report(service, out, "started")
 
 
 def restart(args: Namespace, out: Out) -> int:
-    service = _installed(args)
+    service = _startable(args)
     if service.manager.state().active == "running":
         service.manager.restart()
     else:
@@ -157,7 +168,11 @@ def _next(service: Serviced, state: State, there: bool) -> str:
     """What to do now; "": nothing."""
     sudo = "sudo " if service.scope == "system" else ""
     if not there:
-        return _NOT_HERE
+        return _NOT_HERE if service.scope == "user" else _NOT_THERE
+    if state.unreadable:
+        return f"Its file cannot be loaded ({state.unreadable}): {sudo}ctl service install"
+    if (wrong := service.mistakes()) is not None:
+        return f"{wrong.problem.message} Mend it: `ctl config check`; then: {sudo}ctl service start"
     if state.stale or service.outdated():
         return f"The configuration or the files have changed: {sudo}ctl service install"
     if state.active == "failed":

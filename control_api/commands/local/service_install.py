@@ -144,7 +144,9 @@ def install(args: Namespace, out: Out) -> int:
 
 
 def _print(args: Namespace, service: Serviced, origin: Origin, config: Path, out: Out) -> int:
-    program = origin.program if not args.own_environment else None
+    if origin.note:
+        out.note(f"! {origin.note}")
+    program = _lasting(service, origin) if not args.own_environment else None
     if program is None:
         program = service.places.current / "bin" / "modelportd"
     files = wanted(service, str(config), program, args.account or "")
@@ -198,12 +200,18 @@ def _account(args: Namespace, service: Serviced) -> Account | None:
     return account
 
 
+def _lasting(service: Serviced, origin: Origin) -> Path | None:
+    """The script that is there already and can be called for years by who is to run it."""
+    found = origin.program
+    if found is None or service.scope != "system" or environments.open_to_all(found.resolve()):
+        return found
+    return None  # in somebody's home
+
+
 def _program(args: Namespace, service: Serviced, origin: Origin, out: Out) -> Program:
     """The script to call; an environment for it is made where there is none that lasts."""
     root, shared = service.places.root, service.scope == "system"
-    lasting = origin.program
-    if lasting is not None and shared and not environments.open_to_all(lasting.resolve()):
-        lasting = None  # in somebody's home
+    lasting = _lasting(service, origin)
     if origin.kind is Kind.OWN and lasting is not None:
         return Program(lasting, origin.kind, str(environments.current(root) or ""))
     if lasting is not None and not args.own_environment:

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from control_api.client import RefusedError
+from control_api.version import version
 from daemon.service import record as records
 from daemon.service.launchd import Launchd
 from daemon.service.places import LABEL, Places, Scope
+from daemon.service.programs import Run, run_program
 from daemon.service.render import UnitFile
 from daemon.service.systemd import Systemd
 
 if TYPE_CHECKING:
+    from daemon.config.mistakes import ConfigError
     from daemon.service.record import Record
 
 
@@ -57,6 +60,28 @@ class Serviced:
             raise RefusedError("invalid_request", text, "Say --system, or run it without sudo.")
         self.manager.check()
 
+    def mistakes(self) -> ConfigError | None:
+        """What is wrong with its configuration; None: nothing, as far as we know. Of the keys of
+        another version, which it may run, we know nothing."""
+        from daemon.config.load import load_with_sources
+        from daemon.config.mistakes import ConfigError
+        from daemon.service.environment import current
+        from daemon.service.renewing import version_in
+
+        record = self.record()
+        if record is None:
+            return None
+        made = current(self.places.root) if record.environment else None
+        if made is not None and version_in(made) != version():
+            return None
+        try:
+            load_with_sources(Path(record.config), environ={})
+        except ConfigError as error:
+            return error
+        except OSError:  # another user's
+            return None
+        return None
+
     def outdated(self) -> bool:
         """Whether an install would write other files than are there."""
         from control_api.commands.local.service_install import wanted
@@ -86,20 +111,20 @@ class Serviced:
         return self.manager.journal(lines, follow=follow, form=form)
 
 
-def manager_of(places: Places) -> Systemd | Launchd:
+def manager_of(places: Places, run: Run = run_program) -> Systemd | Launchd:
     """Who looks after a service that lies there."""
     if places.manager == "launchd":
-        return Launchd(places.scope, places.service)
+        return Launchd(places.scope, places.service, run)
     found = sorted(places.units.glob(f"{LABEL}-*.socket"))
-    return Systemd(places.scope, also=tuple(path.name for path in found))
+    return Systemd(places.scope, run, also=tuple(path.name for path in found))
 
 
-def places(scope: Scope) -> Places:
+def places(scope: Scope, platform: str = sys.platform) -> Places:
     """Where the files of this service lie on this machine."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
     home = Path.home()
     return Places.find(
-        sys.platform,
+        platform,
         scope,
         home=home,
         config_home=Path(config) if config.startswith("/") else home / ".config",

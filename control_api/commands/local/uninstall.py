@@ -63,6 +63,8 @@ def _outcome(troubles: list[str]) -> dict[str, Any]:
 def _listed(removal: Removal, out: Out) -> int:
     if out.json:
         out.value({"would": [step.as_json() for step in removal.steps], **_rest(removal)})
+    elif not removal.steps:
+        return _nothing(removal, out)
     else:
         _show(removal, out)
         _say_rest(removal, out)

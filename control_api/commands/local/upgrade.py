@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from daemon.service.upgrading import Known, Past, Plan
 
 
+_WAYS: Final = {
+    "homebrew": "installed by Homebrew",
+    "uv tool": "installed by uv tool",
+    "pipx": "installed by pipx",
+    "checkout": "run from a repository",
+    "venv": "installed in a virtual environment",
+    "system": "installed for a Python itself",
+    "passing": "run from a place that does not last (uvx, pipx run, a temporary folder)",
+    "own": "in an environment of a service",
+}
+
+
 @dataclass(slots=True)
 class Scene:
     """All that an upgrade is about. ``folder``: the environment in use; ``past_file``: what the
@@ -210,11 +222,14 @@ def _check(scene: Scene, planned: Plan, args: Namespace, out: Out) -> int:
     if out.json:
         out.value(facts)
         return code
-    way = "in an environment of the service's own" if known.own else f"installed by {known.kind}"
+    way = "in an environment of the service's own" if known.own else _WAYS[known.kind.value]
+    newest = known.newest.version or known.newest.trouble
+    if newest and newest in planned.text:  # which says it
+        newest = known.newest.version or "unknown"
     out.facts(
         [
             ("current", f"{known.current}, {way}"),
-            ("newest", known.newest.version or ("" if args.source else known.newest.trouble)),
+            ("newest", "" if args.source else newest),
             ("would do", _would(planned)),
             ("command", planned.line),
             ("service", "restarted; loaded models stay loaded" if scene.serves_this else ""),
@@ -230,6 +245,7 @@ def _would(planned: Plan) -> str:
     words = {
         Act.ENVIRONMENT: f"{planned.text}, in a new environment beside the one in use",
         Act.BY_HAND: f"nothing: {planned.text}",
+        Act.REFUSED: f"nothing: {planned.text}",
     }
     return words.get(planned.act, planned.text)
 

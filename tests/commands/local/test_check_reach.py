@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from control_api.commands.local import check_reach as reach
 from control_api.commands.local.check_reach import Keys
 from control_api.commands.local.checks import Check
+from daemon.access.exposure import NO_KEY
 from daemon.config.load import load_text
 
 NOW = 1_800_000_000.0
@@ -89,9 +90,14 @@ def test_off_loopback(host: str, off: bool) -> None:
 
 
 def lan(
-    config: str, url: str | None, keys: Keys | Check, why: str = "", places: tuple[str, ...] = ()
+    config: str,
+    url: str | None,
+    keys: Keys | Check,
+    why: str = "",
+    places: tuple[str, ...] = (),
+    **told: object,
 ) -> list[Check]:
-    status = None if url is None else {"url": url}
+    status = None if url is None else {"url": url, "lan": told}
     loaded = load_text(config, name="x").settings
     return list(
         reach.check_lan(loaded, status, keys, addresses=lambda: list(places), ask=lambda *_: why)
@@ -109,13 +115,15 @@ HOME = ("192.168.1.5",)
         ("", None, 0, "", (), ["ok"]),
         ("", "http://127.0.0.1:8123", 0, "", (), ["ok"]),
         (ON, None, 1, "", (), ["ok"]),
-        (ON, None, 0, "", (), ["fail", "ok"]),
+        (ON, None, 0, "", (), ["warn"]),
         (ON, "http://127.0.0.1:8123", 1, "", (), ["warn"]),
         (ON, ALL, 1, "", HOME, ["ok"]),
-        (ON, ALL, 0, "", HOME, ["fail", "ok"]),
+        (ON, "http://127.0.0.1:8123", 0, "", (), ["warn"]),
+        (ON, ALL, 0, "", HOME, ["warn", "ok"]),
         (ON, ALL, 1, "timed out", HOME, ["warn"]),
         (ON, ALL, 1, "", (), ["warn"]),
-        ("", "http://192.168.1.5:8123", 0, "", (), ["fail", "ok"]),
+        ("", "http://192.168.1.5:8123", 0, "", (), ["warn", "ok"]),
+        ('[server]\nhost = "0.0.0.0"\n', None, 0, "", (), ["fail"]),
         ('[server]\nhost = "0.0.0.0"\n', "https://[::]:1", 1, "", HOME, ["ok"]),
     ],
 )
@@ -125,6 +133,17 @@ def test_lan(
     found = lan(config, url, Keys(live), why, places)
     assert [check.verdict for check in found] == expected
     assert all(check.fix for check in found if check.verdict != "ok")
+
+
+def test_without_a_key_what_is_said_is_true() -> None:
+    here = "http://127.0.0.1:8123"
+    (found,) = lan(ON, here, Keys(0), urls=[], problems=[NO_KEY])
+    assert "nothing is open to other machines" in found.text
+    assert "ctl key add" in found.fix
+    first, _ = lan(ON, here, Keys(0), urls=["http://192.168.1.5:8123"], keyless=True)
+    assert (first.verdict, "anybody there may use" in first.text) == ("fail", True)
+    first, _ = lan(ON, here, Keys(0), urls=["http://192.168.1.5:8123"])
+    assert (first.verdict, "each request is refused" in first.text) == ("warn", True)
 
 
 def test_addresses_that_are_open_beside_the_fixed_port_are_asked() -> None:

@@ -181,6 +181,22 @@ def test_print_writes_nothing(ctl: Ctl, home: Path, systemd: FakeSystemd, port: 
     assert not systemd.units.exists()
 
 
+def test_what_is_printed_is_what_would_be_written(
+    ctl: Ctl, home: Path, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script in somebody's home is none for the whole machine."""
+    (home / "bin").mkdir(mode=0o700)
+    (home / "bin" / "modelportd").touch(0o755)
+    use(monkeypatch, Origin(Kind.PIPX, home / "bin" / "modelportd", "It is odd."))
+    mine = ctl("service", "install", "--print")
+    assert f"ExecStart={home}/bin/modelportd --service" in mine.out
+    assert "! It is odd." in mine.err
+    machines = ctl("service", "install", "--system", "--print")
+    assert f"ExecStart={home}/lib/service/current/bin/modelportd --system" in machines.out
+    told = ctl("service", "status", "--system").out
+    assert "sudo ctl service install --system" in told
+
+
 def test_changes_by_hand_are_kept(ctl: Ctl, systemd: FakeSystemd) -> None:
     ctl("service", "install")
     unit = systemd.units / "modelport.service"
@@ -325,6 +341,22 @@ def test_a_start_that_fails_says_where_to_look(ctl: Ctl, systemd: FakeSystemd) -
     systemd.broken = ""
     assert ctl("service", "uninstall").code == 0
     assert list(systemd.units.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_wrong_configuration_is_told_before_anything_is_ended(
+    ctl: Ctl, home: Path, systemd: FakeSystemd, verb: str
+) -> None:
+    assert ctl("service", "install", "--no-linger").code == 0
+    systemd.asked.clear()
+    (home / "config.toml").write_text('[defaults]\nslots = "many"\n')
+    done = ctl("service", verb)
+    assert (done.code, systemd.asked) == (1, [])
+    assert "defaults.slots" in done.err
+    systemd.active.discard("modelport.service")
+    told = json.loads(ctl("service", "status", "--json").out)["next"]
+    assert "defaults.slots" in told
+    assert "ctl service start" in told
 
 
 def test_sudo_is_not_for_a_users_service(

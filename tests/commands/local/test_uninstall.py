@@ -96,6 +96,8 @@ def test_all_goes_but_what_is_the_users(ctl: Ctl, lived_in: Path, systemd: FakeS
     assert "changes of your own" in done.out
     again = ctl("uninstall", "--yes")
     assert (again.code, "nothing of modelport's" in again.out) == (0, True)
+    looked = ctl("uninstall", "--dry-run")
+    assert (looked.code, looked.out) == (0, again.out)
 
 
 def test_purge_and_models(

@@ -144,6 +144,10 @@ def test_without_a_network(ctl: Ctl, managers: Managers, systemd: FakeSystemd) -
     assert "--from WHEEL" in done.err
     checked = ctl("upgrade", "--check", "--json")
     assert (checked.code, checked.json["offline"], checked.json["newest"]) == (1, True, None)
+    shown = ctl("upgrade", "--check").out
+    assert "installed by pipx" in shown
+    assert "unknown" in shown
+    assert shown.count("cannot be reached") == 1, "said once"
     assert ctl("upgrade", "--from", "99.3").code == 0
     assert managers.said == ["pipx install --force modelport[llama]==99.3"]
 
