@@ -63,6 +63,7 @@ VERBS: Final[dict[str, Verb]] = {
     "set": Verb("local.catalog", "models", "change a model's settings", here=True),
     "rm": Verb("local.catalog", "models", "remove a model from the configuration", here=True),
     "pull": Verb("load", "models", "download a model"),
+    "recommend": Verb("local.recommend", "models", "which model to take here", here=True),
     "estimate": Verb("local.estimate", "models", "the memory that a model will take", here=True),
     "plan": Verb("local.plan", "models", "which models fit together, and how", here=True),
     "launch": Verb("local.launch", "clients", "start a client with a model of yours"),
