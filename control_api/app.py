@@ -14,7 +14,18 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from control_api import backends, daemon, events, incidents, keys, logs, models, openapi, requests
+from control_api import (
+    backends,
+    benchmarks,
+    daemon,
+    events,
+    incidents,
+    keys,
+    logs,
+    models,
+    openapi,
+    requests,
+)
 from control_api.auth import PRINCIPAL_KEY, Auth, check
 from control_api.bodies import decode_body
 from control_api.errors import StatusProblemError, response
@@ -43,6 +54,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *requests.OPERATIONS,
     *events.OPERATIONS,
     *incidents.OPERATIONS,
+    *benchmarks.OPERATIONS,
     *keys.OPERATIONS,
     *logs.OPERATIONS,
     *openapi.OPERATIONS,

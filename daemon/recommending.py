@@ -61,7 +61,7 @@ _CHAT: Final = _ranks(
     *("nemotron-3-nano", "llama3.1-70b", "qwen3-vl", "qwen3-coder", "qwen3-coder-q8"),
     *("gemma-4-e4b", "qwen2.5-coder-32b", "qwen3.5-9b", "llama3.1-8b", "qwen2.5-coder-7b"),
 )
-_TALK: Final = ("chat", "vision")
+_TALK: Final = ("chat",)
 
 TASKS: Final[Mapping[str, Task]] = MappingProxyType(
     {
@@ -115,7 +115,7 @@ def suits(task: Task, model: Model) -> bool:
     """Whether a model does what the task is about at all. By what its preset says."""
     if (model.kind or "chat") not in task.kinds:
         return False
-    if task.sees and model.kind != "vision" and model.mmproj is None:
+    if task.sees and model.mmproj is None:
         return False
     return task.most_bytes is None or (model.size or 0) <= task.most_bytes
 
@@ -150,18 +150,14 @@ def recommend(
 
     For a task with tools a model without them comes after all others, and never first.
     """
-    found = [
-        pick for one in candidates if (pick := _pick(one, task, beside, budget)) is not None
-    ]
+    found = [pick for one in candidates if (pick := _pick(one, task, beside, budget)) is not None]
     found.sort(key=lambda p: (task.tools and not p.candidate.tools, -p.score, p.candidate.model))
     if found and task.tools and not found[0].candidate.tools:
         return []
     return found
 
 
-def _pick(
-    candidate: Candidate, task: Task, beside: Sequence[Wanted], budget: Bytes
-) -> Pick | None:
+def _pick(candidate: Candidate, task: Task, beside: Sequence[Wanted], budget: Bytes) -> Pick | None:
     some_here = any(one.here for one in candidate.options)
     options = (weighed(o, task, fetched=some_here and not o.here) for o in candidate.options)
     own = Wanted(candidate.model, tuple(options))

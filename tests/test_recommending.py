@@ -38,14 +38,15 @@ def options(draw: st.DrawFn) -> tuple[Option, ...]:
     here = draw(st.booleans())
     quants = draw(st.sampled_from([(("Q4_K_M", 1),), (("Q8_0", 2), ("Q4_K_M", 1)), (("4bit", 1),)]))
     longest = draw(st.sampled_from([32768, 131072, 200000]))
+
+    def need(times: int, context: int) -> dict[str, int]:
+        return {"unified": GIB * (weights * times + per_32k * context // 32768)}
+
     return tuple(
-        Option(
-            quant, context, "f16", {"unified": GIB * (weights * times + per_32k * context // 32768)},
-            0.0, here,
-        )
+        Option(quant, context, "f16", need(times, context), 0.0, here)
         for quant, times in quants
-        for context in {longest, longest // 2}
-    )  # fmt: skip
+        for context in (longest, longest // 2)
+    )
 
 
 @st.composite
@@ -63,9 +64,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
     ]
 
 
-BESIDE = st.lists(
-    options().map(lambda found: Wanted("stays", found)), max_size=1
-)
+BESIDE = st.lists(options().map(lambda found: Wanted("stays", found)), max_size=1)
 
 
 @given(st.sampled_from(list(TASKS.values())), candidates(), BESIDE, st.integers(0, 150))

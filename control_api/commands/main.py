@@ -59,6 +59,7 @@ VERBS: Final[dict[str, Verb]] = {
     "reset": Verb("load", "models", "forget a model's crashes"),
     "run": Verb("run", "models", "ask a model something"),
     "test": Verb("test", "models", "prove that a model works for clients"),
+    "bench": Verb("bench", "models", "how fast a model is here, and was before"),
     "add": Verb("local.catalog", "models", "add a model to the configuration", here=True),
     "set": Verb("local.catalog", "models", "change a model's settings", here=True),
     "rm": Verb("local.catalog", "models", "remove a model from the configuration", here=True),

@@ -201,7 +201,7 @@ def _speeds() -> dict[str, str]:
         kept = Client().get("/benchmarks", seconds=HISTORY_SECONDS)["benchmarks"]
         found: dict[str, str] = {}
         for one in kept:  # the newest first
-            for figure in one["figures"]:
+            for figure in one["measured"]["figures"]:
                 if figure["name"] in ("generation", "items"):
                     text = f"{figure['median']:.1f} {figure['unit']}"
                     found.setdefault(str(one["model"]), text)
