@@ -56,7 +56,6 @@ def bench_of(
     run = supervisor.backends.get(model.name)
     charged = dict(supervisor.scheduler.ledger.charged(model.name))
     live = run if isinstance(run, Backend) else None
-    grown = live is not None and charged != dict(live.variant.need)
     weights = item.weights
     return BenchView(
         id=0,
@@ -70,7 +69,7 @@ def bench_of(
         context=live.plan.running.ctx if live is not None else best.ctx if best else None,
         slots=live.plan.running.slots if live is not None else model.slots,
         footprint={pool: amount for pool, amount in charged.items() if amount},
-        footprint_source="measured" if grown else "estimated",
+        taken=live.measured if live is not None else None,
         modelport=modelport,
         measured=measured,
     )

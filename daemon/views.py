@@ -123,7 +123,7 @@ class BenchView:
     context: int | None
     slots: int
     footprint: dict[str, int]  # per pool, as charged when it was over
-    footprint_source: str  # estimated | measured
+    taken: int | None  # bytes that it was really seen to take; None: nobody has looked yet
     modelport: str
     measured: MeasuredView
 

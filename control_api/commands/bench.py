@@ -13,7 +13,7 @@ from typing import Any, Final
 from control_api.client import Client, RefusedError, segment, view
 from control_api.commands.bench_compare import before, changes, settings
 from control_api.commands.command import Command
-from control_api.commands.output import Out, duration, pools
+from control_api.commands.output import Out, duration, pools, size
 from control_api.commands.progress import Steps
 from control_api.commands.stories import clock
 from daemon.proving.speed import (
@@ -201,7 +201,8 @@ def _tell(new: BenchView, old: BenchView | None, out: Out) -> None:
     head = ["", "MEDIAN", "SPREAD", *(["BEFORE", "CHANGE"] if old is not None else [])]
     out.table(head, rows)
     if new.footprint:
-        out.line(f"memory: {pools(new.footprint)} ({new.footprint_source})")
+        seen = f"{size(new.taken)} measured, " if new.taken is not None else ""
+        out.line(f"memory: {seen}{pools(new.footprint)} reserved for it")
     for line in _remarks(new):
         out.line(line)
     if old is not None:

@@ -35,17 +35,17 @@ HEAD: Final = "Words:"  # so that each word has a blank before it
 QUERY: Final = "Which of these texts is about the sea?"
 GO_ON: Final = "\nGo on with such words, as many as you can, and never stop:"
 
-# One token each with the vocabularies of the models in use, a blank before it.
+# One token each with the vocabularies of the models in use, a blank before it; of one length, so
+# that they count alike with those that know letters only.
 _WORDS: Final = (
-    "time people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work government "
-    "number night point home water room mother area money story fact month lot right study book "
-    "eye job word business issue side kind head house service friend father power hour game line "
-    "end member law car city community name president team minute idea kid body information back "
-    "parent face others level office door health person art war history party result change "
-    "morning reason research girl guy moment air teacher force education"
+    "time year work part case week home room area fact land book side kind head hour game line "
+    "name team idea kids body back face door road city food life hand land form word view mind "
+    "free step love care deal rate plan type wall test sign size site play film song king ball "
+    "fire fish rain tree wind gold farm ship star moon deep cold warm dark soft long fast high "
+    "blue open good real full hard late next same able main true half west east left need want "
+    "make take come give find tell feel keep turn move live hold sell send read walk wait stay"
 )
-WORDS: Final = tuple(_WORDS.split())
+WORDS: Final = tuple(dict.fromkeys(_WORDS.split()))
 
 
 class SpeedError(Exception):

@@ -221,7 +221,7 @@ def bench_view(**changes: Any) -> BenchView:
         "context": 32768,
         "slots": 1,
         "footprint": {"gpu0": 4 * GIB},
-        "footprint_source": "measured",
+        "taken": 3 * GIB,
         "modelport": "0.1.0",
         "measured": measured_view(),
     }
