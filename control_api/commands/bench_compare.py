@@ -11,11 +11,13 @@ from daemon.views import BenchView, FigureView
 @dataclass(frozen=True, slots=True)
 class Change:
     """From one figure to the next. ``share``: of the old median (0.1: a tenth more). ``better``:
-    None where nothing changed. ``clear``: the runs of one are all above those of the other."""
+    None where nothing changed. ``clear``: the runs of one are all above those of the other;
+    ``single``: one of them was measured once, which says little."""
 
     share: float
     better: bool | None
     clear: bool
+    single: bool = False
 
     @property
     def text(self) -> str:
@@ -23,6 +25,8 @@ class Change:
         if self.better is None:
             return "the same"
         shown = f"{self.share:+.0%}" if abs(self.share) >= 0.095 else f"{self.share:+.1%}"
+        if self.single:
+            return f"{shown} (one run)"
         if not self.clear:
             return f"{shown} (within the spread)"
         return f"{shown} ({'faster' if self.better else 'slower'})"
@@ -36,8 +40,9 @@ def change(old: FigureView, new: FigureView) -> Change | None:
     if new.median == old.median:
         return Change(0.0, None, clear=False)
     more_is_better = new.unit.endswith("/s")
-    clear = new.low > old.high or new.high < old.low
-    return Change(share, (share > 0) == more_is_better, clear)
+    single = min(old.count, new.count) < 2
+    clear = not single and (new.low > old.high or new.high < old.low)
+    return Change(share, (share > 0) == more_is_better, clear, single)
 
 
 def comparable(old: BenchView, new: BenchView) -> bool:
