@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from control_api import (
     backends,
+    benchmarks,
     daemon,
     events,
     incidents,
@@ -54,6 +55,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *requests.OPERATIONS,
     *events.OPERATIONS,
     *incidents.OPERATIONS,
+    *benchmarks.OPERATIONS,
     *keys.OPERATIONS,
     *logs.OPERATIONS,
     *schedule.OPERATIONS,

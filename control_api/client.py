@@ -27,12 +27,14 @@ from daemon.views import (
     BesideView,
     ChoiceView,
     ClaimView,
+    FigureView,
     FindingView,
     HeldView,
     IncidentView,
     KeyView,
     LanView,
     ListenerView,
+    MeasuredView,
     PoolView,
     VerdictView,
     VictimView,
@@ -73,6 +75,8 @@ _INNER: Final[dict[str, type]] = {
     "findings": FindingView,
     "last": IncidentView,
     "tested": VerdictView,
+    "figures": FigureView,
+    "measured": MeasuredView,
 }
 
 

@@ -17,13 +17,16 @@ from daemon.access.keys import NAME as KEY_NAME
 from daemon.ports import LoadFit
 from daemon.views import (
     BackendView,
+    BenchView,
     EventView,
+    FigureView,
     FindingView,
     FitView,
     IncidentView,
     KeyView,
     LanView,
     ListenerView,
+    MeasuredView,
     ModelView,
     ReloadView,
     RequestView,
@@ -37,12 +40,17 @@ __all__ = [
     "KEY_NAME",
     "BackendView",
     "Backends",
+    "BenchBody",
+    "BenchView",
+    "Benches",
     "Body",
     "Done",
     "Empty",
     "ErrorBody",
     "ErrorDetail",
     "EventView",
+    "FigureBody",
+    "FigureView",
     "FindingBody",
     "FindingView",
     "FitView",
@@ -56,6 +64,7 @@ __all__ = [
     "LanView",
     "ListenerView",
     "LoadBody",
+    "MeasuredView",
     "ModelView",
     "Models",
     "PauseBody",
@@ -170,6 +179,43 @@ class TestBody(Body, frozen=True):
     __test__ = False  # pytest: it is none
 
     findings: Annotated[list[FindingBody], msgspec.Meta(max_length=64)] = []
+
+
+_Rate = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_CTX)]
+_Runs = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class FigureBody(Body, frozen=True):
+    """One thing that was measured; see ``FigureView``."""
+
+    name: Literal["load", "first_token", "latency", "prefill", "generation", "items"]
+    unit: Literal["s", "tokens/s", "items/s"]
+    median: _Rate
+    low: _Rate
+    high: _Rate
+    count: _Runs
+
+
+class BenchBody(Body, frozen=True):
+    """What was measured of a model; see ``MeasuredView``."""
+
+    prompt: _Tokens = 0
+    generate: _Tokens = 0
+    runs: _Runs = 1
+    tokens_in: _Tokens = 0
+    tokens_out: _Tokens = 0
+    cached: _Tokens = 0
+    timed_by: Literal["engine", "clock"] = "clock"
+    cold: bool = False
+    disturbed: _Words = ""
+    figures: Annotated[list[FigureBody], msgspec.Meta(max_length=16)] = []
+
+
+class Benches(msgspec.Struct, frozen=True, kw_only=True):
+    """Measurements, newest first."""
+
+    benchmarks: list[BenchView]
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from daemon.access.keys import Wanted
 from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
+from daemon.benchmarks import Benchmarks, bench_of
 from daemon.config.paths import Paths
 from daemon.configured import Configured
 from daemon.core.lifecycle import State
@@ -49,6 +50,7 @@ from daemon.telemetry.stories import stories
 from daemon.verdicts import Served, Verdicts
 from daemon.views import (
     BackendView,
+    BenchView,
     EventView,
     FindingView,
     FitView,
@@ -56,6 +58,7 @@ from daemon.views import (
     KeyView,
     LanView,
     ListenerView,
+    MeasuredView,
     ModelView,
     ReloadView,
     RequestView,
@@ -89,9 +92,11 @@ class Control:
     power: Callable[[], str] = str  # in words
     lines: Callable[[], list[ScheduleView]] = list  # of the calendar
     key_ring: Keys = field(init=False)
+    measurements: Benchmarks = field(init=False)
 
     def __post_init__(self) -> None:
         self.key_ring = Keys(KeyStore(self.paths.keys_file))
+        self.measurements = Benchmarks(self.paths.state_dir / "history.db")
 
     # ------------------------------------------------------------ looking
 
@@ -400,6 +405,25 @@ class Control:
             raise ProblemError(Problem(Code.INVALID_REQUEST, text))
         self.bus.publish("tested", served.model, f"{served.model} was tested: {found.verdict}")
         return found
+
+    async def benchmarks(self, name: str, limit: int) -> list[BenchView]:
+        """See ``ControlPort``. A model that is gone may have some."""
+        if not name:
+            return await self.measurements.of(None, limit)
+        item = self.configured.named(name)
+        meant = item.model.name if isinstance(item, Prepared) else name
+        found = await self.measurements.of(meant, limit)
+        if isinstance(item, Problem) and not found:
+            raise ProblemError(item)
+        return found
+
+    async def keep_benchmark(self, name: str, measured: MeasuredView) -> BenchView:
+        """See ``ControlPort``."""
+        item = self._find(name)
+        made = bench_of(item, self.supervisor, measured, time.time(), self.version)
+        kept = await self.measurements.keep(made)
+        self.bus.publish("benched", kept.model, f"{kept.model} was measured")
+        return kept
 
     async def keys(self) -> list[KeyView]:
         """See ``ControlPort``: those that ``ctl`` made while we started, too."""

@@ -18,11 +18,13 @@ from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner
 from daemon.views import (
     BackendView,
+    BenchView,
     EventView,
     FindingView,
     FitView,
     IncidentView,
     KeyView,
+    MeasuredView,
     ModelView,
     ReloadView,
     RequestView,
@@ -303,6 +305,14 @@ class ControlPort(Protocol):
 
     def judge(self, name: str, findings: Sequence[FindingView]) -> VerdictView:
         """Keep what a test has found, beside what is known of other steps."""
+        ...
+
+    async def benchmarks(self, name: str, limit: int) -> list[BenchView]:
+        """The last ``limit`` measurements of one model ("": of all), newest first."""
+        ...
+
+    async def keep_benchmark(self, name: str, measured: MeasuredView) -> BenchView:
+        """Keep what was measured, with how the model is served now."""
         ...
 
     async def keys(self) -> list[KeyView]: ...

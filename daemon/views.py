@@ -78,6 +78,57 @@ class VerdictView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FigureView:
+    """One thing that was measured ``count`` times. ``name``: load | first_token | latency (unit s),
+    prefill | generation (tokens/s), items (items/s)."""
+
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredView:
+    """What was measured of a model. ``prompt`` and ``generate``: tokens that were asked for, of one
+    text and of one answer (0: none is written); ``tokens_in`` and ``tokens_out``: what it came to
+    (medians); ``cached``: most tokens of a prompt that were not read again."""
+
+    prompt: int
+    generate: int
+    runs: int
+    tokens_in: int
+    tokens_out: int
+    cached: int
+    timed_by: str  # engine | clock
+    cold: bool  # its process was started for this
+    disturbed: str  # models that served others meanwhile
+    figures: list[FigureView]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchView:
+    """One kept measurement, and how the model was served. ``id`` grows."""
+
+    id: int
+    at: float
+    model: str
+    kind: str
+    engine: str
+    version: str  # of the engine
+    quant: str
+    source: str
+    context: int | None
+    slots: int
+    footprint: dict[str, int]  # per pool, as charged when it was over
+    taken: int | None  # bytes that it was really seen to take; None: nobody has looked yet
+    modelport: str
+    measured: MeasuredView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
     """One model of the catalog, loaded or not."""
 

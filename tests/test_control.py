@@ -23,6 +23,7 @@ from daemon.downloads.locate import storage
 from daemon.downloads.pull import PullProgress, PullRequest
 from daemon.ports import Lease, Route, Wish
 from daemon.views import FindingView
+from tests.control_api.fake import measured_view
 from tests.fakes import start
 from tests.rooms import MIB, SECONDS, Loading, Rooms, engine, model
 
@@ -528,3 +529,35 @@ async def test_verdicts_of_what_is_served(opened: Open) -> None:
     with pytest.raises(ProblemError) as caught:
         rooms.control.judge("b", [unknown])
     assert caught.value.problem.code is Code.INVALID_REQUEST
+
+
+# ---------------------------------------------------------------- measurements
+
+
+async def test_what_was_measured_is_kept_with_how_it_is_served(opened: Open) -> None:
+    rooms = await opened()
+    assert await rooms.control.benchmarks("", 9) == []
+    cold = await rooms.control.keep_benchmark("first", measured_view())
+    assert (cold.model, cold.engine, cold.context, cold.taken) == ("a", "command.mine", 4096, None)
+    await rooms.loaded("a")
+    warm = await rooms.control.keep_benchmark("a", measured_view())
+    assert warm.footprint == {"ram": 100 * MIB}
+    assert [one.id for one in await rooms.control.benchmarks("first", 9)] == [2, 1]
+    assert await rooms.control.benchmarks("b", 9) == []
+    with pytest.raises(ProblemError, match="no model"):
+        await rooms.control.benchmarks("nobody", 9)
+    with pytest.raises(ProblemError, match="no model"):
+        await rooms.control.keep_benchmark("nobody", measured_view())
+    rooms.write(engine() + model("b", ctx=4096))
+    await rooms.control.reload()
+    assert len(await rooms.control.benchmarks("a", 9)) == 2, "it is gone, what it was is not"
+
+
+async def test_many_measurements_at_once_and_a_disk_that_refuses(opened: Open) -> None:
+    rooms = await opened()
+    await asyncio.gather(*(rooms.control.keep_benchmark("a", measured_view()) for _ in range(5)))
+    assert [one.id for one in await rooms.control.benchmarks("a", 9)] == [5, 4, 3, 2, 1]
+    rooms.control.measurements.path = rooms.paths.config_file / "history.db"
+    with pytest.raises(ProblemError, match="cannot be kept") as caught:
+        await rooms.control.keep_benchmark("a", measured_view())
+    assert caught.value.problem.code is Code.INTERNAL

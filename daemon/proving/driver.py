@@ -137,7 +137,9 @@ def _converse(
         ended = Ended.LATE if parts else Ended.SILENT
     except (OSError, http.client.HTTPException) as error:
         ended, detail = Ended.BROKEN, _words(error)
-    return Heard(status, kind, b"".join(parts), ended, detail, first, line.gone(), tuple(arrived))
+    sizes = tuple(map(len, parts))
+    data = b"".join(parts)
+    return Heard(status, kind, data, ended, detail, first, line.gone(), tuple(arrived), sizes)
 
 
 def _words(error: Exception) -> str:

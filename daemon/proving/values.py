@@ -50,7 +50,8 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What came of one request. ``first`` and ``seconds``: to its first byte, and to its end, from
-    when it was sent; ``arrived``: seconds of each read of the body, from then too."""
+    when it was sent; ``arrived``: seconds of each read of the body, from then too; ``sizes``: its
+    bytes."""
 
     status: int = 0
     kind: str = ""  # Content-Type
@@ -60,6 +61,7 @@ class Heard:
     first: float | None = None
     seconds: float = 0.0
     arrived: tuple[float, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ KNOWN: Final = {
     "state": (
         "daemon.json", "learned.json", "ladder.json", "incidents.jsonl*", "tests.json", "keys.json",
         "keys.lock", "worked.json", "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock",
-        "clients", "engines", "tls", "run", "*.json.corrupt-*", "*.jsonl.corrupt-*",
+        "clients", "engines", "tls", "run", "history.db*",
+        "*.json.corrupt-*", "*.jsonl.corrupt-*",
     ),
     "log": ("modelportd.log*", "launchd.log*", "models"),
     "cache": ("engines.json",),

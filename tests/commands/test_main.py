@@ -97,6 +97,8 @@ JSON = {
     "pull": ("gemma",),
     "estimate": ("tiny",),
     "plan": ("tiny",),
+    "recommend": (),
+    "bench": ("ls",),
     "engine ls": (),
     "env": ("claude", "gemma"),
     "key add": ("laptop",),

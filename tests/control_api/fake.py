@@ -27,13 +27,16 @@ from daemon.proving.verdict import verdict
 from daemon.telemetry.stories import stories
 from daemon.views import (
     BackendView,
+    BenchView,
     BesideView,
     EventView,
+    FigureView,
     FindingView,
     FitView,
     HeldView,
     IncidentView,
     KeyView,
+    MeasuredView,
     ModelView,
     PoolView,
     ReloadView,
@@ -181,6 +184,51 @@ def verdict_view(**changes: Any) -> VerdictView:
     return VerdictView(**{**values, **changes})
 
 
+def measured_view(**changes: Any) -> MeasuredView:
+    """40 tokens a second, three times."""
+    values: dict[str, Any] = {
+        "prompt": 512,
+        "generate": 128,
+        "runs": 3,
+        "tokens_in": 512,
+        "tokens_out": 128,
+        "cached": 0,
+        "timed_by": "engine",
+        "cold": True,
+        "disturbed": "",
+        "figures": [
+            FigureView(name=name, unit=unit, median=m, low=m * 0.95, high=m * 1.05, count=3)
+            for name, unit, m in (
+                ("load", "s", 2.0),
+                ("first_token", "s", 0.5),
+                ("prefill", "tokens/s", 1000.0),
+                ("generation", "tokens/s", 40.0),
+            )
+        ],
+    }
+    return MeasuredView(**{**values, **changes})
+
+
+def bench_view(**changes: Any) -> BenchView:
+    values: dict[str, Any] = {
+        "id": 1,
+        "at": 1e9,
+        "model": "gemma",
+        "kind": "chat",
+        "engine": "llama-server",
+        "version": "b9000",
+        "quant": "Q4_K_M",
+        "source": "/models/gemma.gguf",
+        "context": 32768,
+        "slots": 1,
+        "footprint": {"gpu0": 4 * GIB},
+        "taken": 3 * GIB,
+        "modelport": "0.1.0",
+        "measured": measured_view(),
+    }
+    return BenchView(**{**values, **changes})
+
+
 def request_view(request_id: str, **changes: Any) -> RequestView:
     values: dict[str, Any] = {
         "id": request_id,
@@ -231,6 +279,7 @@ class FakeControl:
         self.fits = fit_view()
         self.died: list[IncidentView] = [incident_view()]
         self.lines: list[ScheduleView] = []
+        self.benches: list[BenchView] = []  # newest first
         self.changes: dict[str, Any] = {}  # of the status
         self.requests = {"req_1": request_view("req_1")}
         self.ring: dict[str, KeyView] = {}
@@ -396,6 +445,17 @@ class FakeControl:
             model=model.name, verdict=word, text=text, findings=list(findings), at=time.time()
         )
         self.catalog[model.name] = replace(model, tested=made)
+        return made
+
+    async def benchmarks(self, name: str, limit: int) -> list[BenchView]:
+        wanted = self.model(name).name if name else None
+        return [one for one in self.benches if wanted in (None, one.model)][:limit]
+
+    async def keep_benchmark(self, name: str, measured: MeasuredView) -> BenchView:
+        model = self.model(name).name
+        self.calls.append(("keep_benchmark", model))
+        made = bench_view(id=len(self.benches) + 1, at=time.time(), model=model, measured=measured)
+        self.benches.insert(0, made)
         return made
 
     async def reload(self) -> ReloadView:

@@ -107,6 +107,8 @@ def _values(action: argparse.Action) -> list[str]:
         from control_api.commands.local.key import names
 
         return names()
+    if action.dest == "bench":
+        return ["ls", *model_names()]
     if action.dest == "log":
         return ["daemon", *model_names()]
     return []

@@ -69,28 +69,28 @@ def decide(wishes: Sequence[Wish], here: Here, budget: Budget) -> Decided:
     from daemon.planning import best, prompt_caches, running
 
     sizer = here.sizer()
-    offered = {wish.model.name: _offered(wish, here, sizer) for wish in wishes}
+    choices = {wish.model.name: offered(wish, here, sizer) for wish in wishes}
 
     def ask(caches: Sequence[str]) -> list[Wanted]:
-        return [_wanted(wish, offered[wish.model.name], caches) for wish in wishes]
+        return [_wanted(wish, choices[wish.model.name], caches) for wish in wishes]
 
     found = best(ask, budget.amounts)
     kept = [wish for wish in wishes if wish.model.name in found.chosen]
     pairs = []
     for wish in kept:
         option = found.chosen[wish.model.name]
-        pairs.append((_meant(offered[wish.model.name], option), option))
+        pairs.append((_meant(choices[wish.model.name], option), option))
     left = {p: n - found.need.get(p, 0) for p, n in budget.amounts.items()}
     rows = []
     for wish, (sized, option), spare in zip(kept, pairs, prompt_caches(pairs, left), strict=True):
         way = replace(running(sized, option.context, option.cache), prompt_cache=spare)
-        usual = offered[wish.model.name][0].site.pools
+        usual = choices[wish.model.name][0].site.pools
         moved = option.pools != usual and len(option.pools) == 1
         rows.append(Row(wish, sized, option, spare, sized.need(way), moved))
     return Decided(tuple(rows), found.left_out, budget)
 
 
-def _offered(wish: Wish, here: Here, sizer: Sizer) -> list[Sized]:
+def offered(wish: Wish, here: Here, sizer: Sizer) -> list[Sized]:
     """The quantisations that it may have, on every GPU; the configured one comes first."""
     from daemon.engines.llama import without_cache_settings
     from daemon.planning import on_each_gpu

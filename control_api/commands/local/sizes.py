@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from daemon.backends.sizing import Sized, Sizer
     from daemon.config.catalog import Catalog
     from daemon.config.settings import Settings
+    from daemon.engines.registry import Registry
 
 STATUS_SECONDS: Final = 2.0  # a daemon that takes longer is not asked
 PUBLISHED: Final = "from published figures, not from the files"
@@ -23,7 +24,7 @@ PUBLISHED: Final = "from published figures, not from the files"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes that all models together may take, by pool; ``source``: daemon, machine, or --budget.
+    """Bytes that all models together may take, by pool; ``source``: daemon, machine, or a flag.
     ``main``: the pools that models are loaded into."""
 
     amounts: Mapping[str, int]
@@ -50,18 +51,23 @@ class Here:
         self.catalog: Catalog = Catalog.build(self.settings, self.presets)
         self.budget = _budget(self.settings, self.paths.config_file)
 
-    def sizer(self) -> Sizer:
-        """What knows the sizes of models, as the daemon would find them."""
-        from daemon.backends.sizing import Sizer
+    def registry(self) -> Registry:
+        """The engines of this machine."""
         from daemon.engines.install.shelf import Shelf
         from daemon.engines.registry import Registry
-        from daemon.reading import Reader
 
         cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)
-        registry = Registry(self.settings, os.environ, cache, shelf=shelf)
+        return Registry(self.settings, os.environ, cache, shelf=shelf)
+
+    def sizer(self, registry: Registry | None = None) -> Sizer:
+        """What knows the sizes of models, as the daemon would find them."""
+        from daemon.backends.sizing import Sizer
+        from daemon.reading import Reader
+
         reader = Reader(self.paths, os.environ, {}, "foreground")
         names = tuple(self.budget.amounts)
-        return Sizer(self.settings, self.presets, registry, names, reader.files_of)
+        engines = registry or self.registry()
+        return Sizer(self.settings, self.presets, engines, names, reader.files_of)
 
     def unknown(self, name: str) -> RefusedError:
         """No such model, with the nearest names."""
@@ -100,35 +106,35 @@ def _main(amounts: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(pool for pool in amounts if pool != "ram") or tuple(amounts)
 
 
-def given_budget(text: str, have: Budget) -> Budget:
-    """``--budget``: an amount for the pool of models, or ``gpu0=20GiB,gpu1=8GiB``. More than the
+def given_budget(text: str, have: Budget, flag: str = "--budget") -> Budget:
+    """``flag``: an amount for the pool of models, or ``gpu0=20GiB,gpu1=8GiB``. More than the
     machine has is allowed: plans are made for others too. Raises ``RefusedError``."""
     if "=" in text:
         pairs = dict(part.partition("=")[::2] for part in text.split(","))
         strange = [pool for pool in pairs if pool.strip() not in have.amounts]
         if strange:
             there = ", ".join(have.amounts)
-            message = f"--budget names {strange[0][:40]!r}; this machine has {there}."
+            message = f"{flag} names {strange[0][:40]!r}; this machine has {there}."
             raise RefusedError("invalid_request", message, "Write it as gpu0=20GiB,gpu1=8GiB.")
-        named = {pool.strip(): _amount(amount) for pool, amount in pairs.items()}
-        return Budget({**have.amounts, **named}, have.main, "--budget")
+        named = {pool.strip(): _amount(amount, flag) for pool, amount in pairs.items()}
+        return Budget({**have.amounts, **named}, have.main, flag)
     if len(have.main) > 1:
         example = ",".join(f"{pool}={text}" for pool in have.main)
-        message = f"--budget {text} does not say which of {', '.join(have.main)} it is for."
-        raise RefusedError("invalid_request", message, f"For example: --budget {example}")
-    amount = _amount(text)
-    return Budget({**have.amounts, **dict.fromkeys(have.main, amount)}, have.main, "--budget")
+        message = f"{flag} {text} does not say which of {', '.join(have.main)} it is for."
+        raise RefusedError("invalid_request", message, f"For example: {flag} {example}")
+    amount = _amount(text, flag)
+    return Budget({**have.amounts, **dict.fromkeys(have.main, amount)}, have.main, flag)
 
 
-def _amount(text: str) -> int:
+def _amount(text: str, flag: str) -> int:
     from daemon.core.units import parse_bytes
 
     try:
         amount = parse_bytes(text)
     except ValueError as error:
-        raise RefusedError("invalid_request", f"--budget: {error}.") from None
+        raise RefusedError("invalid_request", f"{flag}: {error}.") from None
     if amount <= 0:
-        raise RefusedError("invalid_request", f"--budget {text} leaves nothing for models.")
+        raise RefusedError("invalid_request", f"{flag} {text} leaves nothing for models.")
     return amount
 
 
