@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from daemon.core.problems import Code, Problem
+from daemon.core.units import GIB, MIB
 from daemon.engines.install.probes import Machine
 
 Source = Literal["packages", "archive", "brew", "compile"]
 SOURCES: Final[tuple[Source, ...]] = ("archive", "brew", "compile")
 """Where llama-server can be had from."""
 
-GIB: Final = 1 << 30
-MIB: Final = 1 << 20
 SDIST: Final = "llama-cpp-python"
 """The package whose source holds all of llama.cpp, server included."""
 
