@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
-import string
 import subprocess
 import sys
 import tempfile
@@ -125,6 +123,7 @@ def prove(
 
 
 def _taken(client: Client, tell: Tell, only: Collection[str]) -> Proof:
+    from control_api.commands.test import fresh_tag
     from daemon.proving.driver import take
     from daemon.proving.steps import STEPS as EVERY
     from daemon.proving.values import Subject
@@ -139,9 +138,8 @@ def _taken(client: Client, tell: Tell, only: Collection[str]) -> Proof:
         for _ in client.progress(f"/models/{NAME}/load"):
             pass
         routes = frozenset(client.get(f"/models/{NAME}")["routes"])
-        tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(6))
         subject = Subject(
-            NAME, context=SHORT, routes=routes, tag=tag,
+            NAME, context=SHORT, routes=routes, tag=fresh_tag(),
             seconds=REQUEST_SECONDS, long_seconds=REQUEST_SECONDS,
         )  # fmt: skip
         for step in steps:
@@ -160,7 +158,10 @@ def _judge(step: str, finding: Finding, broken: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator[Client]:
-    """A daemon beside the one that serves, with folders of its own. Raises UnreachableError."""
+    """A daemon beside the one that serves, with folders of its own. It ends with us, also by a
+    kill -9. Raises UnreachableError."""
+    from daemon.engines.install.children import ended_with_us
+
     folder = Path(tempfile.mkdtemp(prefix="mp-", dir=_short()))
     try:
         environ = _environ(folder)
@@ -171,7 +172,9 @@ def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
         try:
-            yield _answering(Client(environ=environ), child, folder / "said")
+            with ended_with_us(child.pid, STOP_SECONDS):
+                yield _answering(Client(environ=environ), child, folder / "said")
+                _stop(child)  # watched still: it takes a while
         finally:
             _stop(child)
     finally:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.engines.install.versions import ENGINES, order
+from daemon.engines.install.versions import ENGINES, bring, order
 from daemon.files import move_aside, read_private, write_private
 
 VERSION: Final = 1
@@ -68,6 +68,11 @@ class TakenBack:
     model: str
     why: str
     at: float
+
+    @property
+    def text(self) -> str:
+        """For people, after the engine's name."""
+        return f"{self.version} was taken back: {self.model} did not load with it ({self.why})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +190,7 @@ class Shelf:
         item = self.item(engine, wanted)
         if item is None:
             what = f"{engine} {wanted} is in use, but {self.place(engine, wanted)} is not whole."
-            hint = f"`ctl engine install {engine}@{wanted}`, or `ctl engine rollback {engine}`"
+            hint = f"`{bring(engine, wanted)}`, or `ctl engine rollback {engine}`"
             raise ProblemError(Problem(Code.ENGINE_MISSING, what, hint))
         return item
 
