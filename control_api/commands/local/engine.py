@@ -43,6 +43,7 @@ class Found:
     used: bool = True  # False: it is there, and another one of the same name is used
     whose: str = ""  # "modelport": installed by us; else where it was found
     build: str = ""
+    called: str = ""  # its version in `ctl engine use NAME@VERSION`, where it is ours
     trial: int = 0  # loads until it is trusted
     proven: str = ""
     taken_back: str = ""  # which version was, and why
@@ -63,6 +64,7 @@ class Found:
             "hint": self.hint,
             "whose": self.whose,
             "build": self.build,
+            "called": self.called,
             "trial": self.trial,
             "proven": self.proven,
             "taken_back": self.taken_back,
@@ -121,8 +123,9 @@ def look_everywhere(
             use = shelf.use(found.name)
             trial = use.trial if use.version == mine.version else 0
             found = replace(
-                found, whose="modelport", build=mine.build, trial=trial, proven=mine.proven
-            )
+                found, whose="modelport", build=mine.build, called=mine.version, trial=trial,
+                proven=mine.proven,
+            )  # fmt: skip
         if (gone := given_up(shelf.use(found.name))) is not None:
             found = replace(found, taken_back=gone.text)
         result.append(replace(found, dialects=spoken))
@@ -131,7 +134,7 @@ def look_everywhere(
                 told = _at(registry, found.name, {"path": item.path, "stamp": item.stamp})
                 told = replace(
                     told, version=told.version or item.version, proven=item.proven,
-                    build=item.build, whose="modelport", dialects=spoken,
+                    build=item.build, called=item.version, whose="modelport", dialects=spoken,
                 )  # fmt: skip
                 result.append(told)
         elsewhere = []
@@ -236,6 +239,8 @@ def _row(engine: Found, out: Out) -> tuple[str, ...]:
     if engine.whose and engine.whose != "modelport":
         where = f"{where} ({engine.whose})"
     version = engine.version.splitlines()[0] if engine.version else "-"
+    if engine.called and engine.called.removeprefix("b") != version.split(" ")[0]:
+        version = f"{version} @{engine.called}"  # as it is said to `use`
     return (
         "*" if engine.used and engine.program else "",
         engine.name,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "trial"  # of the model, in that daemon
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 40.0
+STOP_SECONDS: Final = 40
 REQUEST_SECONDS: Final = 120.0  # for one request to a small model
 LARGEST: Final = 3 << 30  # bytes of weights that still count as small
 CONTEXT: Final = 4096
@@ -172,7 +172,7 @@ def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
         try:
-            with ended_with_us(child.pid, STOP_SECONDS):
+            with ended_with_us(child.pid, STOP_SECONDS, folder):
                 yield _answering(Client(environ=environ), child, folder / "said")
                 _stop(child)  # watched still: it takes a while
         finally:

@@ -25,7 +25,7 @@ Gauge = Callable[[str], float | None]
 """From what a program has printed so far (both streams, the end of each): how much is done."""
 
 _LOOK: Final = 0.2  # seconds between two looks at a child
-_GRACE: Final = 5.0  # seconds from TERM to KILL
+_GRACE: Final = 5  # seconds from TERM to KILL
 _TAIL: Final = 12  # lines of a log that are shown
 _READ: Final = 1 << 16  # bytes at the end of an output that tell how far it is
 _SPARE: Final = 256 * MIB  # stays free on the disk
@@ -45,7 +45,10 @@ _FOR_CHILDREN: Final = {
 }  # fmt: skip
 
 # Ends a group of processes once the other end of its stdin is gone: also when we are killed.
-_WATCH: Final = 'read -r x; kill -TERM "-$1"; sleep "$2"; kill -KILL "-$1"'
+_WATCH: Final = (
+    'read -r x; kill -TERM "-$1"; left=$2; while [ "$left" -gt 0 ] && kill -0 "-$1"; do sleep 1;'
+    ' left=$((left - 1)); done; kill -KILL "-$1"; [ -z "$3" ] || rm -rf -- "$3"'
+)
 
 
 def find_tools(environ: Mapping[str, str]) -> Tools:
@@ -125,13 +128,14 @@ def run(
 
 
 @contextlib.contextmanager
-def ended_with_us(group: int, grace: float) -> Iterator[None]:
+def ended_with_us(group: int, grace: int, folder: Path | None = None) -> Iterator[None]:
     """While this lasts, that group of processes is ended if we are killed: first TERM, KILL after
-    ``grace`` seconds. A small shell sees to it, which a kill of ours does not reach."""
+    ``grace`` seconds; and ``folder`` is removed. A small shell sees to it, which a kill of ours
+    does not reach."""
     guard = subprocess.Popen(
-        ("/bin/sh", "-c", _WATCH, "sh", str(group), str(grace)), stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
-        env={"PATH": "/usr/bin:/bin"},
+        ("/bin/sh", "-c", _WATCH, "sh", str(group), str(grace), str(folder or "")),
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, cwd="/", env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     try:
         yield

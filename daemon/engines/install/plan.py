@@ -40,6 +40,7 @@ class Packages:
     package: str  # whose version the environment has
     path: str  # what `path` of the engine would name, in it
     room: int  # bytes that it takes, about
+    build: str = ""  # of those that there are for several devices: "cpu", "cuda12", …
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ _DEFINES: Final = (
 )  # fmt: skip
 
 
+_MLX: Final = {"mlx[cpu]": "cpu", "mlx[cuda12]": "cuda12", "mlx[cuda13]": "cuda13"}
+
+
 def ways(
     engine: str, version: str | None, machine: Machine, tools: Tools, source: str | None = None
 ) -> tuple[Way, ...] | Problem:
@@ -98,7 +102,8 @@ def ways(
     if isinstance(found, Problem):
         return found
     path = "bin/python" if engine == "xllamacpp" else "."
-    return (Packages(found, engine, path, _ROOM[engine]),)
+    build = next((_MLX[one] for one in found if one in _MLX), "")
+    return (Packages(found, engine, path, _ROOM[engine], build),)
 
 
 def _requirements(engine: str, version: str | None, machine: Machine) -> tuple[str, ...] | Problem:

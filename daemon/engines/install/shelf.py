@@ -151,13 +151,12 @@ class Shelf:
 
     def called(self, engine: str, version: str) -> Item | None:
         """The installation of a version as people write it, with or without llama.cpp's ``b``. Of
-        several builds of one release the last that was installed, which is the better one."""
+        several builds of one version the last that was installed, which is the better one."""
         names = (version, f"b{version}")
-        builds = tuple(f"{name}-" for name in names)
         found = [
             item
             for item in self.items(engine)
-            if item.version in names or (item.how == "archive" and item.version.startswith(builds))
+            if item.version in names or item.version.removesuffix(f"-{item.build}") in names
         ]
         return max(found, key=lambda item: item.installed, default=None)
 

@@ -18,7 +18,8 @@ _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,63}")
 _NUMBERS: Final = re.compile(r"\d+")
 _RELEASED: Final = re.compile(r"v?(?:\d+!)?(\d+(?:\.\d+)*)")
 _XLLAMACPP: Final = re.compile(r"20\d\d\.\d+\.(\d+)(?:\.\d+)?")
-_BUILD: Final = re.compile(r"(b\d+)-[a-z]+")  # of several of one release
+# Of several of one version.
+_BUILD: Final = re.compile(r"(b\d+|\d+(?:\.\d+)*)-(?:cpu|metal|vulkan|rocm|cuda\d*)")
 _LLAMA: Final = re.compile(r"b?(\d+)\b(?!\.)")
 
 

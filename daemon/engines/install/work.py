@@ -78,8 +78,9 @@ class Workshop:
         return item if item is not None and item.whole else None
 
     def _slow(self, item: Item) -> bool:
-        """It computes on the processor, and there is a card."""
-        return item.how == "archive" and item.build == "cpu" and self.machine.graphics.card
+        """It was made for the processor, and there is a card."""
+        made = item.how in ("archive", "packages")
+        return made and item.build == "cpu" and self.machine.graphics.card
 
     @contextlib.contextmanager
     def _alone(self, engine: str) -> Iterator[None]:
@@ -116,7 +117,7 @@ class Workshop:
     def _go(self, engine: str, way: Way, *, better: bool) -> Item:
         match way:
             case Packages():
-                return self._packages(engine, way)
+                return self._packages(engine, way, better=better)
             case Archive():
                 return self._archive(way, better=better)
             case Brew():
@@ -129,18 +130,20 @@ class Workshop:
     def _installer(self, engine: str) -> Installer:
         return Installer(self.tools.uv, self.shelf.folder, self.environ, self.tell, engine)
 
-    def _packages(self, engine: str, way: Packages) -> Item:
+    def _packages(self, engine: str, way: Packages, *, better: bool) -> Item:
         check_room(self.shelf.folder, way.room, engine)
         installer = self._installer(engine)
         lock = installer.resolve(way.requirements)
         version = version_in(lock, way.package)
         if (there := self._there(engine, version)) is not None:
-            return there
+            if not better or way.build in ("cpu", there.build):
+                return there
+            version = f"{version}-{way.build}"  # beside the one that may run
         with self._place(engine, version) as folder:
             # Not made elsewhere and moved: scripts in an environment name its folder.
             installer.make(folder, lock)
             path = folder if way.path == "." else folder / way.path
-            return self._finish(Item(engine, version, folder, path, "packages"))
+            return self._finish(Item(engine, version, folder, path, "packages", way.build))
 
     @contextlib.contextmanager
     def _place(self, engine: str, version: str) -> Iterator[Path]:

@@ -67,20 +67,21 @@ def test_a_way_that_is_asked_for_and_not_there(
 
 
 @pytest.mark.parametrize(
-    ("engine", "name", "expected"),
-    [("xllamacpp", "Alpine", ("xllamacpp",)),
-     ("mlx-lm", "Mac M3 Max", ("mlx-lm",)),
-     ("mlx-lm", "a server without a card", ("mlx-lm", "mlx[cpu]")),
-     ("mlx-lm", "RTX 4090, driver of CUDA 12.8", ("mlx-lm", "mlx[cuda12]")),
-     ("vllm-mlx", "DGX Spark", ("vllm-mlx", "mlx[cuda13]")),
-     ("vllm", "RTX 4090, driver of CUDA 12.8", ("vllm",))],
+    ("engine", "name", "expected", "build"),
+    [("xllamacpp", "Alpine", ("xllamacpp",), ""),
+     ("mlx-lm", "Mac M3 Max", ("mlx-lm",), ""),
+     ("mlx-lm", "a server without a card", ("mlx-lm", "mlx[cpu]"), "cpu"),
+     ("mlx-lm", "RTX 4090, driver of CUDA 12.8", ("mlx-lm", "mlx[cuda12]"), "cuda12"),
+     ("vllm-mlx", "DGX Spark", ("vllm-mlx", "mlx[cuda13]"), "cuda13"),
+     ("vllm", "RTX 4090, driver of CUDA 12.8", ("vllm",), "")],
 )  # fmt: skip
-def test_packages(engine: str, name: str, expected: tuple[str, ...]) -> None:
+def test_packages(engine: str, name: str, expected: tuple[str, ...], build: str) -> None:
     found = ways(engine, None, MACHINES[name].machine, Tools())
     assert not isinstance(found, Problem)
     (way,) = found
     assert isinstance(way, Packages)
     assert way.requirements == expected
+    assert way.build == build
     pinned = ways(engine, "1.2", MACHINES[name].machine, Tools())
     assert not isinstance(pinned, Problem)
     assert isinstance(pinned[0], Packages)

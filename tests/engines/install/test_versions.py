@@ -61,7 +61,8 @@ def test_order() -> None:
 
 @pytest.mark.parametrize(
     ("version", "command"),
-    [("b9000", "install llama-server@b9000"), ("b9000-cuda", "install llama-server@b9000"),
+    [("b9000", "install llama-server@b9000"), ("0.32.2-cuda12", "install llama-server@0.32.2"),
+     ("b9000-cuda", "install llama-server@b9000"),
      ("brew-9000", "install llama-server --from brew"), ("0.3.36", "install llama-server@0.3.36"),
      ("9000-at-ab12cd34", "use llama-server PATH"), ("0.5-dev", "install llama-server@0.5-dev")],
 )  # fmt: skip

@@ -179,6 +179,30 @@ def test_a_better_build_of_the_same_release(tmp_path: Path, host: Releases) -> N
     assert any("it can use the processor alone" in note for note in one.notes)
 
 
+def test_packages_for_a_card_that_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the warning of mlx-lm names helps: the same version again, with CUDA's libraries."""
+    made: list[str] = []
+
+    def make(self: object, folder: Path, lock: str) -> None:
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").touch()
+        made.append(folder.name)
+
+    installer = "daemon.engines.install.packages.Installer"
+    monkeypatch.setattr(f"{installer}.resolve", lambda *_: "mlx-lm==0.32.2 --hash=sha256:00\n")
+    monkeypatch.setattr(f"{installer}.make", make)
+    assert Shop(tmp_path).shop.install("mlx-lm", None, better=True).build == "cpu"
+    one = Shop(tmp_path, machine=NVIDIA)
+    assert one.shop.install("mlx-lm", None).version == "0.32.2"
+    item = one.shop.install("mlx-lm", "0.32.2", better=True)
+    assert (item.version, item.build, item.path) == ("0.32.2-cuda12", "cuda12", item.folder)
+    assert one.shop.install("mlx-lm", None, better=True) == item
+    assert one.shelf.called("mlx-lm", "0.32.2") == item
+    assert made == ["0.32.2", "0.32.2-cuda12"]
+
+
 def test_one_at_a_time(tmp_path: Path, host: Releases) -> None:
     one = Shop(tmp_path, host.url)
     with (
