@@ -201,16 +201,23 @@ def _config(engine: str, place: Path, model: Path, config: str | None) -> str:
     """With the user's own arguments and environment for that engine: they are to work too."""
     entry = load_settings(config).settings.engines.entry(engine)
     env = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in entry.env.items())
+    args = [*threads(engine, os.cpu_count() or 1), *entry.args]
     with socket.socket() as probe:  # it is taken a moment later; another one's luck ends the trial
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return (
         f"[server]\nport = {port}\n"
         f"[engines.{engine}]\npath = {json.dumps(str(place))}\n"
-        f"args = {json.dumps(list(entry.args))}\nenv = {{ {env} }}\n"
+        f"args = {json.dumps(args)}\nenv = {{ {env} }}\n"
         f'[models.{NAME}]\npath = {json.dumps(str(model))}\nengine = "{engine}"\n'
         f"ctx = {CONTEXT}\nmin_ctx = 512\n"
     )
+
+
+def threads(engine: str, processors: int) -> tuple[str, ...]:
+    """Half of the processors: what serves has the others, and llama.cpp's threads, which wait for
+    each other by spinning, take a hundred times as long where one of them gets no processor."""
+    return ("-t", str(max(1, processors // 2))) if FORMS[engine] == "gguf" else ()
 
 
 def _answering(client: Client, child: subprocess.Popen[bytes], said: Path) -> Client:

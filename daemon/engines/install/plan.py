@@ -135,6 +135,8 @@ def _llama_server(
     """An archive first: it can be pinned, and the one before stays beside it. Homebrew knows one
     version only. A compile takes minutes, so it is what is left."""
     released = version is None or version.lstrip("b").isdigit()
+    if version and not released and not version[0].isdigit():
+        return Problem(Code.CONFIG_INVALID, *_no_release(version))
     found: dict[str, Way] = {}
     if released and machine.system in ("Linux", "Darwin") and (machine.x64 or machine.arm64):
         tag = f"b{version.lstrip('b')}" if version else None
@@ -172,6 +174,10 @@ def _toolkit(machine: Machine, tools: Tools) -> tuple[str, tuple[str, ...]]:
     return "cpu", ()
 
 
+def _no_release(version: str) -> tuple[str, str]:
+    return f"{version!r} is no release of llama.cpp.", "They are named as b9000 is."
+
+
 def _cannot(source: str, version: str | None, machine: Machine, tools: Tools) -> tuple[str, str]:
     if source == "brew":
         if tools.brew:
@@ -197,7 +203,7 @@ def _cannot(source: str, version: str | None, machine: Machine, tools: Tools) ->
             how = "apt install cmake ninja-build g++ (as root, or ask who is)"
         return f"To compile llama-server, these are missing: {lacks}.", how
     if version and not version.lstrip("b").isdigit():
-        return f"{version!r} is no release of llama.cpp.", "They are named as b9000 is."
+        return _no_release(version)
     return (
         f"llama.cpp's releases have no archive for {machine.system} {machine.arch} here"
         f"{'' if machine.glibc or machine.system != 'Linux' else ' (its C library is not glibc)'}.",

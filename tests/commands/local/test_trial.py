@@ -60,6 +60,12 @@ def test_a_daemon_that_does_not_start_is_no_fault_of_the_engine(
     assert "did not start" in proof.text
 
 
+def test_it_takes_half_of_the_processors() -> None:
+    assert trial.threads("llama-server", 8) == ("-t", "4")
+    assert trial.threads("xllamacpp", 1) == ("-t", "1")
+    assert trial.threads("mlx-lm", 8) == ()
+
+
 def test_a_step_that_the_model_is_too_weak_for_is_not_counted() -> None:
     from daemon.proving.values import Fault, Finding, Outcome
 

@@ -55,10 +55,11 @@ def test_what_a_compile_is_for(name: str, more: str, build: str) -> None:
     [("brew", Tools(), None, "not on this machine"),
      ("brew", Tools(brew="/b"), "b9", "one version"),
      ("compile", Tools(), None, "missing: cmake"), ("compile", BUILD, "b9", "cannot be fetched"),
-     ("archive", Tools(), "0.3.36", "no release")],
+     ("archive", Tools(), "0.3.36", "no release"), (None, BUILD, "x9", "no release"),
+     (None, BUILD, "b", "no release")],
 )  # fmt: skip
 def test_a_way_that_is_asked_for_and_not_there(
-    source: str, tools: Tools, version: str | None, words: str
+    source: str | None, tools: Tools, version: str | None, words: str
 ) -> None:
     found = ways("llama-server", version, MACHINES["Arc A770"].machine, tools, source)
     assert isinstance(found, Problem)
