@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ _GRACE: Final = 5  # seconds from TERM to KILL
 _TAIL: Final = 12  # lines of a log that are shown
 _READ: Final = 1 << 16  # bytes at the end of an output that tell how far it is
 _SPARE: Final = 256 * MIB  # stays free on the disk
+_FULL: Final = MIB // 4  # a disk with less than that free
 
 # Of our own process, or of a person's shell: they would send packages elsewhere, install them by
 # half, or take them unverified. Where packages come from (an index, a proxy, a cache) stays theirs.
@@ -80,7 +82,8 @@ def check_room(folder: Path, need: int, what: str, variable: str = "MODELPORT_ST
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < need + _SPARE:
-        text = f"{what} takes about {format_bytes(need)}; {format_bytes(free)} are free."
+        needs = format_bytes(need + _SPARE)
+        text = f"{what} needs about {needs} of free disk; there are {format_bytes(free)}."
         hint = f"Make room on the disk of {folder}, or move it: {variable}."
         raise ProblemError(Problem(Code.PULL_FAILED, text, hint))
 
@@ -97,7 +100,7 @@ def run(
     """Run a program to its end; the result is what it wrote on stdout. ``gauge``: how far it is.
 
     Whatever ends us (Ctrl-C, a kill -9 too) ends it and all that it started. Raises ProblemError
-    with the last lines of its log.
+    with the last lines of its log; OSError where the disk is full.
     """
     env = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
     env |= _FOR_CHILDREN
@@ -123,6 +126,8 @@ def run(
     finally:
         said.unlink(missing_ok=True)
     if status:
+        if shutil.disk_usage(log.parent).free < _FULL:  # then it could not even say why
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
         raise ProblemError(Problem(Code.PULL_FAILED, *_failed(argv, status, log, text, what)))
     return text
 

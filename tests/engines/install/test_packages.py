@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,6 +64,14 @@ def test_a_program_that_fails_is_told_by_its_last_words(tmp_path: Path) -> None:
     assert "install.log" in caught.value.problem.hint
     with pytest.raises(ProblemError, match="cannot be run"):
         children.run(("/no/such",), os.environ, quiet, "s", "w", tmp_path / "install.log")
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="No space left") as caught:
+        children.run(("/bin/false",), os.environ, quiet, "s", "w", tmp_path / "install.log")
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_an_end_of_ours_is_the_end_of_all_that_it_started(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_archives_that_are_none(tmp_path: Path, host: Releases, content: bytes, 
 def test_no_room(tmp_path: Path, host: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ProblemError, match=r"1\.0 MiB are free") as caught:
+    with pytest.raises(ProblemError, match=r"there are 1\.0 MiB") as caught:
         Shop(tmp_path, host.url).shop.install("llama-server", None)
     assert "Make room" in caught.value.problem.hint
     assert host.asked == []
