@@ -177,7 +177,8 @@ class Probation:
                 return None  # changed by hand meanwhile
             if verdict == "worked":
                 return replace(now, trial=max(0, now.trial - 1))
-            return take_back(now, model, why, time.time())
+            there = self.shelf.there(start.engine)
+            return take_back(now, model, why, time.time(), there)
 
         after = self.shelf.change(start.engine, change)
         return after if verdict == "take_back" else None

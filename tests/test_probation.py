@@ -47,6 +47,7 @@ class World:
         for version in ("b1", "b2"):
             place = self.shelf.place(ENGINE, version)
             self.shelf.finish(Item(ENGINE, version, place, place / "llama-server"))
+            (place / "llama-server").touch()
         self.shelf.change(ENGINE, lambda use: switch(use, "b1", 0))
         self.trial = self.make()
         self.bus.subscribe(self.told.append)

@@ -81,6 +81,8 @@ def _print_end(
         return
     word = out.paint("ready" if verb == "load" else "pulled", "green")
     out.line("  ".join(filter(None, (word, name, footprint(facts), duration(took)))))
+    if warning := facts.get("warning"):  # of the engine: it cannot use the GPU that is there
+        out.line(f"{out.paint('!', 'yellow')} {name}: {warning}")
 
 
 def unload(args: Namespace, out: Out) -> int:

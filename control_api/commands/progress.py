@@ -101,6 +101,23 @@ class Steps:
         self._out.err.flush()
 
 
+class Notice:
+    """What is being looked at, on one line of a terminal that goes away by itself."""
+
+    def __init__(self, out: Out) -> None:
+        self._err = out.err if out.err.isatty() and not out.json else None
+
+    def show(self, text: str) -> None:
+        if self._err is not None:
+            self._err.write(f"\r... {text}\x1b[K")
+            self._err.flush()
+
+    def clear(self) -> None:
+        if self._err is not None:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+
+
 def _columns() -> int:
     import shutil
 

@@ -134,9 +134,14 @@ def _subject(client: Client, model: ModelView, args: Namespace) -> Subject:
         slots=backend["slots"],
         sees=model.sees,
         routes=frozenset(model.routes),
-        tag="".join(secrets.choice(string.ascii_lowercase) for _ in range(6)),
+        tag=fresh_tag(),
         **given,
     )
+
+
+def fresh_tag() -> str:
+    """Letters by which one run's secret words differ from those of others."""
+    return "".join(secrets.choice(string.ascii_lowercase) for _ in range(6))
 
 
 def _take(run: Run, subject: Subject, client: Client, names: Sequence[str], out: Out) -> None:

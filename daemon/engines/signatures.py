@@ -31,8 +31,8 @@ _ADVICE_PORT = "Another program took the port; a new one is chosen."
 _FILE = "The file is missing, damaged or not of this engine's form: pull it again."
 _FLAG = "Mend `args` of the model, or install a version of the engine that knows the flag."
 _TOO_OLD = (
-    "This engine does not know the model's architecture: `ctl engine update` brings a newer one"
-    " (`ctl engine ls` shows what there is)."
+    "This engine does not know the model's architecture: `ctl engine update` brings a newer one,"
+    " `ctl engine install NAME` where it is not ours (`ctl engine ls` shows what there is)."
 )
 
 

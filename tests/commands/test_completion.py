@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from control_api.commands.local.complete import candidates, paths, split
+from control_api.commands.local.settings import find_paths
 from control_api.commands.main import VERBS
+from daemon.engines.install.shelf import Item, Shelf, switch
 from tests.commands.conftest import ROOT, Ctl, argv_of, process_env
 from tests.control_api.fake import FakeDaemon
 
@@ -101,6 +103,28 @@ def test_it_never_fails(ctl: Ctl) -> None:
     for words in ([], ["bash"], ["bash", "'"], ["zsh", "config", "x", "y"], ["zsh", "\x00"]):
         result = ctl("__complete", *words)
         assert (result.code, result.err) == (0, "")
+
+
+def test_engines_and_their_versions(ctl: Ctl, home: Path) -> None:
+    shelf = Shelf(find_paths(None).engines_dir)
+    for version in ("b1", "b2"):
+        place = shelf.place("llama-server", version)
+        shelf.finish(Item("llama-server", version, place, place / "llama-server", "archive"))
+        shelf.change("llama-server", lambda use, new=version: switch(use, new, 0))  # type: ignore[misc]
+    assert "vllm-mlx" in candidates(["engine", "install"])
+    assert "llama-server@b1" in candidates(["engine", "install"])
+    assert "llama-server@found" not in candidates(["engine", "install"])
+    used = candidates(["engine", "use"])
+    assert {"llama-server@b1", "llama-server@b2", "llama-server@found"} <= set(used)
+    assert "vllm@found" not in used
+    assert candidates(["engine", "rollback"])[0] == "llama-server"
+    assert "vllm" not in candidates(["engine", "rollback"])
+    assert "mlx-lm" in candidates(["add", "x", "--engine"])
+    assert ctl("__complete", "bash", "ctl engine use llama-server@b").out == "b2\nb1\n"
+    assert ctl("__complete", "zsh", "engine", "use", "llama-server@b2").out == "llama-server@b2\n"
+    (home / "build").mkdir()
+    wanted = f"{home}/bui"
+    assert ctl("__complete", "zsh", "engine", "use", "vllm", wanted).out == f"{home}/build/\n"
 
 
 def test_in_a_real_bash(daemon: FakeDaemon, home: Path) -> None:

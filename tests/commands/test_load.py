@@ -40,6 +40,15 @@ def test_load_takes_the_footprint_from_the_backend(
     assert ctl("load", "qwen3-coder").out.startswith("ready  qwen3-coder  0.")
 
 
+def test_an_engine_that_cannot_use_the_card_says_so_at_load(
+    ctl: Ctl, daemon: FakeDaemon, fake: FakeControl
+) -> None:
+    facts = {"footprint": {"ram": 1 << 30}, "model": "gemma", "warning": "It runs on the CPU."}
+    fake.steps = (Progress("ready", "", 1.0, facts),)
+    assert ctl("load", "gemma").out.splitlines()[1] == "! gemma: It runs on the CPU."
+    assert ctl("load", "gemma", "--json").json["facts"]["warning"] == "It runs on the CPU."
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_a_load_that_cannot_fit(
     late: bool, ctl: Ctl, daemon: FakeDaemon, fake: FakeControl

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemon.config.mistakes import ConfigError
     from daemon.config.paths import Paths
     from daemon.config.settings import Settings
+    from daemon.engines.install.shelf import Shelf
     from daemon.machine.base import MachineFacts
 
 GIB: Final = 1 << 30
@@ -195,6 +196,20 @@ def check_engines(found: Iterable[Found], named: Mapping[str, str]) -> Iterator[
             "No engine was found: no model can run.",
             "ctl engine install xllamacpp, or: ctl engine install llama-server",
         )
+
+
+def check_given_up(shelf: Shelf) -> Iterator[Check]:
+    """Versions that were taken back by themselves, as long as another stands in for them."""
+    from daemon.engines.install.shelf import given_up
+    from daemon.engines.install.versions import ENGINES
+
+    for engine in ENGINES:
+        use = shelf.use(engine)
+        if (gone := given_up(use)) is not None:
+            instead = use.version or "the one found on this machine"
+            text = f"{engine} {gone.text}; {instead} is used instead"
+            fix = f"`ctl why {gone.model}` says more; once there is a newer one: ctl engine update"
+            yield Check("engine", "warn", text, f"{fix} {engine}")
 
 
 def check_budget(settings: Settings, facts: MachineFacts) -> Iterator[Check]:

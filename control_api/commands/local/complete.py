@@ -73,7 +73,7 @@ def _of_parser(made: argparse.ArgumentParser, rest: Sequence[str]) -> Iterable[s
     if rest and rest[-1].startswith("-"):
         for action in actions:
             if rest[-1] in action.option_strings and action.nargs != 0:
-                return [str(choice) for choice in action.choices or ()]
+                return _values(action) if action.dest == "engine" else _choices(action)
     used = _positionals_used(actions, rest)
     positional = [action for action in actions if not action.option_strings]
     found: list[str] = []
@@ -100,7 +100,7 @@ def _positionals_used(actions: Sequence[argparse.Action], rest: Sequence[str]) -
 
 def _values(action: argparse.Action) -> list[str]:
     if action.choices is not None:
-        return [str(choice) for choice in action.choices]
+        return _choices(action)
     if action.dest == "model":
         return model_names()
     if action.dest == "key":
@@ -109,9 +109,36 @@ def _values(action: argparse.Action) -> list[str]:
         return names()
     if action.dest == "bench":
         return ["ls", *model_names()]
+    if action.dest == "engine":
+        return engine_words(str(action.metavar))
     if action.dest == "log":
         return ["daemon", *model_names()]
     return []
+
+
+def _choices(action: argparse.Action) -> list[str]:
+    return [str(choice) for choice in action.choices or ()]
+
+
+def engine_words(wanted: str) -> list[str]:
+    """Engines, and their installed versions where ``wanted`` (as the help shows it) has one."""
+    from control_api.commands.local.engine_put import shelf_of
+    from daemon.engines.install.versions import ENGINES
+
+    names = list(ENGINES)
+    try:
+        shelf = shelf_of(None)
+        here = {name: [item.version for item in shelf.items(name)] for name in names}
+        before = [name for name in names if shelf.use(name).before]
+    except (RefusedError, OSError, ValueError):
+        return names
+    if wanted == "NAME":
+        return before or names
+    if "@VERSION" not in wanted:
+        return names
+    versions = [f"{name}@{version}" for name in names for version in here[name]]
+    found = [f"{name}@found" for name in names if here[name]]
+    return [*names, *versions, *(found if wanted == "NAME@VERSION" else [])]
 
 
 def model_names() -> list[str]:
@@ -140,6 +167,7 @@ def _configured_names() -> list[str]:
 def _wants_path(before: Sequence[str], current: str) -> bool:
     files = (["--config"], ["--sandbox"], ["--output"], ["--from"])
     wants = before[-1:] in files or before[:1] in (["add"], ["import"])
+    wants = wants or (before[:2] == ["engine", "use"] and len(before) == 3)
     return wants and not current.startswith(("-", "hf:"))
 
 
@@ -157,8 +185,8 @@ def paths(current: str) -> list[str]:
 
 
 def _after_break(word: str, current: str) -> str:
-    """What bash wants: it has broken the word at each ``:`` and ``=`` (COMP_WORDBREAKS)."""
-    cut = max(current.rfind(":"), current.rfind("="))
+    """What bash wants: it has broken the word at each ``:``, ``=`` and ``@`` (COMP_WORDBREAKS)."""
+    cut = max(current.rfind(mark) for mark in ":=@")
     return word[cut + 1 :]
 
 

@@ -32,6 +32,7 @@ from control_api.commands.local import (
 from control_api.commands.local.checks import Check, Verdict
 from control_api.commands.local.settings import add_config_flag, find_paths, load_settings
 from control_api.commands.output import Out
+from control_api.commands.progress import Notice
 
 if TYPE_CHECKING:
     from daemon.config.paths import Paths
@@ -63,23 +64,6 @@ def doctor(args: Namespace, out: Out) -> int:
         counts = [f"{count} {word}" for count, word in words if count]
         out.line(f"\n{', '.join(counts) if counts else 'All is well.'}")
     return 0 if healthy else 1
-
-
-class Notice:
-    """What is being looked at, on one line of a terminal that goes away by itself."""
-
-    def __init__(self, out: Out) -> None:
-        self._err = out.err if out.err.isatty() and not out.json else None
-
-    def show(self, text: str) -> None:
-        if self._err is not None:
-            self._err.write(f"\r... {text}\x1b[K")
-            self._err.flush()
-
-    def clear(self) -> None:
-        if self._err is not None:
-            self._err.write("\r\x1b[K")
-            self._err.flush()
 
 
 @dataclass
@@ -238,12 +222,14 @@ class Visit:
 
     def _engines(self) -> Iterator[Check]:
         from control_api.commands.local import engine
+        from daemon.engines.install.shelf import Shelf
 
         settings = self.settings.result(self.seconds)
         if settings is not None:
             models = settings.models
             named = {entry.engine: name for name, entry in models.items() if entry.engine}
             yield from checks.check_engines(engine.look(engine.registry_of(self.config)), named)
+        yield from checks.check_given_up(Shelf(self.paths.engines_dir))
 
     def _known(self) -> tuple[Settings | None, dict[str, Any] | None]:
         return self.settings.result(self.seconds), self.status.result(self.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +19,7 @@ from control_api.commands.local.settings import (
     load_settings,
 )
 from control_api.commands.output import Out
+from control_api.commands.progress import Notice
 
 if TYPE_CHECKING:
     from daemon.engines.base import Installed
@@ -42,6 +43,7 @@ class Found:
     used: bool = True  # False: it is there, and another one of the same name is used
     whose: str = ""  # "modelport": installed by us; else where it was found
     build: str = ""
+    called: str = ""  # its version in `ctl engine use NAME@VERSION`, where it is ours
     trial: int = 0  # loads until it is trusted
     proven: str = ""
     taken_back: str = ""  # which version was, and why
@@ -62,6 +64,7 @@ class Found:
             "hint": self.hint,
             "whose": self.whose,
             "build": self.build,
+            "called": self.called,
             "trial": self.trial,
             "proven": self.proven,
             "taken_back": self.taken_back,
@@ -71,12 +74,13 @@ class Found:
         }
 
 
-def look(registry: Registry) -> list[Found]:
+def look(registry: Registry, tell: Callable[[str], None] = lambda _: None) -> list[Found]:
     """Every engine. Programs that have not been asked before are run once for their version."""
     from daemon.core.problems import ProblemError
 
     result = []
     for name in registry.names():
+        tell(name)
         try:
             installed = registry.find(name)
         except ProblemError as error:
@@ -97,11 +101,19 @@ def _found(installed: Installed, name: str) -> Found:
     )
 
 
-def look_everywhere(registry: Registry, shelf: Shelf, home: Path | None) -> list[Found]:
+def look_everywhere(
+    registry: Registry,
+    shelf: Shelf,
+    home: Path | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Found]:
     """As :func:`look`, and beside the engine in use the others of its kind: those that we have
-    installed, and those in known folders of other programs."""
+    installed, and those in known folders of other programs. ``tell``: what is looked at."""
+    from daemon.engines.install.shelf import given_up
+
     result = []
-    for first in look(registry):
+    for first in look(registry, tell):
+        tell(first.name)
         found, own = first, shelf.items(first.name)
         engine = registry.get(found.name)
         routes = frozenset().union(*(engine.routes(k) for k in ("chat", "embedding", "rerank")))
@@ -111,19 +123,18 @@ def look_everywhere(registry: Registry, shelf: Shelf, home: Path | None) -> list
             use = shelf.use(found.name)
             trial = use.trial if use.version == mine.version else 0
             found = replace(
-                found, whose="modelport", build=mine.build, trial=trial, proven=mine.proven
-            )
-        gone = shelf.use(found.name).taken_back
-        if gone is not None:
-            text = f"{gone.version} was taken back: {gone.model} did not load with it ({gone.why})"
-            found = replace(found, taken_back=text)
+                found, whose="modelport", build=mine.build, called=mine.version, trial=trial,
+                proven=mine.proven,
+            )  # fmt: skip
+        if (gone := given_up(shelf.use(found.name))) is not None:
+            found = replace(found, taken_back=gone.text)
         result.append(replace(found, dialects=spoken))
         for item in own:
             if item is not mine:
                 told = _at(registry, found.name, {"path": item.path, "stamp": item.stamp})
                 told = replace(
                     told, version=told.version or item.version, proven=item.proven,
-                    build=item.build, whose="modelport", dialects=spoken,
+                    build=item.build, called=item.version, whose="modelport", dialects=spoken,
                 )  # fmt: skip
                 result.append(told)
         elsewhere = []
@@ -192,10 +203,13 @@ def list_engines(args: Namespace, out: Out) -> int:
     registry = registry_of(args.config)
     shelf = Shelf(find_paths(args.config).engines_dir)
     home = Path(os.environ["HOME"]) if os.environ.get("HOME") else None
-    models = users(args.config)
+    models, notice = users(args.config), Notice(out)
+    try:
+        every = look_everywhere(registry, shelf, home, lambda name: notice.show(f"asking {name}"))
+    finally:
+        notice.clear()
     found = [
-        replace(one, models=tuple(models.get(one.name, ()))) if one.used else one
-        for one in look_everywhere(registry, shelf, home)
+        replace(one, models=tuple(models.get(one.name, ()))) if one.used else one for one in every
     ]
     if out.json:
         out.value({"engines": [engine.as_json() for engine in found]})
@@ -225,6 +239,8 @@ def _row(engine: Found, out: Out) -> tuple[str, ...]:
     if engine.whose and engine.whose != "modelport":
         where = f"{where} ({engine.whose})"
     version = engine.version.splitlines()[0] if engine.version else "-"
+    if engine.called and engine.called.removeprefix("b") != version.split(" ")[0]:
+        version = f"{version} @{engine.called}"  # as it is said to `use`
     return (
         "*" if engine.used and engine.program else "",
         engine.name,

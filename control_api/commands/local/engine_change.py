@@ -6,11 +6,11 @@ from __future__ import annotations
 import hashlib
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from control_api.client import Client, RefusedError, UnreachableError
+from control_api.client import RefusedError
 from control_api.commands.command import Command
 from control_api.commands.local.engine_put import (
     RELEASES_ENV,
@@ -21,15 +21,21 @@ from control_api.commands.local.engine_put import (
     switch_to,
     tell_running,
 )
-from control_api.commands.local.settings import add_config_flag, config_file, load_settings
+from control_api.commands.local.engine_taking import (
+    LOADS,
+    Done,
+    refuse_dead,
+    refuse_fixed,
+    refuse_pinned,
+    taken,
+    tell,
+)
+from control_api.commands.local.settings import add_config_flag, load_settings
 from control_api.commands.output import Out
-from control_api.commands.progress import Steps
 
 if TYPE_CHECKING:
-    from daemon.engines.base import Installed
     from daemon.engines.install.shelf import Item, Shelf
 
-LOADS: Final = 8  # that a new version has to do well before it is trusted
 FOUND_WORD: Final = "found"
 
 
@@ -40,100 +46,67 @@ def install(args: Namespace, out: Out) -> int:
     from daemon.engines.install.versions import parse
 
     engine, version = _asked(parse, args.engine)
-    version = _refuse_pinned(args.config, engine, version)
-    item = put(args.config, engine, version, out, source=args.source)
-    return _take(args, out, item)
+    version = refuse_pinned(args.config, engine, version)
+    item = put(args.config, engine, version, out, source=args.source, better=True)
+    return tell(out, taken(args, out, item))
 
 
 def update(args: Namespace, out: Out) -> int:
     from daemon.engines.install.versions import ENGINES, parse
 
-    shelf = shelf_of(args.config)
     if args.engine:
         engine, version = _asked(parse, args.engine)
-        names = [(engine, version)]
-    else:
-        names = [(name, None) for name in ENGINES if shelf.use(name).version]
+        return tell(out, _updated(args, out, engine, version, args.source))
+    shelf = shelf_of(args.config)
+    names = [name for name in ENGINES if shelf.use(name).version]
     if not names:
         hint = "`ctl engine install NAME` puts one here; those found elsewhere are not ours."
         raise RefusedError("engine_missing", "modelport has installed no engine to update.", hint)
-    code = 0
-    for engine, version in names:
-        version = _refuse_pinned(args.config, engine, version)  # noqa: PLW2901
-        source = args.source or _source(shelf, engine)
-        item = put(args.config, engine, version, out, source=source)
-        code = max(code, _take(args, out, item))
-    return code
+    return _update_all(args, out, names)
+
+
+def _update_all(args: Namespace, out: Out, names: Sequence[str]) -> int:
+    """One after the other: what cannot be had of one keeps none of the others from being updated,
+    and what is not ours is left as it is."""
+    shelf, settings = shelf_of(args.config), load_settings(args.config).settings
+    done: list[Done] = []
+    failed: list[dict[str, str]] = []
+    for engine in names:
+        item = shelf.item(engine, shelf.use(engine).version)
+        if item is not None and item.how == "named":
+            out.note(f"{engine} is your own, at {item.path}: it is left as it is.")
+            continue
+        if settings.engines.entry(engine).path is not None:
+            out.note(f"{engine} is what `path` in [engines.{engine}] says: it is left as it is.")
+            continue
+        try:
+            one = _updated(
+                args, out, engine, None, args.source if engine == "llama-server" else None
+            )
+        except RefusedError as error:
+            failed.append({"engine": engine, "message": error.message, "hint": error.hint})
+            out.note(f"{engine}: {error.message}\n  {error.hint}".rstrip())
+            continue
+        done.append(one)
+        if not out.json:
+            tell(out, one)
+    if out.json:
+        out.value({"engines": [one.as_json() for one in done], "failed": failed})
+    return 1 if failed else 0
+
+
+def _updated(
+    args: Namespace, out: Out, engine: str, version: str | None, source: str | None
+) -> Done:
+    version = refuse_pinned(args.config, engine, version)
+    source = source or _source(shelf_of(args.config), engine)
+    return taken(args, out, put(args.config, engine, version, out, source=source))
 
 
 def _source(shelf: Shelf, engine: str) -> str | None:
     """An update comes from where the present one came from."""
     item = shelf.item(engine, shelf.use(engine).version)
     return {"brew": "brew", "compiled": "compile"}.get(item.how) if item is not None else None
-
-
-def _take(args: Namespace, out: Out, item: Item) -> int:
-    """Prove it, and use it if it is no worse than the one in use."""
-    from daemon.engines.install.shelf import FOUND
-
-    shelf = shelf_of(args.config)
-    name = f"{item.engine} {item.version}"
-    if shelf.use(item.engine).version == item.version:
-        return _done(out, f"{name} is installed and in use.", item, used=True)
-    if args.no_use:
-        text = f"{name} is installed. `ctl engine use {item.engine}@{item.version}` uses it."
-        return _done(out, text, item, used=False)
-    taken = shelf.use(item.engine).taken_back
-    if taken is not None and taken.version == item.version:
-        what = f"{name} was taken back: {taken.model} did not load with it ({taken.why})."
-        hint = f"`ctl engine use {item.engine}@{item.version}` uses it all the same."
-        raise RefusedError("engine_broken", what, hint, {"engine": item.engine, "why": taken.why})
-    before = current(args.config, item.engine)
-    if not args.no_proof:
-        item, broken = proven(args.config, item, before, out)
-        if broken:
-            hint = f"`ctl engine use {item.engine}@{item.version}` uses it all the same."
-            what = f"{name} is installed, but not used: on the side, {broken}"
-            raise RefusedError("engine_broken", what, hint, {"engine": item.engine, "why": broken})
-    known = before is not None or shelf.use(item.engine).version != FOUND
-    switch_to(args.config, item.engine, item.version, LOADS if known else 0, out)
-    return _done(out, f"{name} is used from the next start of a model on.", item, used=True)
-
-
-def proven(config: str | None, item: Item, before: Installed | None, out: Out) -> tuple[Item, str]:
-    """The item with what its proof came to, and what is broken with it that is not with the one in
-    use."""
-    from control_api.commands.local import trial
-
-    model = trial.small_model(config, item.engine)
-    if model is None:
-        out.note(
-            f"{item.engine} {item.version} is not proven: no small model for it is on this disk"
-            " (`ctl pull qwen3-0.6b`). Its first loads will tell."
-        )
-        return item, ""
-    with Steps(out) as steps:
-
-        def tell(step: str, text: str, fraction: float | None) -> None:
-            steps.show({"step": step, "text": text, "fraction": fraction})
-
-        found = trial.prove(item.engine, item.path, model, config, tell)
-        broken = dict(found.broken)
-        if broken and (place := _path_of(before)) is not None:
-            steps.show({"step": "prove", "text": "the one in use, for comparison"})
-            usual = trial.prove(item.engine, place, model, config, tell, tuple(broken))
-            broken = {step: why for step, why in broken.items() if step not in usual.broken}
-    if not found.made:
-        out.note(f"{item.engine} {item.version} is not proven: {found.text}")
-        return item, ""
-    text = "; ".join(f"{step}: {why}" for step, why in broken.items())
-    kept = f"broken: {text}" if broken else f"works: {found.text}"
-    return guarded(lambda: shelf_of(config).proved(item, kept)), text
-
-
-def _path_of(installed: Installed | None) -> Path | None:
-    """What `path` would name for the engine in use."""
-    return Path(installed.program[0]) if installed is not None else None
 
 
 # ------------------------------------------------------------ use, rollback
@@ -149,8 +122,10 @@ def use(args: Namespace, out: Out) -> int:
         if name not in ENGINES:
             _asked(parse, name)
         if args.place is None:
+            refuse_fixed(args.config, name)
             switch_to(args.config, name, FOUND, 0, out)
-            return _done(out, f"{name} is used as it is found on this machine.", None, used=True)
+            text = f"{name} is used as it is found on this machine."
+            return tell(out, Done(text, None, used=True))
         item = _named(args.config, name, Path(args.place).expanduser().absolute())
     else:
         engine, version = _asked(parse, words)
@@ -164,11 +139,12 @@ def use(args: Namespace, out: Out) -> int:
             what = f"{engine} {version} is not installed."
             raise RefusedError("engine_missing", what, f"ctl engine install {engine}@{version}")
         item = found
-    _refuse_pinned(args.config, item.engine, item.version)
+    refuse_pinned(args.config, item.engine, item.version)
+    refuse_dead(args.config, item)
     before = current(args.config, item.engine)
     switch_to(args.config, item.engine, item.version, LOADS if before is not None else 0, out)
     text = f"{item.engine} {item.version} is used from the next start of a model on."
-    return _done(out, text, item, used=True)
+    return tell(out, Done(text, item, used=True))
 
 
 def _named(config: str | None, engine: str, path: Path) -> Item:
@@ -191,58 +167,17 @@ def rollback(args: Namespace, out: Out) -> int:
     from daemon.engines.install.versions import parse
 
     engine, _ = _asked(parse, args.engine)
-    _refuse_pinned(args.config, engine, None)
+    refuse_fixed(args.config, engine)
     shelf = shelf_of(args.config)
     was = shelf.use(engine).version
-    now = guarded(lambda: shelf.change(engine, back))
+    now = guarded(lambda: shelf.change(engine, lambda use: back(use, shelf.there(engine))))
     if now is None:
-        what = f"No version of {engine} was used before."
+        what = f"No version of {engine} was used before that is still here."
         raise RefusedError("engine_missing", what, "`ctl engine ls` shows what there is.")
     tell_running(args.config, out)
     there = f"{engine} {now.version}" if now.version != FOUND else f"{engine} as it is found"
     text = f"{there} is used again, instead of {was or 'the one found'}."
-    return _done(out, text, shelf.item(engine, now.version), used=True)
-
-
-def _done(out: Out, text: str, item: Item | None, *, used: bool) -> int:
-    if out.json:
-        told: dict[str, Any] = {"used": used, "text": text}
-        if item is not None:
-            told |= {
-                "engine": item.engine, "version": item.version, "path": str(item.path),
-                "how": item.how, "build": item.build, "proven": item.proven,
-            }  # fmt: skip
-        out.value(told)
-        return 0
-    out.line(text)
-    if item is not None and item.proven:
-        out.line(f"On the side it {item.proven}.")
-    if used and item is not None and _runs(item.engine):
-        out.line("What runs now goes on as it is.")
-    return 0
-
-
-def _runs(engine: str) -> bool:
-    """Whether a backend of that engine runs."""
-    try:
-        backends = Client().get("/backends")["backends"]
-    except (UnreachableError, RefusedError):
-        return False
-    return any(backend.get("engine") == engine for backend in backends)
-
-
-def _refuse_pinned(config: str | None, engine: str, version: str | None) -> str | None:
-    """The configuration wins: what it says is not to be overruled in silence. The version that it
-    insists on, where none is named."""
-    entry = load_settings(config).settings.engines.entry(engine)
-    place = config_file(config)
-    if entry.path is not None:
-        what = f"[engines.{engine}] path = {entry.path!r} in {place} is what is used."
-        raise RefusedError("config_invalid", what, "Take it out of the file first: ctl config edit")
-    if entry.version and version and entry.version.lstrip("b") != version.lstrip("b"):
-        what = f"[engines.{engine}] insists on version {entry.version}, in {place}."
-        raise RefusedError("config_invalid", what, "Change it there first: ctl config edit")
-    return version or entry.version
+    return tell(out, Done(text, shelf.item(engine, now.version), used=True))
 
 
 def _asked(parse: Callable[[str], tuple[str, str | None]], text: str) -> tuple[str, str | None]:

@@ -48,9 +48,16 @@ def workshop(config: str | None, tell: Tell) -> Workshop:
 
 
 def put(
-    config: str | None, engine: str, version: str | None, out: Out, source: str | None = None
+    config: str | None,
+    engine: str,
+    version: str | None,
+    out: Out,
+    source: str | None = None,
+    *,
+    better: bool = False,
 ) -> Item:
     """Install an engine (None: its newest version), without using it. For other commands too.
+    ``better``: see ``Workshop.install``.
 
     Raises RefusedError.
     """
@@ -64,7 +71,7 @@ def put(
 
         steps.show({"step": "look", "text": "what this machine has"})
         shop = workshop(config, tell)
-        return guarded(lambda: shop.install(engine, version, source))
+        return guarded(lambda: shop.install(engine, version, source, better=better))
 
 
 def embedded(config: str | None, out: Out) -> Item | None:

@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
-import string
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "trial"  # of the model, in that daemon
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 40.0
+STOP_SECONDS: Final = 40
 REQUEST_SECONDS: Final = 120.0  # for one request to a small model
 LARGEST: Final = 3 << 30  # bytes of weights that still count as small
 CONTEXT: Final = 4096
@@ -125,6 +123,7 @@ def prove(
 
 
 def _taken(client: Client, tell: Tell, only: Collection[str]) -> Proof:
+    from control_api.commands.test import fresh_tag
     from daemon.proving.driver import take
     from daemon.proving.steps import STEPS as EVERY
     from daemon.proving.values import Subject
@@ -139,9 +138,8 @@ def _taken(client: Client, tell: Tell, only: Collection[str]) -> Proof:
         for _ in client.progress(f"/models/{NAME}/load"):
             pass
         routes = frozenset(client.get(f"/models/{NAME}")["routes"])
-        tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(6))
         subject = Subject(
-            NAME, context=SHORT, routes=routes, tag=tag,
+            NAME, context=SHORT, routes=routes, tag=fresh_tag(),
             seconds=REQUEST_SECONDS, long_seconds=REQUEST_SECONDS,
         )  # fmt: skip
         for step in steps:
@@ -160,7 +158,10 @@ def _judge(step: str, finding: Finding, broken: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator[Client]:
-    """A daemon beside the one that serves, with folders of its own. Raises UnreachableError."""
+    """A daemon beside the one that serves, with folders of its own. It ends with us, also by a
+    kill -9. Raises UnreachableError."""
+    from daemon.engines.install.children import ended_with_us
+
     folder = Path(tempfile.mkdtemp(prefix="mp-", dir=_short()))
     try:
         environ = _environ(folder)
@@ -171,7 +172,9 @@ def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
         try:
-            yield _answering(Client(environ=environ), child, folder / "said")
+            with ended_with_us(child.pid, STOP_SECONDS, folder):
+                yield _answering(Client(environ=environ), child, folder / "said")
+                _stop(child)  # watched still: it takes a while
         finally:
             _stop(child)
     finally:
@@ -198,16 +201,23 @@ def _config(engine: str, place: Path, model: Path, config: str | None) -> str:
     """With the user's own arguments and environment for that engine: they are to work too."""
     entry = load_settings(config).settings.engines.entry(engine)
     env = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in entry.env.items())
+    args = [*threads(engine, os.cpu_count() or 1), *entry.args]
     with socket.socket() as probe:  # it is taken a moment later; another one's luck ends the trial
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return (
         f"[server]\nport = {port}\n"
         f"[engines.{engine}]\npath = {json.dumps(str(place))}\n"
-        f"args = {json.dumps(list(entry.args))}\nenv = {{ {env} }}\n"
+        f"args = {json.dumps(args)}\nenv = {{ {env} }}\n"
         f'[models.{NAME}]\npath = {json.dumps(str(model))}\nengine = "{engine}"\n'
         f"ctx = {CONTEXT}\nmin_ctx = 512\n"
     )
+
+
+def threads(engine: str, processors: int) -> tuple[str, ...]:
+    """Half of the processors: what serves has the others, and llama.cpp's threads, which wait for
+    each other by spinning, take a hundred times as long where one of them gets no processor."""
+    return ("-t", str(max(1, processors // 2))) if FORMS[engine] == "gguf" else ()
 
 
 def _answering(client: Client, child: subprocess.Popen[bytes], said: Path) -> Client:

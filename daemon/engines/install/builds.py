@@ -57,6 +57,12 @@ def choices(names: Iterable[str], machine: Machine) -> tuple[Choice, ...]:
     return (*_cuda(main, there, gpu), *_rocm(main, gpu), *_vulkan(main, gpu), *plain)
 
 
+def better(found: tuple[Choice, ...], build: str) -> tuple[Choice, ...]:
+    """Those before the one that is here already."""
+    builds = [one.build for one in found]
+    return found[: builds.index(build)] if build in builds else ()
+
+
 def unused(names: Iterable[str], machine: Machine) -> str:
     """Why an NVIDIA card gets no CUDA build; "" where it does, or there is no such card."""
     gpu = machine.graphics
@@ -115,7 +121,7 @@ def _rocm(main: list[_Archive], gpu: Graphics) -> list[Choice]:
 def _vulkan(main: list[_Archive], gpu: Graphics) -> list[Choice]:
     """Any GPU with a Vulkan driver: also those whose own build does not suit. Where vulkaninfo is
     not installed the kernel's signs are enough to try: what it can use is asked afterwards."""
-    if not (gpu.vulkan or gpu.nvidia or gpu.cuda or gpu.gfx or gpu.signs):
+    if not gpu.card:
         return []
     why = gpu.vulkan[0] if gpu.vulkan else "a GPU that no other build suits"
     return [Choice("vulkan", (one.name,), why) for one in main if one.build == "vulkan"][:1]

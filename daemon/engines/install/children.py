@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.core.units import MIB, format_bytes, parse_bytes
 from daemon.engines.binaries import look_up
-from daemon.engines.install.plan import MIB, Tools
+from daemon.engines.install.plan import Tools
 
 Tell = Callable[[str, str, float | None], None]
 """A step, what is done in it, and how much of it is done (0 to 1; None: not known)."""
 
-_LOOK: Final = 0.2  # seconds between two looks at a child
-_GRACE: Final = 5.0  # seconds from TERM to KILL
-_TAIL: Final = 12  # lines of a log that are shown
-_SPARE: Final = 256 * MIB  # stays free on the disk
+Gauge = Callable[[str], float | None]
+"""From what a program has printed so far (both streams, the end of each): how much is done."""
 
-# Of our own process, or of a person's shell: they would send packages elsewhere.
+_LOOK: Final = 0.2  # seconds between two looks at a child
+_GRACE: Final = 5  # seconds from TERM to KILL
+_TAIL: Final = 12  # lines of a log that are shown
+_READ: Final = 1 << 16  # bytes at the end of an output that tell how far it is
+_SPARE: Final = 256 * MIB  # stays free on the disk
+_FULL: Final = MIB // 4  # a disk with less than that free
+
+# Of our own process, or of a person's shell: they would send packages elsewhere, install them by
+# half, or take them unverified. Where packages come from (an index, a proxy, a cache) stays theirs.
 _NOT_FOR_CHILDREN: Final = (
-    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT",
-    "PIP_REQUIRE_VIRTUALENV", "UV_PROJECT", "UV_SYSTEM_PYTHON", "UV_TARGET",
+    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "PIP_TARGET", "PIP_PREFIX",
+    "PIP_ROOT", "PIP_PYTHON", "PIP_NO_DEPS", "PIP_DRY_RUN", "PIP_REPORT", "PIP_REQUIRE_HASHES",
+    "UV_PROJECT", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_SYSTEM_PYTHON", "UV_TARGET",
+    "UV_PYTHON", "UV_NO_VERIFY_HASHES", "UV_REQUIRE_HASHES", "UV_NO_PROGRESS",
 )  # fmt: skip
+# Said, since a person's pip.conf may say otherwise.
+_FOR_CHILDREN: Final = {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0",
+    "PIP_REQUIRE_VIRTUALENV": "0",
+}  # fmt: skip
+
+# Ends a group of processes once the other end of its stdin is gone: also when we are killed.
+_WATCH: Final = (
+    'read -r x; kill -TERM "-$1"; left=$2; while [ "$left" -gt 0 ] && kill -0 "-$1"; do sleep 1;'
+    ' left=$((left - 1)); done; kill -KILL "-$1"; [ -z "$3" ] || rm -rf -- "$3"'
+)
 
 
 def find_tools(environ: Mapping[str, str]) -> Tools:
@@ -52,15 +74,17 @@ def find_tools(environ: Mapping[str, str]) -> Tools:
     )
 
 
-def check_room(folder: Path, need: int, what: str) -> None:
-    """Raises ProblemError where ``need`` bytes and some to spare are not free on its disk."""
+def check_room(folder: Path, need: int, what: str, variable: str = "MODELPORT_STATE_DIR") -> None:
+    """Raises ProblemError where ``need`` bytes and some to spare are not free on its disk.
+    ``variable``: what moves that folder to another one."""
     place = folder
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < need + _SPARE:
-        text = f"{what} takes about {need / MIB:,.0f} MiB; {free / MIB:,.0f} MiB are free."
-        hint = f"Make room on the disk of {folder}, or move it: MODELPORT_STATE_DIR."
+        needs = format_bytes(need + _SPARE)
+        text = f"{what} needs about {needs} of free disk; there are {format_bytes(free)}."
+        hint = f"Make room on the disk of {folder}, or move it: {variable}."
         raise ProblemError(Problem(Code.PULL_FAILED, text, hint))
 
 
@@ -71,26 +95,27 @@ def run(
     step: str,
     what: str,
     log: Path,
-    cwd: Path | None = None,
+    gauge: Gauge = lambda _: None,
 ) -> str:
-    """Run a program to its end; the result is what it wrote on stdout.
+    """Run a program to its end; the result is what it wrote on stdout. ``gauge``: how far it is.
 
-    Whatever ends us (Ctrl-C too) ends it and all that it started. Raises ProblemError with the
-    last lines of its log.
+    Whatever ends us (Ctrl-C, a kill -9 too) ends it and all that it started. Raises ProblemError
+    with the last lines of its log; OSError where the disk is full.
     """
     env = {name: value for name, value in environ.items() if name not in _NOT_FOR_CHILDREN}
-    env |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "UV_NO_PROGRESS": "1"}
+    env |= _FOR_CHILDREN
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     said = log.with_suffix(".out")
     try:
         with log.open("wb") as errors, said.open("wb") as output:
             child = subprocess.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=env,
-                start_new_session=True, cwd=cwd or "/",
+                start_new_session=True, cwd="/",
             )  # fmt: skip
             try:
-                while (status := _waited(child)) is None:
-                    tell(step, what, None)
+                with ended_with_us(child.pid, _GRACE):
+                    while (status := _waited(child)) is None:
+                        tell(step, what, gauge(_last(log) + "\n" + _last(said)))
             except BaseException:
                 _end(child)
                 raise
@@ -101,8 +126,61 @@ def run(
     finally:
         said.unlink(missing_ok=True)
     if status:
+        if shutil.disk_usage(log.parent).free < _FULL:  # then it could not even say why
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
         raise ProblemError(Problem(Code.PULL_FAILED, *_failed(argv, status, log, text, what)))
     return text
+
+
+@contextlib.contextmanager
+def ended_with_us(group: int, grace: int, folder: Path | None = None) -> Iterator[None]:
+    """While this lasts, that group of processes is ended if we are killed: first TERM, KILL after
+    ``grace`` seconds; and ``folder`` is removed. A small shell sees to it, which a kill of ours
+    does not reach."""
+    guard = subprocess.Popen(
+        ("/bin/sh", "-c", _WATCH, "sh", str(group), str(grace), str(folder or "")),
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, cwd="/", env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait(_GRACE)
+        assert guard.stdin is not None
+        guard.stdin.close()
+
+
+def steps_done(text: str) -> float | None:
+    """How much of a compile is done: ninja's last ``[12/206]``, make's last ``[ 45%]``."""
+    found = re.findall(r"^\[\s*(\d+)(?:/(\d+)|%)\]", text, re.MULTILINE)
+    if not found:
+        return None
+    done, of = found[-1]
+    return min(1.0, int(done) / max(1, int(of or 100)))
+
+
+def packages_done(count: int) -> Gauge:
+    """How much of ``count`` packages is there: by uv's announcements of large files, or by the
+    packages that pip has come to."""
+
+    def done(text: str) -> float | None:
+        sizes = dict(re.findall(r"^\s*Downloading (\S+) \(([\d.]+[KMG]iB)\)$", text, re.MULTILINE))
+        if sizes:
+            here = re.findall(r"^\s*Downloaded (\S+)$", text, re.MULTILINE)
+            whole = sum(map(parse_bytes, sizes.values()))
+            return sum(parse_bytes(sizes[name]) for name in here if name in sizes) / max(1, whole)
+        begun = len(re.findall(r"^Collecting ", text, re.MULTILINE))
+        return min(1.0, begun / max(1, count)) if begun else None
+
+    return done
+
+
+def _last(file: Path) -> str:
+    with contextlib.suppress(OSError), file.open("rb") as data:
+        data.seek(max(0, file.stat().st_size - _READ))
+        return data.read(_READ).decode(errors="replace")
+    return ""
 
 
 def _waited(child: subprocess.Popen[bytes]) -> int | None:
@@ -122,9 +200,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)  # what it started and left behind
 
 
+_PROGRESS: Final = re.compile(r"\s*(?:Using Python|Resolved|Downloading|Downloaded|Prepared) ")
+
+
 def _failed(argv: Sequence[str], status: int, log: Path, said: str, what: str) -> tuple[str, str]:
     lines = log.read_text("utf-8", "replace").splitlines() or said.splitlines()
-    tail = [line.strip() for line in lines if line.strip()][-_TAIL:]
+    tail = [line.strip() for line in lines if line.strip() and not _PROGRESS.match(line)][-_TAIL:]
     program = Path(argv[0]).name
     why = " / ".join(tail)[-1500:] or f"{program} ended with status {status}"
     return f"{what} failed: {why}", f"The whole log: {log}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.core.units import MIB
 from daemon.engines.install.children import Tell
-from daemon.engines.install.plan import MIB
 
 RELEASES: Final = "https://api.github.com/repos/ggml-org/llama.cpp/releases"
 """Where llama.cpp's releases are listed; ``MODELPORT_LLAMA_RELEASES`` names a mirror."""
@@ -97,7 +97,10 @@ def _release(told: Any) -> Release:
         if not url.startswith(("https://", "http://")):
             raise ValueError(f"an address is {url!r:.60}")
         digest = _DIGEST.fullmatch(str(one.get("digest") or ""))
-        assets[name] = Asset(name, url, int(one["size"]), digest[1] if digest else "")
+        size = int(one["size"])
+        if size <= 0:
+            raise ValueError(f"{name[:80]} has {size} bytes")
+        assets[name] = Asset(name, url, size, digest[1] if digest else "")
     return Release(tag, assets)
 
 
@@ -150,13 +153,10 @@ def _bring(asset: Asset, part: Path, tell: Tell, seconds: float) -> None:
             if error.code in (401, 403, 404, 410):
                 what = f"{asset.name} cannot be fetched: {why}."
                 raise ProblemError(Problem(Code.PULL_FAILED, what, _LATER)) from None
-        except (
-            http.client.HTTPException,
-            urllib.error.URLError,
-            TimeoutError,
-            ConnectionError,
-        ) as e:
-            why = _words(e)
+        except _BrokeError as error:
+            why = str(error)
+        if _size(part) > asset.size:
+            return  # more than there should be: the checksum will say so
         if _size(part) > before:
             tries, pause = 0, _PAUSE
             continue
@@ -171,19 +171,39 @@ def _bring(asset: Asset, part: Path, tell: Tell, seconds: float) -> None:
 
 
 def _turn(asset: Asset, part: Path, at: int, tell: Tell, seconds: float) -> None:
-    """From byte ``at`` on, as far as the connection holds."""
-    with _open(asset.url, at, seconds) as answer:
+    """From byte ``at`` on, as far as the connection holds. Raises HTTPError, _BrokeError for what
+    the network does, OSError for what the disk does."""
+    try:
+        opened = _open(asset.url, at, seconds)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokeError(_words(error)) from None
+    with opened as answer:
         if answer.status != 206 or not _begins(answer, at):
             at = 0  # all of it comes
         with part.open("r+b" if at else "wb") as file:
             file.seek(at)
-            while piece := answer.read1(_PIECE):
+            while piece := _piece(answer):
                 file.write(piece)
                 at += len(piece)
                 if at > asset.size:
-                    return  # more than there should be: the checksum will say so
+                    return
                 text = f"{asset.name}, {at / MIB:,.0f} of {asset.size / MIB:,.0f} MiB"
                 tell("fetch", text, at / asset.size if asset.size else None)
+
+
+def _piece(answer: http.client.HTTPResponse) -> bytes:
+    """Raises _BrokeError, also for errors of TLS and of a network that is gone, which are plain
+    OSErrors as those of a disk are."""
+    try:
+        return answer.read1(_PIECE)
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokeError(_words(error)) from None
+
+
+class _BrokeError(Exception):
+    """The connection, in words for people."""
 
 
 def _begins(answer: http.client.HTTPResponse, at: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.engines.install.children import Tell, run
+from daemon.engines.install.children import Gauge, Tell, packages_done, run
 
 LOCK: Final = "lock.txt"
 _PIN: Final = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", re.MULTILINE)
@@ -21,23 +21,25 @@ _HASH: Final = "--hash=sha256:"
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """uv where there is one, else pip. ``folder``: where a pip of our own may be put."""
+    """uv where there is one, else pip. ``folder``: for its log, and a pip of our own; ``engine``:
+    whose, since two of them may be installed at the same time."""
 
     uv: str
     folder: Path
     environ: Mapping[str, str]
     tell: Tell
+    engine: str
 
     @property
     def log(self) -> Path:
-        return self.folder / "install.log"
+        return log_of(self.folder, self.engine)
 
     def resolve(self, requirements: Sequence[str]) -> str:
         """A lock: every package that these need, in one version, with its hashes."""
         what = f"choosing versions for {requirements[0]}"
         argv: tuple[str, ...]
         if self.uv:
-            wanted = self.folder / ".wanted.txt"
+            wanted = self.folder / f".{self.engine}.wanted.txt"
             wanted.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             wanted.write_text("\n".join(requirements) + "\n")
             try:
@@ -71,25 +73,28 @@ class Installer:
         file.write_text(lock)
         if self.uv:
             argv = (
-                self.uv, "pip", "install", "--quiet", "--python", python, "--require-hashes",
-                "-r", str(file),
+                self.uv, "pip", "install", "--python", python, "--require-hashes", "-r", str(file),
             )  # fmt: skip
         else:
             argv = (
-                *self.pip(), "--python", python, "install", "--quiet", "--require-hashes",
-                "--no-deps", "-r", str(file),
+                *self.pip(), "--python", python, "install", "--require-hashes", "--no-deps",
+                "-r", str(file),
             )  # fmt: skip
         count = len(_PIN.findall(lock))
-        self._run(argv, "install", f"installing {count} package{'s' * (count != 1)}")
+        what = f"installing {count} package{'s' * (count != 1)}"
+        self._run(argv, "install", what, packages_done(count))
 
-    def sdist(self, requirement: str, folder: Path) -> Path:
-        """The source of a package, by hash."""
-        lock = self.resolve([requirement]) if self.uv else None
+    def source(self, requirement: str) -> str:
+        """A lock for the source of a package; "": nothing here can tell before it is fetched."""
+        return self.resolve([requirement]) if self.uv else ""
+
+    def sdist(self, requirement: str, folder: Path, lock: str) -> Path:
+        """The source of a package, by the hash that :meth:`source` has told."""
         file = folder / LOCK
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         argv = (*self.pip(), "download", "--quiet", "--no-deps", "--no-binary", ":all:")
         pinned: tuple[str, ...] = (requirement,)
-        if lock is not None:
+        if lock:
             file.write_text(_only(lock, re.split(r"[=<>]", requirement)[0]))
             pinned = ("--require-hashes", "-r", str(file))
         self._run((*argv, "--dest", str(folder), *pinned), "fetch", f"fetching {requirement}")
@@ -102,14 +107,19 @@ class Installer:
         """A pip to run: ours, or one in an environment made for it (uv's have none)."""
         if importlib.util.find_spec("pip") is not None:
             return (sys.executable, "-m", "pip")
-        python = self.folder / ".pip" / "bin" / "python"
-        if not python.exists():
-            argv = (sys.executable, "-m", "venv", str(python.parent.parent))
+        python = self.folder / f".{self.engine}.pip" / "bin" / "python"
+        if not python.with_name("pip").exists():  # which comes last
+            argv = (sys.executable, "-m", "venv", "--clear", str(python.parent.parent))
             self._run(argv, "prepare", "making an environment for pip")
         return (str(python), "-m", "pip")
 
-    def _run(self, argv: Sequence[str], step: str, what: str) -> str:
-        return run(argv, self.environ, self.tell, step, what, self.log)
+    def _run(self, argv: Sequence[str], step: str, what: str, gauge: Gauge = lambda _: None) -> str:
+        return run(argv, self.environ, self.tell, step, what, self.log, gauge)
+
+
+def log_of(folder: Path, engine: str) -> Path:
+    """What the programs of its install said."""
+    return folder / f"{engine}.install.log"
 
 
 def version_in(lock: str, package: str) -> str:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from daemon.core.problems import Code, Problem
+from daemon.core.units import GIB, MIB
 from daemon.engines.install.probes import Machine
 
 Source = Literal["packages", "archive", "brew", "compile"]
 SOURCES: Final[tuple[Source, ...]] = ("archive", "brew", "compile")
 """Where llama-server can be had from."""
 
-GIB: Final = 1 << 30
-MIB: Final = 1 << 20
 SDIST: Final = "llama-cpp-python"
 """The package whose source holds all of llama.cpp, server included."""
 
@@ -41,6 +40,7 @@ class Packages:
     package: str  # whose version the environment has
     path: str  # what `path` of the engine would name, in it
     room: int  # bytes that it takes, about
+    build: str = ""  # of those that there are for several devices: "cpu", "cuda12", …
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,9 @@ _DEFINES: Final = (
 )  # fmt: skip
 
 
+_MLX: Final = {"mlx[cpu]": "cpu", "mlx[cuda12]": "cuda12", "mlx[cuda13]": "cuda13"}
+
+
 def ways(
     engine: str, version: str | None, machine: Machine, tools: Tools, source: str | None = None
 ) -> tuple[Way, ...] | Problem:
@@ -99,7 +102,8 @@ def ways(
     if isinstance(found, Problem):
         return found
     path = "bin/python" if engine == "xllamacpp" else "."
-    return (Packages(found, engine, path, _ROOM[engine]),)
+    build = next((_MLX[one] for one in found if one in _MLX), "")
+    return (Packages(found, engine, path, _ROOM[engine], build),)
 
 
 def _requirements(engine: str, version: str | None, machine: Machine) -> tuple[str, ...] | Problem:
@@ -131,6 +135,8 @@ def _llama_server(
     """An archive first: it can be pinned, and the one before stays beside it. Homebrew knows one
     version only. A compile takes minutes, so it is what is left."""
     released = version is None or version.lstrip("b").isdigit()
+    if version and not released and not version[0].isdigit():
+        return Problem(Code.CONFIG_INVALID, *_no_release(version))
     found: dict[str, Way] = {}
     if released and machine.system in ("Linux", "Darwin") and (machine.x64 or machine.arm64):
         tag = f"b{version.lstrip('b')}" if version else None
@@ -168,6 +174,10 @@ def _toolkit(machine: Machine, tools: Tools) -> tuple[str, tuple[str, ...]]:
     return "cpu", ()
 
 
+def _no_release(version: str) -> tuple[str, str]:
+    return f"{version!r} is no release of llama.cpp.", "They are named as b9000 is."
+
+
 def _cannot(source: str, version: str | None, machine: Machine, tools: Tools) -> tuple[str, str]:
     if source == "brew":
         if tools.brew:
@@ -193,7 +203,7 @@ def _cannot(source: str, version: str | None, machine: Machine, tools: Tools) ->
             how = "apt install cmake ninja-build g++ (as root, or ask who is)"
         return f"To compile llama-server, these are missing: {lacks}.", how
     if version and not version.lstrip("b").isdigit():
-        return f"{version!r} is no release of llama.cpp.", "They are named as b9000 is."
+        return _no_release(version)
     return (
         f"llama.cpp's releases have no archive for {machine.system} {machine.arch} here"
         f"{'' if machine.glibc or machine.system != 'Linux' else ' (its C library is not glibc)'}.",

@@ -35,6 +35,11 @@ class Graphics:
     apple: tuple[str, ...] = ()  # chips whose Metal is supported
     signs: tuple[str, ...] = ()  # "nvidia", "amd": by the kernel alone
 
+    @property
+    def card(self) -> bool:
+        """There is a GPU that some build of an archive may use."""
+        return bool(self.vulkan or self.nvidia or self.cuda or self.gfx or self.signs)
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.engines.install.versions import ENGINES, order
+from daemon.engines.install.versions import ENGINES, bring, order
 from daemon.files import move_aside, read_private, write_private
 
 VERSION: Final = 1
@@ -50,6 +51,12 @@ class Item:
         """A file that changes whenever the installation does."""
         return self.folder / ABOUT
 
+    @property
+    def whole(self) -> bool:
+        """Its program is there still: an environment ends with the Python that it was made of."""
+        program = self.folder / "bin" / "python" if self.how == "packages" else self.path
+        return program.exists()
+
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
@@ -61,6 +68,11 @@ class TakenBack:
     model: str
     why: str
     at: float
+
+    @property
+    def text(self) -> str:
+        """For people, after the engine's name."""
+        return f"{self.version} was taken back: {self.model} did not load with it ({self.why})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +94,33 @@ def switch(use: Use, version: str, trial: int) -> Use:
     return Use(version, before[:MAX_BEFORE], trial, use.taken_back)
 
 
-def back(use: Use) -> Use | None:
-    """What was used before is used again; None: nothing was."""
-    if not use.before:
-        return None
-    return replace(use, version=use.before[0], before=use.before[1:], trial=0)
+There = Callable[[str], bool]
+"""Whether that version is there to be used."""
 
 
-def take_back(use: Use, model: str, why: str, now: float) -> Use | None:
+def back(use: Use, there: There = lambda _: True) -> Use | None:
+    """What was used before, and is there, is used again; None: nothing was."""
+    for index, old in enumerate(use.before):
+        if old == FOUND or there(old):
+            return replace(use, version=old, before=use.before[index + 1 :], trial=0)
+    return None
+
+
+def take_back(
+    use: Use, model: str, why: str, now: float, there: There = lambda _: True
+) -> Use | None:
     """As :func:`back`, for a version that does not stand its trial."""
-    gone = back(use)
+    gone = back(use, there)
     if gone is None or not use.trial:
         return None
     told = TakenBack(use.version, gone.version, model[:MAX_TEXT], why[:MAX_TEXT], now)
     return replace(gone, taken_back=told)
+
+
+def given_up(use: Use) -> TakenBack | None:
+    """What was taken back, as long as the version that it gave way to is the one in use."""
+    told = use.taken_back
+    return told if told is not None and told.to == use.version else None
 
 
 class Shelf:
@@ -124,6 +149,26 @@ class Shelf:
             return sorted(items, key=lambda one: order(engine, one.version), reverse=True)
         return []
 
+    def called(self, engine: str, version: str) -> Item | None:
+        """The installation of a version as people write it, with or without llama.cpp's ``b``. Of
+        several builds of one version the last that was installed, which is the better one."""
+        names = (version, f"b{version}")
+        found = [
+            item
+            for item in self.items(engine)
+            if item.version in names or item.version.removesuffix(f"-{item.build}") in names
+        ]
+        return max(found, key=lambda item: item.installed, default=None)
+
+    def there(self, engine: str) -> There:
+        """Which versions of an engine can be used."""
+
+        def whole(version: str) -> bool:
+            item = self.item(engine, version)
+            return item is not None and item.whole
+
+        return whole
+
     def use(self, engine: str) -> Use:
         """What is in use of it."""
         return self._read().get(engine, Use())
@@ -137,14 +182,14 @@ class Shelf:
         if engine not in ENGINES:
             return None
         if version is not None:
-            return self.item(engine, version) or self.item(engine, f"b{version}")
+            return self.called(engine, version)
         wanted = self.use(engine).version
         if wanted == FOUND:
             return None
         item = self.item(engine, wanted)
         if item is None:
             what = f"{engine} {wanted} is in use, but {self.place(engine, wanted)} is not whole."
-            hint = f"`ctl engine install {engine}@{wanted}`, or `ctl engine rollback {engine}`"
+            hint = f"`{bring(engine, wanted)}`, or `ctl engine rollback {engine}`"
             raise ProblemError(Problem(Code.ENGINE_MISSING, what, hint))
         return item
 
@@ -167,6 +212,14 @@ class Shelf:
         }
         write_private(item.stamp, json.dumps(told, indent=1).encode())
         return replace(item, installed=at)
+
+    def sweep(self, engine: str) -> None:
+        """Remove what installs left that were killed. For who holds the lock of the engine. Raises
+        OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in (self.folder / engine).iterdir():
+                if entry.is_dir() and not entry.is_symlink() and not (entry / ABOUT).exists():
+                    shutil.rmtree(entry)
 
     def proved(self, item: Item, what: str) -> Item:
         """Remember what the proof on the side came to. Raises OSError."""

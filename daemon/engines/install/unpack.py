@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +15,11 @@ from typing import Final
 from daemon.core.problems import Code, Problem, ProblemError
 
 PROGRAM: Final = "llama-server"
+# RuntimeError: of a zip that is encrypted, or packed in a way that is not known here.
+_NOT_WHOLE: Final = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError,
+    ValueError, RuntimeError,
+)  # fmt: skip
 _MAX: Final = 16 << 30  # bytes unpacked: an archive that has more is not what it says
 
 
@@ -45,8 +53,8 @@ def _extract(archive: Path, folder: Path) -> None:
             _unzip(archive, folder)
         else:
             _untar(archive, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise _bad(archive, str(error)) from None
+    except _NOT_WHOLE as error:
+        raise _bad(archive, str(error) or type(error).__name__) from None
 
 
 def _untar(archive: Path, folder: Path) -> None:

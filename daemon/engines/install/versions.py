@@ -18,6 +18,8 @@ _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,63}")
 _NUMBERS: Final = re.compile(r"\d+")
 _RELEASED: Final = re.compile(r"v?(?:\d+!)?(\d+(?:\.\d+)*)")
 _XLLAMACPP: Final = re.compile(r"20\d\d\.\d+\.(\d+)(?:\.\d+)?")
+# Of several of one version.
+_BUILD: Final = re.compile(r"(b\d+|\d+(?:\.\d+)*)-(?:cpu|metal|vulkan|rocm|cuda\d*)")
 _LLAMA: Final = re.compile(r"b?(\d+)\b(?!\.)")
 
 
@@ -79,6 +81,16 @@ def older(engine: str, version: str, wanted: str) -> bool:
 
 def _padded(version: tuple[int, ...], width: int) -> tuple[int, ...]:
     return version + (0,) * (width - len(version))
+
+
+def bring(engine: str, version: str) -> str:
+    """The command that brings a version of the shelf again, by its name there."""
+    if version.startswith("brew-"):
+        return f"ctl engine install {engine} --from brew"
+    if "-at-" in version:
+        return f"ctl engine use {engine} PATH"
+    build = _BUILD.fullmatch(version)
+    return f"ctl engine install {engine}@{build[1] if build else version}"
 
 
 def order(engine: str, version: str) -> tuple[int, ...]:

@@ -19,10 +19,9 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed
 from daemon.engines.install import builds, children, fetch
 from daemon.engines.install.children import Tell, check_room
-from daemon.engines.install.packages import Installer, version_in
+from daemon.engines.install.packages import Installer, log_of, version_in
 from daemon.engines.install.plan import (
-    GIB,
-    MIB,
+    SDIST,
     Archive,
     Brew,
     Compile,
@@ -37,6 +36,8 @@ from daemon.engines.install.unpack import PROGRAM, unpack
 from daemon.engines.llama_server import LlamaServer
 
 UNPACKED: Final = 3  # times the size of an archive, about
+_FROM: Final = {"archive": "archive", "brew": "brew", "compiled": "compile"}
+"""Where an installation came from, as it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +52,35 @@ class Workshop:
     cache: Path
     releases: str = fetch.RELEASES
 
-    def install(self, engine: str, version: str | None, source: str | None = None) -> Item:
-        """The engine in this version (None: the newest). One that is there already is left alone.
+    def install(
+        self, engine: str, version: str | None, source: str | None = None, *, better: bool = False
+    ) -> Item:
+        """The engine in this version (None: the newest). One that is there already is left alone;
+        with ``better`` a build of it is looked for that uses a card which the one there does not.
 
         Raises ProblemError; OSError where the disk refuses.
         """
-        if version and (there := self._there(engine, version)) is not None:
-            return there
+        there = self._there(engine, version) if version else None
+        if there is not None and source in (None, _FROM.get(there.how)):
+            slow = better and self._slow(there)
+            if not slow:
+                return there
         found = ways(engine, version, self.machine, self.tools, source)
         if isinstance(found, Problem):
             raise ProblemError(found)
         with self._alone(engine):
-            return self._first_of(engine, found)
+            self.shelf.sweep(engine)
+            return self._first_of(engine, found, better=better)
 
     def _there(self, engine: str, version: str) -> Item | None:
-        return self.shelf.item(engine, version) or self.shelf.item(engine, f"b{version}")
+        """That version, where it is whole; else it is installed again in its place."""
+        item = self.shelf.called(engine, version)
+        return item if item is not None and item.whole else None
+
+    def _slow(self, item: Item) -> bool:
+        """It was made for the processor, and there is a card."""
+        made = item.how in ("archive", "packages")
+        return made and item.build == "cpu" and self.machine.graphics.card
 
     @contextlib.contextmanager
     def _alone(self, engine: str) -> Iterator[None]:
@@ -74,18 +89,22 @@ class Workshop:
             lock.__enter__()
         except BlockingIOError:
             what = f"Another install of {engine} is under way."
-            raise ProblemError(Problem(Code.PULL_FAILED, what, "Wait for it.")) from None
+            hint = f"Wait for it, then: ctl engine ls. What it does: {self._log(engine)}"
+            raise ProblemError(Problem(Code.PULL_FAILED, what, hint)) from None
         try:
             yield
         finally:
             lock.__exit__(None, None, None)
 
-    def _first_of(self, engine: str, found: tuple[Way, ...]) -> Item:
+    def _log(self, engine: str) -> Path:
+        return log_of(self.shelf.folder, engine)
+
+    def _first_of(self, engine: str, found: tuple[Way, ...], *, better: bool) -> Item:
         """The first way that leads there. Why the others did not is told with it."""
         failures: list[Problem] = []
         for way in found:
             try:
-                return self._go(engine, way)
+                return self._go(engine, way, better=better)
             except ProblemError as error:
                 failures.append(error.problem)
                 if way is not found[-1]:
@@ -95,12 +114,12 @@ class Workshop:
         text = " ".join(problem.message for problem in failures)
         raise ProblemError(Problem(Code.PULL_FAILED, text, failures[0].hint))
 
-    def _go(self, engine: str, way: Way) -> Item:
+    def _go(self, engine: str, way: Way, *, better: bool) -> Item:
         match way:
             case Packages():
-                return self._packages(engine, way)
+                return self._packages(engine, way, better=better)
             case Archive():
-                return self._archive(way)
+                return self._archive(way, better=better)
             case Brew():
                 return self._brew(way)
             case Compile():
@@ -108,21 +127,23 @@ class Workshop:
 
     # ------------------------------------------------------------ from the package index
 
-    @property
-    def _installer(self) -> Installer:
-        return Installer(self.tools.uv, self.shelf.folder, self.environ, self.tell)
+    def _installer(self, engine: str) -> Installer:
+        return Installer(self.tools.uv, self.shelf.folder, self.environ, self.tell, engine)
 
-    def _packages(self, engine: str, way: Packages) -> Item:
+    def _packages(self, engine: str, way: Packages, *, better: bool) -> Item:
         check_room(self.shelf.folder, way.room, engine)
-        lock = self._installer.resolve(way.requirements)
+        installer = self._installer(engine)
+        lock = installer.resolve(way.requirements)
         version = version_in(lock, way.package)
-        if (there := self.shelf.item(engine, version)) is not None:
-            return there
+        if (there := self._there(engine, version)) is not None:
+            if not better or way.build in ("cpu", there.build):
+                return there
+            version = f"{version}-{way.build}"  # beside the one that may run
         with self._place(engine, version) as folder:
             # Not made elsewhere and moved: scripts in an environment name its folder.
-            self._installer.make(folder, lock)
+            installer.make(folder, lock)
             path = folder if way.path == "." else folder / way.path
-            return self._finish(Item(engine, version, folder, path, "packages"))
+            return self._finish(Item(engine, version, folder, path, "packages", way.build))
 
     @contextlib.contextmanager
     def _place(self, engine: str, version: str) -> Iterator[Path]:
@@ -142,12 +163,15 @@ class Workshop:
 
     # ------------------------------------------------------------ llama-server
 
-    def _archive(self, way: Archive) -> Item:
+    def _archive(self, way: Archive, *, better: bool) -> Item:
         self.tell("choose", "asking for the release", None)
         release = fetch.release(self.releases, way.version)
-        if (there := self.shelf.item("llama-server", release.tag)) is not None:
-            return there
         found = builds.choices(release.assets, self.machine)
+        there = self._there("llama-server", release.tag)
+        if there is not None:
+            found = builds.better(found, there.build) if better and self._slow(there) else ()
+            if not found:
+                return there
         if not found:
             what = f"The release {release.tag} has no build for this machine."
             hint = "ctl engine install llama-server --from compile"
@@ -163,6 +187,8 @@ class Workshop:
                     raise
                 reasons.append(error.problem.message)
                 self.tell("note", error.problem.message, None)
+        if there is not None:
+            return there
         hint = "ctl engine install llama-server --from compile"
         raise ProblemError(Problem(Code.PULL_FAILED, " ".join(reasons), hint))
 
@@ -170,11 +196,14 @@ class Workshop:
         """Raises ProblemError: ENGINE_MISSING where this build does not do what it is for."""
         assets = [release.assets[name] for name in choice.files]
         need = sum(asset.size for asset in assets)
-        check_room(self.cache, need, "The download")
+        check_room(self.cache, need, "The download", "MODELPORT_CACHE_DIR")
         check_room(self.shelf.folder, need * UNPACKED, f"llama-server {release.tag}")
-        downloads = self.cache / "engines" / release.tag
-        archives = [fetch.fetch(asset, downloads, self.tell) for asset in assets]
-        with self._place("llama-server", release.tag) as folder:
+        kept = self.cache / "engines"
+        archives = [fetch.fetch(asset, kept / release.tag, self.tell) for asset in assets]
+        version = release.tag
+        if (other := self.shelf.item("llama-server", version)) is not None and other.whole:
+            version = f"{version}-{choice.build}"  # beside the one that may run
+        with self._place("llama-server", version) as folder:
             self.tell("install", f"llama-server {release.tag} ({choice.build})", None)
             aside = folder.with_name(f".{folder.name}.{os.getpid()}")
             shutil.rmtree(aside, ignore_errors=True)
@@ -186,10 +215,10 @@ class Workshop:
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
             path = folder / program.relative_to(aside)
-            item = Item("llama-server", release.tag, folder, path, "archive", choice.build)
+            item = Item("llama-server", version, folder, path, "archive", choice.build)
             hashes = {asset.name: asset.sha256 for asset in assets}
             item = self._finish(item, sha256=hashes, why=choice.why)
-        shutil.rmtree(downloads, ignore_errors=True)
+        shutil.rmtree(kept, ignore_errors=True)  # what other tries have left, too
         return item
 
     def _asked(self, program: Path, build: str) -> Installed:
@@ -203,7 +232,7 @@ class Workshop:
         return installed
 
     def _brew(self, way: Brew) -> Item:
-        log = self.shelf.folder / "install.log"
+        log = self._log("llama-server")
         brew = self.tools.brew
 
         def ask(*words: str) -> str:
@@ -222,7 +251,7 @@ class Workshop:
             return self._finish(Item("llama-server", version, folder, path, "brew", build))
 
     def _compile(self, way: Compile) -> Item:
-        check_room(self.shelf.folder, way.room, "Compiling llama-server")
+        check_room(self.cache, way.room, "Compiling llama-server", "MODELPORT_CACHE_DIR")
         work = self.cache / "engines" / "compile"
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -231,9 +260,13 @@ class Workshop:
             shutil.rmtree(work, ignore_errors=True)
 
     def _compiled(self, way: Compile, work: Path) -> Item:
-        archive = self._installer.sdist(way.requirement, work)
+        installer = self._installer("llama-server")
+        lock = installer.source(way.requirement)
+        if lock and (there := self._there("llama-server", version_in(lock, SDIST))) is not None:
+            return there
+        archive = installer.sdist(way.requirement, work, lock)
         version = archive.name.removesuffix(".tar.gz").rpartition("-")[2]
-        if (there := self.shelf.item("llama-server", version)) is not None:
+        if (there := self._there("llama-server", version)) is not None:
             return there
         with tarfile.open(archive) as tar:
             if not hasattr(tarfile, "data_filter"):
@@ -265,9 +298,6 @@ class Workshop:
         return (*generator, *(f"-D{one}" for one in way.defines))
 
     def _cmake(self, words: tuple[str, ...], what: str) -> None:
-        log = self.shelf.folder / "install.log"
-        argv = (self.tools.cmake, *words)
-        children.run(argv, self.environ, self.tell, "compile", what, log)
-
-
-__all__ = ["GIB", "MIB", "Workshop"]
+        argv, log = (self.tools.cmake, *words), self._log("llama-server")
+        gauge = children.steps_done
+        children.run(argv, self.environ, self.tell, "compile", what, log, gauge)

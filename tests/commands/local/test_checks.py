@@ -16,6 +16,7 @@ from control_api.version import version
 from daemon.backends.learned import Learned
 from daemon.config.load import load_text
 from daemon.config.paths import Paths
+from daemon.engines.install.shelf import Shelf, Use, switch, take_back
 from daemon.machine import pressure
 from daemon.machine.base import MachineFacts, PoolFacts
 from tests.control_api.fake import FakeControl, FakeDaemon
@@ -102,6 +103,20 @@ def test_engines() -> None:
     slow = dataclasses.replace(good, warning="It cannot use the GPU.")
     assert [c.verdict for c in checks.check_engines([slow], {})] == ["warn"]
     assert [c.verdict for c in checks.check_engines([gone], {})] == ["fail"]
+
+
+def test_an_engine_that_was_taken_back(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    assert list(checks.check_given_up(shelf)) == []
+    shelf.change("vllm", lambda _: Use("2", ("1",), 5))
+    shelf.change("vllm", lambda use: take_back(use, "qwen", "it broke", 1.0))
+    (check,) = checks.check_given_up(shelf)
+    assert check.verdict == "warn"
+    assert "vllm 2 was taken back: qwen did not load with it (it broke); 1 is used" in check.text
+    assert "ctl why qwen" in check.fix
+    assert check.fix.endswith("ctl engine update vllm")
+    shelf.change("vllm", lambda use: switch(use, "3", 8))
+    assert list(checks.check_given_up(shelf)) == [], "another one is used since"
 
 
 def test_budget() -> None:

@@ -13,6 +13,7 @@ from control_api.commands.local import checks, engine
 from control_api.commands.local import doctor as module
 from control_api.commands.local.checks import Check
 from control_api.commands.output import Out
+from control_api.commands.progress import Notice
 from tests.commands.conftest import Ctl, Result
 from tests.commands.local.test_engine import FakeRegistry
 
@@ -150,10 +151,10 @@ def test_what_is_looked_at_is_told_to_a_person() -> None:
             return True
 
     err = Terminal()
-    notice = module.Notice(Out(err=err))
+    notice = Notice(Out(err=err))
     notice.show("engine")
     notice.clear()
     assert err.getvalue() == "\r... engine\x1b[K\r\x1b[K"
     silent = io.StringIO()
-    module.Notice(Out(err=silent)).show("engine")
+    Notice(Out(err=silent)).show("engine")
     assert silent.getvalue() == ""

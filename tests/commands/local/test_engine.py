@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from control_api.commands.local import engine
+from control_api.client import RefusedError
+from control_api.commands.local import engine, engine_change
 from control_api.commands.local.settings import find_paths
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed
@@ -107,6 +108,73 @@ def test_ours_and_those_of_others(
     assert "trusted after 8 more loads" in text
     assert "(LM Studio)" in text
     assert others("llama-server", home, [str(theirs)]) == [], "the one in use is not told twice"
+
+
+def on_shelf(engine: str, version: str, how: str = "packages") -> Item:
+    """One that is in use."""
+    shelf = Shelf(find_paths(None).engines_dir)
+    place = shelf.place(engine, version)
+    item = shelf.finish(Item(engine, version, place, place / "bin" / "python", how))
+    shelf.change(engine, lambda use: switch(use, version, 0))
+    return item
+
+
+def test_update_of_all_goes_on_where_one_cannot_be_had(
+    ctl: Ctl, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "config.toml").write_text('[engines.vllm]\npath = "/opt/vllm"\n')
+    for name, how in (("llama-server", "archive"), ("vllm", "packages"), ("mlx-lm", "packages")):
+        on_shelf(name, "1", how)
+    own = on_shelf("xllamacpp", "1-at-00000000", "named")
+
+    def put(config: object, engine: str, *_: object, **__: object) -> Item:
+        if engine == "llama-server":
+            raise RefusedError("pull_failed", "Nobody is there.", "Try again later.")
+        return on_shelf(engine, "1")
+
+    monkeypatch.setattr(engine_change, "put", put)
+    result = ctl("engine", "update")
+    assert result.code == 1
+    assert result.out.splitlines() == ["mlx-lm 1 is installed and in use."]
+    for words in ("llama-server: Nobody is there.\n  Try again later.", "[engines.vllm] says",
+                  f"xllamacpp is your own, at {own.path}"):  # fmt: skip
+        assert words in result.err
+    told = ctl("engine", "update", "--json").json
+    assert [one["engine"] for one in told["engines"]] == ["mlx-lm"]
+    assert told["failed"] == [
+        {"engine": "llama-server", "message": "Nobody is there.", "hint": "Try again later."}
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [("rollback", "mlx-lm"), ("use", "mlx-lm@found"), ("use", "mlx-lm@1")]
+)
+def test_a_version_in_the_file_wins(ctl: Ctl, home: Path, words: tuple[str, ...]) -> None:
+    (home / "config.toml").write_text('[engines.mlx-lm]\nversion = "2"\n')
+    on_shelf("mlx-lm", "1")
+    result = ctl("engine", *words)
+    assert result.code == 1
+    assert "insists on version 2" in result.err
+    assert "ctl config edit" in result.err
+
+
+@pytest.mark.parametrize("verb", ["use", "install"])
+def test_one_that_does_not_run_is_not_used(ctl: Ctl, home: Path, verb: str) -> None:
+    (home / "config.toml").touch()
+    on_shelf("xllamacpp", "2026.1.1")
+    shelf = Shelf(find_paths(None).engines_dir)
+    shelf.change("xllamacpp", lambda use: switch(use, "", 0))
+    if verb == "install":  # its Python is there, and it cannot be imported
+        place = shelf.place("xllamacpp", "2026.1.1") / "bin"
+        place.mkdir()
+        (place / "python").write_text("#!/bin/sh\nexit 1\n")
+        (place / "python").chmod(0o755)
+    result = ctl("engine", verb, "xllamacpp@2026.1.1")
+    assert result.code == 1
+    assert "is installed, but does not run" in result.err
+    hint = "engine ls" if verb == "install" else "ctl engine install xllamacpp@2026.1.1"
+    assert hint in result.err
+    assert shelf.use("xllamacpp").version == ""
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +79,50 @@ def test_no_checksum(host: Releases, tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match="has no checksum"):
         get(host, tmp_path)
     assert host.asked == []
+
+
+def test_more_than_there_should_be(host: Releases, tmp_path: Path) -> None:
+    """A host that sends without end is given up."""
+    release = fetch.release(host.url, None, 5.0)
+    asset = replace(release.assets[NAME], size=1000)
+    with pytest.raises(ProblemError, match="its checksum is another one"):
+        fetch.fetch(asset, tmp_path, lambda *_: None, 5.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [ssl.SSLError(1, "bad record mac"), OSError(errno.ENETUNREACH, "no way there")]
+)
+def test_what_a_network_does_is_not_told_of_the_disk(
+    host: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def read1(*_: object) -> bytes:
+        raise error
+
+    release = fetch.release(host.url, None, 5.0)
+    monkeypatch.setattr("http.client.HTTPResponse.read1", read1)
+    with pytest.raises(ProblemError, match=str(error.strerror)):
+        fetch.fetch(release.assets[NAME], tmp_path, lambda *_: None, 5.0)
+
+
+def test_a_full_disk_is_told_as_one(
+    host: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = fetch.release(host.url, None, 5.0)
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    monkeypatch.setattr(Path, "open", lambda *_: io.FileIO(full, "w"))
+    with pytest.raises(OSError, match="No space left"):
+        fetch.fetch(release.assets[NAME], tmp_path, lambda *_: None, 5.0)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_size_that_is_none(host: Releases, size: int) -> None:
+    told = host.listing("b1")
+    told["assets"][0]["size"] = size
+    with pytest.raises(ValueError, match="bytes"):
+        fetch._release(told)
 
 
 def test_one_that_never_brings_anything(host: Releases, tmp_path: Path) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon.core.problems import Code, ProblemError
@@ -60,6 +66,14 @@ def test_a_program_that_fails_is_told_by_its_last_words(tmp_path: Path) -> None:
         children.run(("/no/such",), os.environ, quiet, "s", "w", tmp_path / "install.log")
 
 
+def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="No space left") as caught:
+        children.run(("/bin/false",), os.environ, quiet, "s", "w", tmp_path / "install.log")
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_an_end_of_ours_is_the_end_of_all_that_it_started(tmp_path: Path) -> None:
     """The end-check of each test sees that nothing is left."""
     mark = tmp_path / "began"
@@ -73,15 +87,87 @@ def test_an_end_of_ours_is_the_end_of_all_that_it_started(tmp_path: Path) -> Non
         children.run(argv, os.environ, tell, "step", "what", tmp_path / "install.log")
 
 
+def test_a_kill_of_ours_is_the_end_of_all_that_it_started(tmp_path: Path) -> None:
+    """kill -9 leaves nobody to clean up: an install that went on would write into the next."""
+    mark = tmp_path / "began"
+    script = f"sleep 60 & echo $$ $! > '{mark}.new'; mv '{mark}.new' '{mark}'; wait"
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from daemon.engines.install import children\n"
+        f"children.run(('/bin/sh', '-c', {script!r}), os.environ, lambda *_: None, 's', 'w',"
+        f" Path({str(tmp_path / 'install.log')!r}))\n"
+    )
+    ours = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        assert until(mark.exists)
+    finally:
+        ours.kill()
+        ours.wait(10)
+    theirs = [int(word) for word in mark.read_text().split()]
+    assert until(lambda: not any(map(psutil.pid_exists, theirs)))
+
+
+def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (done := what()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("text", "done"),
+    [("", None), ("[1/4] Building C object\n[2/4] Building [9/9]\n", 0.5),
+     ("[ 45%] Built target x\n", 0.45), ("-- found 3/4 of [1/2]\n", None)],
+)  # fmt: skip
+def test_how_far_a_compile_is(text: str, done: float | None) -> None:
+    assert children.steps_done(text) == done
+
+
+def test_how_far_packages_are() -> None:
+    done = children.packages_done(4)
+    assert done("Using Python 3.11.7\nResolved 4 packages in 1s\n") is None
+    said = "Downloading torch (3.0GiB)\nDownloading numpy (1.0GiB)\n"
+    assert done(said) == 0.0
+    assert done(f"{said} Downloaded numpy\n") == 0.25
+    assert done("Collecting a==1\n  Downloading a-1.whl (3 kB)\nCollecting b==2\n") == 0.5
+
+
+def test_progress_is_no_reason(tmp_path: Path) -> None:
+    argv = ("/bin/sh", "-c", "echo 'Downloading x (1.0MiB)' >&2; echo 'error: no' >&2; exit 2")
+    with pytest.raises(ProblemError, match="trying failed: error: no"):
+        children.run(argv, os.environ, quiet, "step", "trying", tmp_path / "install.log")
+
+
+def test_two_engines_are_installed_at_the_same_time(tmp_path: Path) -> None:
+    """What is asked of one must not be answered with what the other wants."""
+    tool = tmp_path / "uv"
+    tool.write_text(
+        '#!/bin/sh\nfor last; do :; done\nsleep 0.3\necho "$(cat "$last")==1 --hash=sha256:00"\n'
+    )
+    tool.chmod(0o755)
+
+    def resolve(engine: str) -> str:
+        return Installer(str(tool), tmp_path, os.environ, quiet, engine).resolve([engine])
+
+    with ThreadPoolExecutor(2) as pool:
+        locks = list(pool.map(resolve, ("vllm", "mlx-lm")))
+    assert [lock.strip() for lock in locks] == [
+        f"{name}==1 --hash=sha256:00" for name in ("vllm", "mlx-lm")
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mlx-lm.install.log", "uv", "vllm.install.log"
+    ]  # fmt: skip
+
+
 def test_what_would_send_packages_elsewhere_is_not_passed_on(tmp_path: Path) -> None:
-    environ = {**os.environ, "PIP_TARGET": "/elsewhere", "PYTHONPATH": "/x", "PIP_CERT": "kept"}
+    away = ("PIP_TARGET", "PYTHONPATH", "UV_NO_VERIFY_HASHES", "PIP_NO_DEPS", "PIP_DRY_RUN")
+    environ = {**os.environ, **dict.fromkeys(away, "1"), "PIP_CERT": "kept"}
     argv = (sys.executable, "-c", "import os; print(sorted(os.environ))")
     said = children.run(argv, environ, quiet, "step", "what", tmp_path / "install.log")
     assert "PIP_CERT" in said
-    assert "PIP_TARGET" not in said
-    assert "PYTHONPATH" not in said
+    assert not [name for name in away if f"'{name}'" in said]
 
 
 def test_pip_is_ours_where_we_have_one(tmp_path: Path) -> None:
-    installer = Installer("", tmp_path, os.environ, quiet)
+    installer = Installer("", tmp_path, os.environ, quiet, "vllm")
     assert installer.pip() == (sys.executable, "-m", "pip")

@@ -55,10 +55,11 @@ def test_what_a_compile_is_for(name: str, more: str, build: str) -> None:
     [("brew", Tools(), None, "not on this machine"),
      ("brew", Tools(brew="/b"), "b9", "one version"),
      ("compile", Tools(), None, "missing: cmake"), ("compile", BUILD, "b9", "cannot be fetched"),
-     ("archive", Tools(), "0.3.36", "no release")],
+     ("archive", Tools(), "0.3.36", "no release"), (None, BUILD, "x9", "no release"),
+     (None, BUILD, "b", "no release")],
 )  # fmt: skip
 def test_a_way_that_is_asked_for_and_not_there(
-    source: str, tools: Tools, version: str | None, words: str
+    source: str | None, tools: Tools, version: str | None, words: str
 ) -> None:
     found = ways("llama-server", version, MACHINES["Arc A770"].machine, tools, source)
     assert isinstance(found, Problem)
@@ -67,20 +68,21 @@ def test_a_way_that_is_asked_for_and_not_there(
 
 
 @pytest.mark.parametrize(
-    ("engine", "name", "expected"),
-    [("xllamacpp", "Alpine", ("xllamacpp",)),
-     ("mlx-lm", "Mac M3 Max", ("mlx-lm",)),
-     ("mlx-lm", "a server without a card", ("mlx-lm", "mlx[cpu]")),
-     ("mlx-lm", "RTX 4090, driver of CUDA 12.8", ("mlx-lm", "mlx[cuda12]")),
-     ("vllm-mlx", "DGX Spark", ("vllm-mlx", "mlx[cuda13]")),
-     ("vllm", "RTX 4090, driver of CUDA 12.8", ("vllm",))],
+    ("engine", "name", "expected", "build"),
+    [("xllamacpp", "Alpine", ("xllamacpp",), ""),
+     ("mlx-lm", "Mac M3 Max", ("mlx-lm",), ""),
+     ("mlx-lm", "a server without a card", ("mlx-lm", "mlx[cpu]"), "cpu"),
+     ("mlx-lm", "RTX 4090, driver of CUDA 12.8", ("mlx-lm", "mlx[cuda12]"), "cuda12"),
+     ("vllm-mlx", "DGX Spark", ("vllm-mlx", "mlx[cuda13]"), "cuda13"),
+     ("vllm", "RTX 4090, driver of CUDA 12.8", ("vllm",), "")],
 )  # fmt: skip
-def test_packages(engine: str, name: str, expected: tuple[str, ...]) -> None:
+def test_packages(engine: str, name: str, expected: tuple[str, ...], build: str) -> None:
     found = ways(engine, None, MACHINES[name].machine, Tools())
     assert not isinstance(found, Problem)
     (way,) = found
     assert isinstance(way, Packages)
     assert way.requirements == expected
+    assert way.build == build
     pinned = ways(engine, "1.2", MACHINES[name].machine, Tools())
     assert not isinstance(pinned, Problem)
     assert isinstance(pinned[0], Packages)

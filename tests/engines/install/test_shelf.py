@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from daemon.core.problems import Code, ProblemError
-from daemon.engines.install.shelf import FOUND, Item, Shelf, Use, Worked, back, switch, take_back
+from daemon.engines.install.shelf import (
+    FOUND,
+    Item,
+    Shelf,
+    Use,
+    Worked,
+    back,
+    given_up,
+    switch,
+    take_back,
+)
 
 ENGINE = "llama-server"
 
@@ -54,6 +64,39 @@ def test_switching_and_going_back() -> None:
     assert gone.taken_back is not None
     assert (gone.taken_back.version, gone.taken_back.to) == ("b2", "b1")
     assert take_back(replace(use, trial=0), "qwen", "it broke", 5.0) is None
+
+
+def test_going_back_passes_over_what_is_gone(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "engines")
+    for version in ("b1", "b2"):
+        put(shelf, version)
+    (shelf.place(ENGINE, "b1") / "llama-server").touch()
+    use = Use("b3", ("b2", "b9", "b1", FOUND), 4)
+    there = shelf.there(ENGINE)
+    assert back(use, there) == Use("b1", (FOUND,), 0)
+    gone = take_back(use, "qwen", "it broke", 5.0, there)
+    assert gone is not None
+    assert gone.version == "b1"
+    assert back(Use("b3", ("b2",)), there) is None
+    assert back(Use("b3", ("b2", FOUND)), there) == Use(FOUND)
+
+
+def test_what_was_given_up_is_told_while_it_matters() -> None:
+    gone = take_back(Use("b2", ("b1",), 4), "qwen", "it broke", 5.0)
+    assert gone is not None
+    assert given_up(gone) == gone.taken_back
+    assert given_up(switch(gone, "b3", 8)) is None
+    assert given_up(Use()) is None
+
+
+def test_an_environment_ends_with_its_python(tmp_path: Path) -> None:
+    folder = tmp_path / "mlx-lm" / "1"
+    item = Item("mlx-lm", "1", folder, folder, "packages")
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(tmp_path / "python3")
+    assert not item.whole
+    (tmp_path / "python3").touch()
+    assert item.whole
 
 
 def test_what_is_in_use_is_kept(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.core.problems import Code, ProblemError
-from daemon.engines.install.versions import build_of, older, order, parse
+from daemon.engines.install.versions import bring, build_of, older, order, parse
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,14 @@ def test_order() -> None:
         "0.9",
         "0.10",
     ]
+
+
+@pytest.mark.parametrize(
+    ("version", "command"),
+    [("b9000", "install llama-server@b9000"), ("0.32.2-cuda12", "install llama-server@0.32.2"),
+     ("b9000-cuda", "install llama-server@b9000"),
+     ("brew-9000", "install llama-server --from brew"), ("0.3.36", "install llama-server@0.3.36"),
+     ("9000-at-ab12cd34", "use llama-server PATH"), ("0.5-dev", "install llama-server@0.5-dev")],
+)  # fmt: skip
+def test_what_brings_a_version_again(version: str, command: str) -> None:
+    assert bring("llama-server", version) == f"ctl engine {command}"

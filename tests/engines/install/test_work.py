@@ -116,7 +116,7 @@ def test_archives_that_are_none(tmp_path: Path, host: Releases, content: bytes, 
 def test_no_room(tmp_path: Path, host: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ProblemError, match="1 MiB are free") as caught:
+    with pytest.raises(ProblemError, match=r"there are 1\.0 MiB") as caught:
         Shop(tmp_path, host.url).shop.install("llama-server", None)
     assert "Make room" in caught.value.problem.hint
     assert host.asked == []
@@ -138,6 +138,69 @@ def test_ctrl_c_leaves_nothing_that_looks_whole(
     asked = len(host.asked)
     assert one.shop.install("llama-server", None).version == "b9001"
     assert len(host.asked) == asked, "what was fetched is not fetched again"
+
+
+def test_what_a_killed_install_left_goes_with_the_next(tmp_path: Path, host: Releases) -> None:
+    one = Shop(tmp_path, host.url)
+    place = one.shelf.place("llama-server", "b1")
+    for left in (place, place.with_name(".b1.77")):  # of any version
+        (left / "files").mkdir(parents=True)
+    began = tmp_path / "cache" / "engines" / "b1"
+    began.mkdir(parents=True)
+    (began / "x.part").write_text("x")
+    one.shop.install("llama-server", None)
+    assert [entry.name for entry in place.parent.iterdir()] == ["b9001"]
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_one_that_lost_its_program_is_installed_again(tmp_path: Path, host: Releases) -> None:
+    one = Shop(tmp_path, host.url)
+    item = one.shop.install("llama-server", "b9000")
+    item.path.unlink()
+    assert not item.whole
+    assert one.shop.install("llama-server", "b9000").whole
+
+
+def test_a_better_build_of_the_same_release(tmp_path: Path, host: Releases) -> None:
+    """A driver that came after the install: the command that the warning names helps then."""
+    first = Shop(tmp_path, host.url).shop.install("llama-server", None)
+    assert first.build == "cpu"
+    one = Shop(tmp_path, host.url, NVIDIA)
+    assert one.shop.install("llama-server", "b9001").folder == first.folder, "not asked for"
+    item = one.shop.install("llama-server", None, better=True)
+    assert (item.version, item.build) == ("b9001-cuda", "cuda")
+    assert first.whole, "it may run just now"
+    for version in ("b9001", "9001"):
+        assert one.shop.install("llama-server", version, better=True) == item
+        assert one.shelf.called("llama-server", version) == item
+    host.files["b9000"] = files("b9000", cuda="", vulkan="")
+    slow = one.shop.install("llama-server", "b9000")
+    assert one.shop.install("llama-server", "b9000", better=True) == slow
+    assert any("it can use the processor alone" in note for note in one.notes)
+
+
+def test_packages_for_a_card_that_came_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the warning of mlx-lm names helps: the same version again, with CUDA's libraries."""
+    made: list[str] = []
+
+    def make(self: object, folder: Path, lock: str) -> None:
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin" / "python").touch()
+        made.append(folder.name)
+
+    installer = "daemon.engines.install.packages.Installer"
+    monkeypatch.setattr(f"{installer}.resolve", lambda *_: "mlx-lm==0.32.2 --hash=sha256:00\n")
+    monkeypatch.setattr(f"{installer}.make", make)
+    assert Shop(tmp_path).shop.install("mlx-lm", None, better=True).build == "cpu"
+    one = Shop(tmp_path, machine=NVIDIA)
+    assert one.shop.install("mlx-lm", None).version == "0.32.2"
+    item = one.shop.install("mlx-lm", "0.32.2", better=True)
+    assert (item.version, item.build, item.path) == ("0.32.2-cuda12", "cuda12", item.folder)
+    assert one.shop.install("mlx-lm", None, better=True) == item
+    assert one.shelf.called("mlx-lm", "0.32.2") == item
+    assert made == ["0.32.2", "0.32.2-cuda12"]
 
 
 def test_one_at_a_time(tmp_path: Path, host: Releases) -> None:
@@ -196,7 +259,7 @@ def test_a_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = Tools(cmake=str(cmake), compiler="/usr/bin/c++", make="/usr/bin/ninja", nvcc="/nvcc")
     one = Shop(tmp_path, machine=NVIDIA, tools=tools)
 
-    def sdist(self: object, requirement: str, folder: Path) -> Path:
+    def sdist(self: object, requirement: str, folder: Path, lock: str) -> Path:
         folder.mkdir(parents=True)
         return Path(shutil.copy(source, folder))
 
