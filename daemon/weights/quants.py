@@ -13,6 +13,8 @@ from daemon.weights.ggml import TENSOR_TYPES
 
 MIXTURES: Final = {
     "Q2_K": 3.35,
+    "Q2_K_L": 3.1,
+    "Q2_K_XL": 3.1,
     "Q3_K_S": 3.50,
     "Q3_K_M": 3.91,
     "Q3_K_L": 4.27,

@@ -1,0 +1,107 @@
+"""Settling which weights presets get on this machine: the shell around ``daemon.choosing``.
+
+Reads files, and finds engines: for a thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+
+from daemon.backends.sizing import Sized, Sizer
+from daemon.choosing import Offer, choose
+from daemon.config.model import Model
+from daemon.config.presets import FormName
+from daemon.core.problems import ProblemError
+from daemon.engines.base import Installed
+from daemon.engines.registry import Registry
+from daemon.planning import Option, on_each_gpu, options
+
+
+class Found(Registry):
+    """A registry for one reading: each engine is looked for once."""
+
+    def find(self, name: str) -> Installed:
+        known = self._known.get(name)
+        if known is None:
+            try:
+                known = super().find(name)
+            except ProblemError as error:
+                known = error
+            self._known[name] = known
+        if isinstance(known, ProblemError):
+            raise known
+        return known
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Installed | ProblemError]:
+        return {}
+
+
+class Settler:
+    """Settles models one by one. ``present``: whether a model's weights are on this disk;
+    ``kept``: by model the ``hf`` that was chosen, remembered from one reading to the next."""
+
+    def __init__(
+        self,
+        sizer: Sizer,
+        registry: Registry,
+        budget: Mapping[str, int],
+        present: Callable[[Model], bool],
+        kept: MutableMapping[str, str],
+    ) -> None:
+        self._sizer = sizer
+        self._registry = registry
+        self._budget = budget
+        self._present = present
+        self._kept = kept
+
+    @property
+    def form(self) -> FormName:
+        """What presets with both formats are taken in, where nothing else decides."""
+        return "mlx" if self._registry.platform.apple_silicon else "gguf"
+
+    def pick(self, forms: Sequence[Model]) -> Model:
+        """The model in one of its forms, with one of its quantisations. ``forms``: the one to
+        prefer first."""
+        if forms[0].path is not None or forms[0].repo is None:
+            return forms[0]
+        wanted = [each for form in forms for each in _quantised(form)]
+        found = choose(self._offers(wanted), self._budget, self._kept.get(forms[0].name))
+        if found.hf is not None:
+            self._kept[found.name] = found.hf
+        return found
+
+    def _offers(self, wanted: Sequence[Model]) -> list[Offer]:
+        here = [each for each in wanted if self._present(each)]
+        if len(here) == 1:  # nothing is to be weighed, nothing to be read
+            engine = here[0].engine or ""
+            return [Offer(here[0], here=True, engine=engine)]
+        return [self._offer(each, here=bool(here)) for each in here or wanted]
+
+    def _offer(self, model: Model, *, here: bool) -> Offer:
+        try:
+            sized = self._sizer.size(model)
+            ways = self._ways(sized)
+        except ProblemError:
+            return Offer(model, here=here)
+        engine = "" if sized.missing or self._too_old(sized) else sized.site.engine
+        return Offer(model, ways, here, engine)
+
+    def _ways(self, sized: Sized) -> tuple[Option, ...]:
+        places = on_each_gpu(sized, tuple(self._budget))
+        return options(places, caches=("f16",))
+
+    def _too_old(self, sized: Sized) -> bool:
+        installed = self._registry.find(sized.site.engine)
+        return self._registry.unfit(installed, sized.model.min_engine, "") is not None
+
+
+def _quantised(model: Model) -> Iterator[Model]:
+    """The model in each quantisation that its preset offers, best first."""
+    named = {name.upper() for name in model.quants}
+    if not named or (model.quant or "").upper() not in named:
+        yield model
+    for name, size in model.quants.items():
+        yield replace(model, hf=f"{model.repo}:{name}", file=None, size=size)
