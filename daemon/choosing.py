@@ -76,8 +76,8 @@ def choose(offers: Sequence[Offer], budget: Bytes, kept: str | None = None) -> M
     smallest = min(able, key=lambda offer: offer.least)
     if here:  # it may be loaded all the same; the scheduler says what it lacks
         return _taken(smallest, None, offers, budget)
-    choice = Choice("nothing of it fits this machine", _refusal(smallest, able, budget))
-    return replace(smallest.model, choice=choice)
+    problem = _refusal(smallest, able, budget)
+    return replace(smallest.model, choice=Choice(problem.message, problem))
 
 
 def alternative(model: Model, others: Iterable[Model]) -> str | None:

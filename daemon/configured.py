@@ -214,8 +214,7 @@ class Configured:
             ModelSpec(name, ()),
             kind=model.kind or "chat",
             pulled=False,
-            problem=refusal(model, self.stock.catalog.presets.values())
-            or self.reader.missing(model),
+            problem=self.reader.missing(model),
         )
 
     async def sized(self, name: str, ctx: int | None) -> Prepared:

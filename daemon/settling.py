@@ -65,7 +65,7 @@ class Settler:
     def pick(self, forms: Sequence[Model]) -> Model:
         """The model in one of its forms, with one of its quantisations. ``forms``: the one to
         prefer first."""
-        if forms[0].path is not None or forms[0].repo is None:
+        if not all(_of_a_preset(form) for form in forms):
             return forms[0]
         wanted = [each for form in forms for each in _quantised(form)]
         found = choose(self._offers(wanted), self._budget, self._kept.get(forms[0].name))
@@ -90,12 +90,21 @@ class Settler:
         return Offer(model, ways, here, engine)
 
     def _ways(self, sized: Sized) -> tuple[Option, ...]:
+        model = sized.model
+        fixed = model.ctx if model.fit == "refuse" else None  # it would not be shrunk
         places = on_each_gpu(sized, tuple(self._budget))
-        return options(places, caches=("f16",))
+        return options(places, ctx=fixed, caches=("f16",))
 
     def _too_old(self, sized: Sized) -> bool:
         installed = self._registry.find(sized.site.engine)
         return self._registry.unfit(installed, sized.model.min_engine, "") is not None
+
+
+def _of_a_preset(model: Model) -> bool:
+    """Whether its weights are those that a preset names: their size is known, and nothing else of
+    the user's runs them."""
+    written = model.path is not None or model.repo is None or model.size is None
+    return not written and model.preset is not None and "." not in (model.engine or "")
 
 
 def _quantised(model: Model) -> Iterator[Model]:

@@ -48,7 +48,8 @@ def test_the_cache_of_qwen3_coder_is_the_one_that_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", sorted({name for name, form in known() if (name, "mlx") in known() and form == "gguf"})
+    "preset",
+    sorted({name for name, form in known() if (name, "mlx") in known() and form == "gguf"}),
 )
 def test_both_forms_of_a_model_remember_the_same(preset: str) -> None:
     """Their caches differ by what engines keep beside keys and values only."""
