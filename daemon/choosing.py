@@ -125,6 +125,8 @@ def _taken(offer: Offer, way: Option | None, offers: Sequence[Offer], budget: By
         context = f" with a context of {way.context}" if way is not None and way.context else ""
         fit = f"fits {_room(offer, budget)}{context}"
         text = f"{what}: {f'of {others + 1} the best that {fit}' if others else f'it {fit}'}"
+    if offer.options and not offer.engine:
+        text += "; no engine that is here runs it"
     known = bits(offer.quant)
     if known is not None and known < FEW_BITS:
         text += f"; below {FEW_BITS:g} bits per weight it makes more mistakes"

@@ -86,7 +86,7 @@ class Settler:
             ways = self._ways(sized)
         except ProblemError:
             return Offer(model, here=here)
-        engine = "" if sized.missing or self._too_old(sized) else sized.site.engine
+        engine = "" if sized.missing or self._unable(sized) else sized.site.engine
         return Offer(model, ways, here, engine)
 
     def _ways(self, sized: Sized) -> tuple[Option, ...]:
@@ -95,9 +95,14 @@ class Settler:
         places = on_each_gpu(sized, tuple(self._budget))
         return options(places, ctx=fixed, caches=("f16",))
 
-    def _too_old(self, sized: Sized) -> bool:
-        installed = self._registry.find(sized.site.engine)
-        return self._registry.unfit(installed, sized.model.min_engine, "") is not None
+    def _unable(self, sized: Sized) -> bool:
+        """Whether the engine that is here is too old for it, or lacks a flag that it needs."""
+        name, model = sized.site.engine, sized.model
+        installed = self._registry.find(name)
+        flags = {arg for arg in model.args_for(name) if arg.startswith("-") and arg[1:2].isalpha()}
+        flags |= {arg for arg in model.args_for(name) if arg.startswith("--")}
+        lacks = bool(installed.flags) and not flags <= installed.flags
+        return lacks or self._registry.unfit(installed, model.min_engine, "") is not None
 
 
 def _of_a_preset(model: Model) -> bool:

@@ -18,6 +18,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.base import Installed
 from daemon.engines.environment import Platform
 from daemon.engines.registry import Registry
+from daemon.engines.xllamacpp_flags import known_flags
 from daemon.settling import Settler
 
 GB = 10**9
@@ -38,7 +39,8 @@ class Engines(Registry):
         if name not in self.there:
             raise ProblemError(Problem(Code.ENGINE_MISSING, f"no {name}"))
         accelerators = ("metal",) if self.platform is MAC else ()
-        return Installed(name, (name,), self.there[name], accelerators=accelerators)
+        flags = known_flags() if name == "xllamacpp" else frozenset()
+        return Installed(name, (name,), self.there[name], flags, accelerators)
 
 
 NEW = {"llama-server": "9999", "mlx-lm": "0.99.0"}
@@ -122,6 +124,19 @@ def test_the_engine_that_is_there_decides_the_form(
     assert found.form == form
     assert found.choice is not None
     assert not found.choice.refusal
+
+
+def test_an_engine_that_lacks_a_flag_of_the_preset_does_not_count() -> None:
+    """The embedded engine cannot override metadata."""
+    embedded = {"xllamacpp": "9999"}
+    name = "glm-4.7-flash"
+    found = catalog({"ram": 64 * GB}, engines=embedded).find(name)
+    assert found is not None
+    assert found.choice is not None
+    assert found.choice.text.endswith("no engine that is here runs it")
+    found = catalog({"ram": 64 * GB}, engines={**embedded, "mlx-lm": "0.99.0"}).find(name)
+    assert found is not None
+    assert found.form == "mlx"
 
 
 def test_a_named_engine_decides_the_form() -> None:
