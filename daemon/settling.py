@@ -16,7 +16,8 @@ from daemon.config.presets import FormName
 from daemon.core.problems import ProblemError
 from daemon.engines.base import Installed
 from daemon.engines.registry import Registry
-from daemon.planning import Option, on_each_gpu, options
+from daemon.planning import Option, loss, on_each_gpu, options
+from daemon.weights.quants import bits
 
 
 class Found(Registry):
@@ -93,7 +94,12 @@ class Settler:
         model = sized.model
         fixed = model.ctx if model.fit == "refuse" else None  # it would not be shrunk
         places = on_each_gpu(sized, tuple(self._budget))
-        return options(places, ctx=fixed, caches=("f16",))
+        ways = options(places, ctx=fixed, caches=("f16",))
+        named, real = bits(sized.quant), _bits(model)
+        if named is None or real is None:
+            return ways
+        worse = loss(real, 0, 0, "f16") - loss(named, 0, 0, "f16")
+        return tuple(replace(way, loss=way.loss + worse) for way in ways)
 
     def _unable(self, sized: Sized) -> bool:
         """Whether the engine that is here is too old for it, or lacks a flag that it needs."""
@@ -103,6 +109,15 @@ class Settler:
         flags |= {arg for arg in model.args_for(name) if arg.startswith("--")}
         lacks = bool(installed.flags) and not flags <= installed.flags
         return lacks or self._registry.unfit(installed, model.min_engine, "") is not None
+
+
+def _bits(model: Model) -> float | None:
+    """Bits per weight by the sizes of its files: names tell the smallest part of a mixture."""
+    if not model.quants or not model.size:
+        return None
+    name, size = next(iter(model.quants.items()))
+    best = bits(name)
+    return best * model.size / size if best else None
 
 
 def _of_a_preset(model: Model) -> bool:

@@ -6,17 +6,15 @@ then given to the engines' own parsers, and is looked through for anything that 
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 import pytest
 
@@ -34,6 +32,7 @@ from daemon.engines.vllm_mlx import RUNNER as VLLM_MLX
 from daemon.engines.vllm_mlx import VllmMlx
 from daemon.engines.xllamacpp import RUNNER as XLLAMACPP
 from daemon.engines.xllamacpp import Xllamacpp
+from tests.downloads.hub import Hub, running_hub
 
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = Path(__file__).with_name("golden")
@@ -189,33 +188,16 @@ def on_disk(words: tuple[str, ...], folder: Path) -> list[str]:
     return [word.replace(str(PLACE), str(folder)) for word in words]
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub that has nothing, and counts who asks."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        self.send_error(404)
-
-    do_HEAD = do_POST = do_CONNECT = do_GET  # noqa: N815 (http.server's names)
-
-    def log_message(self, *args: object) -> None:
-        """Nothing: a test reads ``asked``."""
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub that has nothing, and notes who asks."""
+    with running_hub() as found:
+        yield found
 
 
-@pytest.fixture(scope="module")
-def hub() -> Iterator[dict[str, str]]:
-    """The environment that sends everything to a counting hub of ours."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    names = ("HF_ENDPOINT", "MODEL_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy")
-    yield dict.fromkeys((*names, "https_proxy"), f"{url}/") | {"NO_PROXY": "", "no_proxy": ""}
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
+def towards(hub: Hub) -> dict[str, str]:
+    """The environment in which an engine that downloads would ask this hub."""
+    return dict.fromkeys(("HF_ENDPOINT", "MODEL_ENDPOINT"), f"{hub.url}/")
 
 
 NO_FILE: Final = re.compile(r"failed to (load|open)|No such file", re.IGNORECASE)
@@ -224,30 +206,27 @@ NO_FILE: Final = re.compile(r"failed to (load|open)|No such file", re.IGNORECASE
 @pytest.mark.real
 @pytest.mark.llama_server
 @pytest.mark.parametrize("preset", [p for e, p in TAKEN if e == "llama-server"])
-def test_llama_server_takes_it(
-    preset: str, llama_server: Path, hub: dict[str, str], tmp_path: Path
-) -> None:
+def test_llama_server_takes_it(preset: str, llama_server: Path, hub: Hub, tmp_path: Path) -> None:
     """It gets as far as the weights, which are not there, and asks nobody for them."""
-    Hub.asked.clear()
     one = TAKEN["llama-server", preset]
     assert one.launch is not None
     argv = on_disk(one.words, tmp_path)
     done = subprocess.run(
-        [llama_server, *argv], env={**one.launch.env, **hub}, capture_output=True, text=True,
-        timeout=40, check=False, cwd=tmp_path,
+        [llama_server, *argv], env={**one.launch.env, **towards(hub)}, capture_output=True,
+        text=True, timeout=40, check=False, cwd=tmp_path,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert not re.search(r"(?i)invalid argument|error: |unknown argument", said), said
     assert f"{preset}.gguf" in said, said
     assert NO_FILE.search(said), said
-    assert Hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.real
 @pytest.mark.llama_server
 def test_llama_server_would_refuse_a_wrong_line_and_would_download(
-    llama_server: Path, hub: dict[str, str], tmp_path: Path
+    llama_server: Path, hub: Hub, tmp_path: Path
 ) -> None:
     """So that the test above means something."""
     one = TAKEN["llama-server", "qwen3-coder"]
@@ -257,12 +236,10 @@ def test_llama_server_would_refuse_a_wrong_line_and_would_download(
     )
     assert "--no-such-flag" in done.stdout + done.stderr
     assert not NO_FILE.search(done.stdout + done.stderr)
-    Hub.asked.clear()
-    subprocess.run(
-        [llama_server, "-hf", "owner/name"], env={**os.environ, **hub, "HOME": str(tmp_path)},
-        capture_output=True, timeout=40, check=False,
-    )  # fmt: skip
-    assert any("owner/name" in path for path in Hub.asked), Hub.asked
+    environ = {**os.environ, **towards(hub), "HOME": str(tmp_path)}
+    fetching = [llama_server, "-hf", "owner/name"]
+    subprocess.run(fetching, env=environ, capture_output=True, timeout=40, check=False)
+    assert any("owner/name" in path for _, path, _ in hub.requests), hub.requests
 
 
 def told(python: str, program: str, given: object, **environ: str) -> dict[str, str]:
@@ -330,13 +307,12 @@ print("\\n" + json.dumps(said))
 
 @pytest.mark.real
 @pytest.mark.mlx
-def test_mlx_lm_takes_all(mlx_python: Path, hub: dict[str, str], tmp_path: Path) -> None:
-    Hub.asked.clear()
+def test_mlx_lm_takes_all(mlx_python: Path, hub: Hub, tmp_path: Path) -> None:
     given = {p: on_disk(x.words, tmp_path) for (e, p), x in TAKEN.items() if e == "mlx-lm"}
-    said = told(str(mlx_python), _MLX_LM, {**given, "wrong": ["--no-such-flag"]}, **hub)
+    said = told(str(mlx_python), _MLX_LM, {**given, "wrong": ["--no-such-flag"]}, **towards(hub))
     assert "unrecognized arguments" in said.pop("wrong")
     assert said == {name: str(tmp_path / name) for name in given}
-    assert Hub.asked == []
+    assert hub.requests == []
 
 
 # The stand-in's parser is written from the real one's source; the real one weighs 6.5 GB.
