@@ -250,6 +250,8 @@ class Control:
         item = self._find(name)
         engine = f" ({item.engine_name})" if item.engine_name else ""
         yield Progress("resolve", f"{item.model.name}{engine}")
+        for warning in item.model.warnings:
+            yield Progress("note", warning)
         if not item.pulled:
             pull = self.configured.pull(item.model.name, anyway=fit == "ignore")
             async for step in pull:
