@@ -16,6 +16,7 @@ from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import REMEDY, Stock, engine_key
+from daemon.choosing import refusal
 from daemon.config.diff import Changes, diff
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
@@ -418,8 +419,12 @@ class Configured:
 
     # ------------------------------------------------------------ pulling
 
-    async def pull(self, name: str) -> AsyncIterator[Progress]:
-        """Bring a model's files; ends when they are there. Raises ProblemError."""
+    async def pull(self, name: str, *, anyway: bool = False) -> AsyncIterator[Progress]:
+        """Bring a model's files; ends when they are there.
+
+        Raises ProblemError: MODEL_TOO_LARGE for a preset of which nothing fits this machine, unless
+        it is to be brought ``anyway``.
+        """
         model = self.original(name)
         if model.path is None and model.repo is None and model.install is None:
             yield Progress("pull", f"{name} needs no download", 1.0)
@@ -430,6 +435,11 @@ class Configured:
         elif model.repo is None:
             raise ProblemError(self.reader.missing(model))
         else:
+            too_large = refusal(model, self.stock.catalog.presets.values())
+            if too_large is not None and not anyway:
+                raise ProblemError(too_large)
+            if model.choice is not None:
+                yield Progress("choose", model.choice.text)
             async for step in self.pulls.watch(model, patience(self.settings)):
                 yield step
 

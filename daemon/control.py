@@ -189,6 +189,8 @@ class Control:
             args=list(model.args),
             pulled=item.pulled,
             sees=item.sees,
+            choice=model.choice.text if model.choice else "",
+            warnings=list(model.warnings),
             tested=self.proofs.last(Served.of(item)),
             **(ladder_view(page, self.supervisor.clock(), time.time()) if page else {}),
         )
@@ -263,9 +265,14 @@ class Control:
         item = self._find(name)
         engine = f" ({item.engine_name})" if item.engine_name else ""
         yield Progress("resolve", f"{item.model.name}{engine}")
+        for warning in item.model.warnings:
+            yield Progress("note", warning)
         if not item.pulled:
-            async for step in self.pull(item.model.name):
+            pull = self.configured.pull(item.model.name, anyway=fit == "ignore")
+            async for step in pull:
                 yield step
+        elif item.model.choice is not None:
+            yield Progress("choose", item.model.choice.text)
         item = await self.configured.ensure(item.model.name, ctx, fit)
         if item.problem is not None:
             raise ProblemError(item.problem)

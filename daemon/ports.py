@@ -240,7 +240,7 @@ LoadFit = Literal["shrink", "refuse", "ignore"]
 class Progress:
     """One step of a load, for whoever waits. ``fraction`` 0 to 1 where it is known."""
 
-    step: str  # resolve | pull | wait | evict | start | ready | failed
+    step: str  # resolve | choose | note | pull | wait | evict | start | ready | failed
     text: str
     fraction: float | None = None
     facts: Mapping[str, object] = field(default_factory=dict)

@@ -98,6 +98,8 @@ class Pulls:
             for queue in self._watchers.get(model.name, []):
                 queue.put_nowait(progress)
 
+        if model.choice is not None:
+            self.bus.publish("chosen", model.name, f"{model.name}: {model.choice.text}")
         request = pull_request(model)
         if self.record is not None:
             await asyncio.to_thread(self.record.begin, request)

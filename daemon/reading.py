@@ -14,13 +14,14 @@ from typing import Literal
 
 from daemon.backends.learned import Learned
 from daemon.backends.prepare import Located, Preparer
+from daemon.backends.sizing import Sizer
 from daemon.backends.standings import Standings
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
 from daemon.config.load import load
 from daemon.config.model import Model
 from daemon.config.paths import Paths
-from daemon.config.presets import load_presets
+from daemon.config.presets import Preset, load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
@@ -33,6 +34,7 @@ from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
 from daemon.machine.pressure import Marks, marks
 from daemon.pulling import hub_file
+from daemon.settling import Found, Settler
 from daemon.translate import backend_timing, budget_text
 
 
@@ -62,6 +64,7 @@ class Reader:
     held: frozenset[str] = frozenset()  # models that the calendar keeps now, by its own names
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
+    _chosen: dict[str, str] = field(default_factory=dict)  # the weights that presets were given
 
     def __post_init__(self) -> None:
         self.learned = Learned(self.paths.state_dir / "learned.json")
@@ -124,16 +127,25 @@ class Reader:
             from daemon.config.powered import on_battery
 
             settings = on_battery(settings)
-        return Catalog.build(settings, load_presets()).kept(self.held)
+        presets = load_presets()
+        settler = self._settler(settings, presets)
+        catalog = Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
+        return catalog.kept(self.held)
+
+    def _settler(self, settings: Settings, presets: Mapping[str, Preset]) -> Settler:
+        """What gives presets the weights that suit this machine."""
+        registry = self._registry(settings, Found)
+        pools = tuple(pool.name for pool in self.facts.pools)
+        sizer = Sizer(settings, presets, registry, pools, self.files_of)
+        return Settler(sizer, registry, self._room, self.present, self._chosen)
+
+    def _registry(self, settings: Settings, kind: type[Registry] = Registry) -> Registry:
+        cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)
+        return kind(settings, self.environ, cache, shelf=shelf)
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""
-        registry = Registry(
-            settings,
-            self.environ,
-            self.paths.cache_dir / "engines.json",
-            shelf=Shelf(self.paths.engines_dir),
-        )
+        registry = self._registry(settings)
         pools = [pool.name for pool in self.facts.pools]
         return Preparer(
             registry,

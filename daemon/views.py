@@ -157,6 +157,8 @@ class ModelView:
     degraded_since: float | None = None
     climbs_in: float | None = None  # seconds until it may try its full size again by itself
     sees: bool = False  # it has a projector for images
+    choice: str = ""  # why a preset's weights are these of several
+    warnings: list[str] = field(default_factory=list)  # what is known to be weak in it
     tested: VerdictView | None = None  # the newest test, of what is served now if there is one
 
 

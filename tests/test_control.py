@@ -293,7 +293,7 @@ async def test_a_load_pulls_what_is_not_here(opened: Open, hub_of: Callable[[Roo
 async def test_a_preset_that_nobody_added_is_pulled_and_served(
     opened: Open, hub_of: Callable[[Rooms], Hub]
 ) -> None:
-    rooms = await opened(engine())
+    rooms = await opened(engine(), "8 GiB")
     hub = hub_of(rooms)
     assert rooms.control.models() == []
     assert "qwen3-0.6b" in [view.name for view in rooms.control.models(presets=True)]
@@ -301,10 +301,47 @@ async def test_a_preset_that_nobody_added_is_pulled_and_served(
     await rooms.until(lambda: rooms.states().get("qwen3-0.6b") == "starting")
     rooms.ready("qwen3-0.6b")
     await load.end()
+    assert load.words == ["resolve", "choose", "pull", "start", "ready"]
+    assert load.steps[1].text.startswith("Q8_0 (610 MiB, GGUF")
+    chosen = [event.text for event in rooms.bus.history(0) if event.kind == "chosen"]
+    assert chosen == [f"qwen3-0.6b: {load.steps[1].text}"]
     assert hub.repos == ["Qwen/Qwen3-0.6B-GGUF"]
     assert [view.name for view in rooms.control.models()] == ["qwen3-0.6b"]
     assert (await rooms.configured.reload()).changed == []
     assert rooms.states() == {"qwen3-0.6b": "ready"}
+    assert rooms.control.model("qwen3-0.6b").choice.endswith("it is on this machine")
+
+
+async def test_what_a_preset_is_weak_in_is_told_at_its_load(opened: Open) -> None:
+    """Before anything is fetched, which this machine is too small for."""
+    rooms = await opened(engine(), "4.5 GiB")
+    steps = []
+    with pytest.raises(ProblemError, match="does not fit this machine"):
+        async for step in rooms.control.load("llama3.1:8b"):
+            steps.append(step)
+    assert [step.step for step in steps] == ["resolve", "note", "note"]
+    assert "tool calls are common" in steps[1].text
+    assert rooms.control.model("llama3.1-8b").warnings == [step.text for step in steps[1:]]
+
+
+async def test_a_preset_that_cannot_fit_is_refused_before_it_is_pulled(
+    opened: Open, hub_of: Callable[[Rooms], Hub]
+) -> None:
+    rooms = await opened(engine(), "4.5 GiB")
+    hub = hub_of(rooms)
+    for begun in (rooms.control.load("qwen3-coder"), rooms.control.pull("qwen3-coder")):
+        with pytest.raises(ProblemError) as caught:
+            async for _ in begun:
+                pass
+        problem = caught.value.problem
+        assert problem.code is Code.MODEL_TOO_LARGE
+        assert "even its smallest quantisation, TQ1_0 (7.5 GiB), needs" in problem.message
+        assert "there is room for 4.5 GiB" in problem.message
+        assert "ctl load " in problem.hint
+        assert problem.facts["alternative"] in rooms.configured.stock.catalog.presets
+    assert hub.repos == []
+    view = rooms.control.model("qwen3-coder")
+    assert (view.pulled, view.quantisation, view.choice) == (False, "TQ1_0", problem.message)
 
 
 async def test_a_failed_pull_ends_the_load(opened: Open, hub_of: Callable[[Rooms], Hub]) -> None:

@@ -88,7 +88,8 @@ def test_many_models_are_read_and_each_engine_is_looked_for_once(
     assert sorted(reading.stock.prepared) == sorted(names)
     assert all(item.problem is None for item in reading.stock.prepared.values())
     assert {spec.slots for spec in reading.stock.specs().values()} == {1}
-    assert looked == ["command.mine"]
+    assert looked.count("command.mine") == 1
+    assert len(looked) == len(set(looked)), "the others once, for what presets could run on"
 
 
 def test_one_bad_model_does_not_spoil_the_others(desk: Desk, tiny_gguf: Path) -> None:

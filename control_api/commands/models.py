@@ -169,8 +169,8 @@ def show(args: Namespace, out: Out) -> int:
     if story is not None:
         out.line()
         out.facts(_death(view(StoryView, story)))
-    if model.problem:
-        out.line(f"{out.paint('!', 'yellow')} {model.problem}")
+    for told in filter(None, (*model.warnings, model.problem)):
+        out.line(f"{out.paint('!', 'yellow')} {told}")
     return 0
 
 
@@ -201,11 +201,12 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("model", out.paint(model.name, "bold")),
         ("aliases", ", ".join(model.aliases)),
         ("state", out.state(model.state)),
-        ("kind", model.kind),
+        ("kind", "vision" if model.sees and model.kind == "chat" else model.kind),
         ("engine", model.engine or "none found"),
         ("source", model.source if model.pulled else f"{model.source} (not pulled)"),
         ("preset", model.preset or ""),
         ("size", size_text),
+        ("chosen", model.choice),
         ("context", f"{context} tokens, {model.slots} slots"),
         ("memory", pools(model.estimate)),
         ("of that", parts),

@@ -92,6 +92,8 @@ class Prepared:
         """Whether images can be put to it: there is a projector, or the weights hold one and the
         engine uses it (mlx-lm does not)."""
         args = (*self.engine_args, *self.model.args)
+        if not self.pulled:
+            return self.model.mmproj is not None
         if self.mmproj is not None or any(word.startswith(_PROJECTOR) for word in args):
             return True
         return self.weights is not None and self.weights.vision and self.engine_name != "mlx-lm"

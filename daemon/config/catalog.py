@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -42,19 +42,38 @@ class Catalog:
 
     @classmethod
     def build(
-        cls, settings: Settings, presets: Mapping[str, Preset], *, form: FormName = "gguf"
+        cls,
+        settings: Settings,
+        presets: Mapping[str, Preset],
+        *,
+        form: FormName = "gguf",
+        pick: Callable[[Sequence[Model]], Model] = lambda forms: forms[0],
     ) -> Catalog:
         """The catalog of valid settings.
 
-        ``form`` is what presets with both formats are taken in where no engine is named: ``mlx``
-        on Apple Silicon with an MLX engine, else ``gguf``.
+        ``form`` is what presets with both formats are rather taken in where no engine is named:
+        ``mlx`` on Apple Silicon, else ``gguf``. ``pick`` decides: it gets a model in every form
+        that it may have, the preferred one first, and may give it another quantisation.
         """
+
+        def made(
+            name: str, entry: ModelEntry, preset: Preset | None, *, listed: bool = True
+        ) -> Model:
+            other: FormName = "mlx" if form == "gguf" else "gguf"
+            forms = [
+                merge(name, entry, preset, settings, wanted, listed=listed)
+                for wanted in ((form, other) if _has_both(preset) else (form,))
+            ]
+            return pick(
+                [m for i, m in enumerate(forms) if m.form not in {f.form for f in forms[:i]}]
+            )
+
         models = {
-            name: merge(name, entry, presets.get(entry.preset or ""), settings, form)
+            name: made(name, entry, presets.get(entry.preset or ""))
             for name, entry in settings.models.items()
         }
         others = {
-            name: merge(name, _entry_of(name, preset), preset, settings, form, listed=False)
+            name: made(name, _entry_of(name, preset), preset, listed=False)
             for name, preset in presets.items()
             if name not in models
         }
@@ -236,6 +255,10 @@ def _all_names(
             assert holder is not None
             add(alias, holder)
     return names.items()
+
+
+def _has_both(preset: Preset | None) -> bool:
+    return preset is not None and preset.gguf is not None and preset.mlx is not None
 
 
 def _entry_of(name: str, preset: Preset) -> ModelEntry:

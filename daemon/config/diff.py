@@ -36,7 +36,7 @@ _POLICY: Final = frozenset(
         "min_memory",
     }
 )
-_MODEL_FIELDS: Final = tuple(f.name for f in fields(Model))
+_MODEL_FIELDS: Final = tuple(f.name for f in fields(Model) if f.compare)
 # Bound or handed on once, at the start of the daemon.
 _RESTART: Final = (
     "server.host",

@@ -14,6 +14,7 @@ from daemon.config.entry import ModelEntry, Params
 from daemon.config.presets import Form, FormName, Preset
 from daemon.config.settings import Settings
 from daemon.config.types import Dialect, Fit, Kind
+from daemon.core.problems import Problem
 
 _FORM_OF: Final[Mapping[str, FormName]] = {
     "llama-server": "gguf",
@@ -32,6 +33,15 @@ class Fields:
     force: Mapping[str, JsonValue] = field(default_factory=dict)
     with_tools: Mapping[str, JsonValue] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Why a preset's weights are these of several, in words. ``refusal``: none of them fits this
+    machine, so that nothing is fetched unless somebody insists."""
+
+    text: str
+    refusal: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,8 @@ class Model:
     max_output: int | None = None
     conversations: bool = True
     warnings: tuple[str, ...] = ()
+    choice: Choice | None = field(default=None, compare=False)
+    """Set where the machine decided (``daemon.choosing``)."""
 
     @property
     def repo(self) -> str | None:
@@ -173,7 +185,7 @@ def _weights(entry: ModelEntry, form: Form) -> dict[str, Any]:
         "path": path,
         "hf": entry.hf or hub.hf,
         "file": entry.file or hub.file,
-        "quants": dict(hub.quants),
+        "quants": dict(hub.quants) if entry.file is None else {},  # else the user has chosen
         "install": hub.install,
         "mmproj": entry.mmproj or form.mmproj,
         "draft": entry.draft or form.draft,

@@ -1,7 +1,8 @@
 """What quantisations are worth: bits per weight by name; names in names of files. Pure.
 
-The mixtures' figures are of Llama 2 7B as llama.cpp's quantize tool documents them (its README);
-other models come within a few percent. Pure types are exact (``TENSOR_TYPES``).
+The mixtures' figures are of Llama 2 7B as llama.cpp's quantize tool documents them (its README),
+those of Q2_K_XL and Q3_K_XL go by the files of Qwen3 30B; other models come within a few percent.
+Pure types are exact (``TENSOR_TYPES``).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from daemon.weights.ggml import TENSOR_TYPES
 
 MIXTURES: Final = {
     "Q2_K": 3.35,
+    "Q2_K_L": 3.1,
+    "Q2_K_XL": 3.1,
     "Q3_K_S": 3.50,
     "Q3_K_M": 3.91,
     "Q3_K_L": 4.27,
-    "Q3_K_XL": 4.3,
+    "Q3_K_XL": 3.7,
     "Q4_K_S": 4.58,
     "Q4_K_M": 4.84,
     "Q4_K_L": 4.9,

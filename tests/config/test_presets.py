@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from daemon.config.catalog import Catalog
 from daemon.config.presets import Preset, load_presets, packaged_file, read_presets
+from daemon.config.settings import Settings
+from daemon.weights.quants import bits
 
 PRESETS = load_presets()
 GGUF = (
     "gpt-oss-20b", "qwen3-30b", "qwen3-coder", "qwen3-next", "nemotron-3-nano", "glm-4.7-flash",
     "qwen3-vl", "qwen3.6-27b", "llama3.1-8b", "llama3.1-70b", "qwen2.5-coder-32b",
+    "qwen3-coder-q8", "gemma-4-e4b", "gemma-4-26b", "qwen3.5-9b", "qwen2.5-coder-7b",
 )  # fmt: skip
 MLX = (
     "gemma-4-e4b", "gemma-4-26b", "glm-4.7-flash", "qwen3-coder", "qwen3.5-9b", "qwen2.5-coder-7b",
+    "gpt-oss-20b", "qwen3-30b", "qwen3-next", "nemotron-3-nano", "qwen3.6-27b", "llama3.1-8b",
+    "llama3.1-70b", "qwen2.5-coder-32b",
 )  # fmt: skip
 SMALL = ("smollm2-135m", "qwen3-0.6b", "nomic-embed-text-v1.5", "bge-reranker-v2-m3")
 
@@ -85,11 +91,57 @@ def test_the_settings_of_the_guides() -> None:
     assert PRESETS["glm-4.7-flash"].gguf.min_engine == {"llama.cpp": "b7790"}
     vision = PRESETS["qwen3-vl"]
     assert vision.gguf is not None
-    assert vision.gguf.mmproj == "mmproj-Qwen3-VL-30B-A3B-Instruct-f16.gguf"
+    # as its repository spells it: the guide's name is found nowhere
+    assert vision.gguf.mmproj == "mmproj-Qwen3VL-30B-A3B-Instruct-F16.gguf"
     assert (vision.ctx, "-b 2048 -ub 2048" in args("qwen3-vl")) == (32768, True)
     dense = PRESETS["qwen3.6-27b"]
     assert (dense.ctx, dense.slots, dense.thinking) == (200000, 2, False)
     assert dense.params.default["presence_penalty"] == 1.5
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_quantisations_are_in_order_and_hold_the_one_that_is_named(name: str) -> None:
+    form = PRESETS[name].gguf
+    if form is None or not form.quants:
+        return
+    sizes = [int(size) for size in form.quants.values()]
+    assert sizes == sorted(sizes, reverse=True), "best first"
+    assert form.hf is not None
+    named = form.hf.partition(":")[2]
+    assert form.quants[named] == form.size
+    assert all(bits(quant) for quant in form.quants), "each is weighed by its bits"
+
+
+@pytest.mark.parametrize("name", MLX)
+def test_the_settings_of_vllm_mlx(name: str) -> None:
+    form = PRESETS[name].mlx
+    assert form is not None
+    words = " ".join(form.engine_args["vllm-mlx"])
+    assert "--kv-cache-quantization --cache-memory-percent 0.35 --prefill-step-size 4096" in words
+    assert "--stream-interval 4 --timeout 600" in words
+    calls = "--enable-auto-tool-choice --tool-call-parser auto" in words
+    assert calls == (PRESETS[name].tools is not False)
+    assert form.engine_args["vllm-mlx"][-1] in ("16384", "32768")
+    assert "--continuous-batching" not in words
+
+
+def test_an_entry_of_a_presets_name_replaces_it_and_another_builds_on_it() -> None:
+    models = {
+        "qwen3-coder": {"hf": "mine/coder-GGUF", "ctx": 8192},
+        "long": {"preset": "qwen3-coder", "ctx": 65536, "args": ["-ub", "512"]},
+        "other": {"preset": "qwen3-vl", "hf": "mine/vl-GGUF:Q8_0"},
+    }
+    found = Catalog.build(Settings.from_layers({"models": models}), PRESETS)
+    mine, long, other = (found.models[name] for name in models)
+    assert "qwen3-coder" not in found.presets
+    assert (mine.hf, mine.ctx, mine.preset) == ("mine/coder-GGUF", 8192, None)
+    assert (mine.args, dict(mine.quants), mine.min_engine) == ((), {}, {}), "nothing of the preset"
+    assert found.find("qwen3-coder:30b") is mine, "also by the preset's other names"
+    preset = PRESETS["qwen3-coder"].gguf
+    assert preset is not None
+    assert (long.hf, long.ctx, long.args) == (preset.hf, 65536, (*preset.args, "-ub", "512"))
+    assert (other.hf, other.mmproj, dict(other.quants)) == ("mine/vl-GGUF:Q8_0", None, {})
+    assert other.ctx == 32768, "what says nothing of files is taken"
 
 
 def test_kinds_and_warnings() -> None:
@@ -136,7 +188,8 @@ def test_wrong_data_is_a_bug() -> None:
 
 
 def test_the_wanted_form_or_the_other() -> None:
-    both, one = PRESETS["qwen3-coder"], PRESETS["gemma-4-e4b"]
+    both = PRESETS["qwen3-coder"]
+    one = read_presets({"x": {"description": "x", "kind": "chat", "mlx": {"hf": "a/b"}}})["x"]
     assert both.form("mlx") == ("mlx", both.mlx)
     assert both.form("gguf") == ("gguf", both.gguf)
     assert one.form("gguf") == ("mlx", one.mlx)

@@ -156,6 +156,10 @@ from recorded machines, by the same arithmetic that a daemon uses. No model was 
 [untested.md](untested.md) says how to check a row on the real machine. The limit of what a Mac's
 GPU may take is raised by `ctl memory raise-gpu-limit`, until the Mac restarts.
 
+A row is one quantisation: the guides' own, where none is named. `ctl load` takes the one that suits
+the machine, so that more loads than is in bold here, or loads in better quality: it says which, and
+`ctl show` does beforehand.
+
 | cell | meaning |
 | --- | --- |
 | **128k** | it loads, with this context for each conversation |

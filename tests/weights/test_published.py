@@ -21,7 +21,7 @@ def test_every_form_of_every_preset_has_figures_and_a_size() -> None:
 
 def test_of_others_there_are_none() -> None:
     assert figures("nobody", "gguf") is None
-    assert figures("llama3.1-8b", "mlx") is None
+    assert figures("nomic-embed-text-v1.5", "mlx") is None
 
 
 @pytest.mark.parametrize(("preset", "form"), sorted(known()))
@@ -45,6 +45,22 @@ def test_the_cache_of_qwen3_coder_is_the_one_that_is_known() -> None:
         assert found is not None
         weights = found.weights("qwen3-coder", "chat", "", 1)
         assert kv_bytes(weights, Shape(65536)) == 98304 * 65536
+
+
+@pytest.mark.parametrize(
+    "preset",
+    sorted({name for name, form in known() if (name, "mlx") in known() and form == "gguf"}),
+)
+def test_both_forms_of_a_model_remember_the_same(preset: str) -> None:
+    """Their caches differ by what engines keep beside keys and values only."""
+    caches = []
+    for form in ("gguf", "mlx"):
+        found = figures(preset, form)
+        assert found is not None
+        weights = found.weights(preset, "chat", "", 1)
+        caches.append((len(weights.layers), weights.n_ctx_train, kv_bytes(weights, Shape(32768))))
+    assert caches[0][:2] == caches[1][:2]
+    assert caches[0][2] == pytest.approx(caches[1][2], rel=0.05)
 
 
 def test_windows_and_states_are_seen() -> None:

@@ -97,7 +97,9 @@ def test_four_bits_are_the_last_resort(ctl: Ctl) -> None:
     assert row["need"]
 
 
-def test_mlx_has_no_kinds_of_cache(ctl: Ctl) -> None:
+def test_mlx_has_no_kinds_of_cache(ctl: Ctl, home: Path) -> None:
+    entry = '[models.gemma-4-26b]\npreset = "gemma-4-26b"\nengine = "mlx-lm"\n'
+    (home / "config.toml").write_text(entry, "utf-8")
     found = ctl("plan", "gemma-4-26b", "--budget", "16GiB", "--json").json
     assert [row["cache"] for row in found["models"]] in ([], ["f16"])
     roomy = ctl("plan", "gemma-4-26b", "--budget", "20GiB", "--json").json

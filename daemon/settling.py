@@ -1,0 +1,136 @@
+"""Settling which weights presets get on this machine: the shell around ``daemon.choosing``.
+
+Reads files, and finds engines: for a thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+
+from daemon.backends.sizing import Sized, Sizer
+from daemon.choosing import Offer, choose
+from daemon.config.model import Model
+from daemon.config.presets import FormName
+from daemon.core.problems import ProblemError
+from daemon.engines.base import Installed
+from daemon.engines.registry import Registry
+from daemon.planning import Option, loss, on_each_gpu, options
+from daemon.weights.quants import bits
+
+
+class Found(Registry):
+    """A registry for one reading: each engine is looked for once."""
+
+    def find(self, name: str) -> Installed:
+        known = self._known.get(name)
+        if known is None:
+            try:
+                known = super().find(name)
+            except ProblemError as error:
+                known = error
+            self._known[name] = known
+        if isinstance(known, ProblemError):
+            raise known
+        return known
+
+    @functools.cached_property
+    def _known(self) -> dict[str, Installed | ProblemError]:
+        return {}
+
+
+class Settler:
+    """Settles models one by one. ``present``: whether a model's weights are on this disk;
+    ``kept``: by model the ``hf`` that was chosen, remembered from one reading to the next."""
+
+    def __init__(
+        self,
+        sizer: Sizer,
+        registry: Registry,
+        budget: Mapping[str, int],
+        present: Callable[[Model], bool],
+        kept: MutableMapping[str, str],
+    ) -> None:
+        self._sizer = sizer
+        self._registry = registry
+        self._budget = budget
+        self._present = present
+        self._kept = kept
+
+    @property
+    def form(self) -> FormName:
+        """What presets with both formats are taken in, where nothing else decides."""
+        return "mlx" if self._registry.platform.apple_silicon else "gguf"
+
+    def pick(self, forms: Sequence[Model]) -> Model:
+        """The model in one of its forms, with one of its quantisations. ``forms``: the one to
+        prefer first."""
+        if not all(_of_a_preset(form) for form in forms):
+            return forms[0]
+        wanted = [each for form in forms for each in _quantised(form)]
+        found = choose(self._offers(wanted), self._budget, self._kept.get(forms[0].name))
+        if found.hf is not None:
+            self._kept[found.name] = found.hf
+        return found
+
+    def _offers(self, wanted: Sequence[Model]) -> list[Offer]:
+        here = [each for each in wanted if self._present(each)]
+        if len(here) == 1:  # nothing is to be weighed, nothing to be read
+            engine = here[0].engine or ""
+            return [Offer(here[0], here=True, engine=engine)]
+        return [self._offer(each, here=bool(here)) for each in here or wanted]
+
+    def _offer(self, model: Model, *, here: bool) -> Offer:
+        try:
+            sized = self._sizer.size(model)
+            ways = self._ways(sized)
+        except ProblemError:
+            return Offer(model, here=here)
+        engine = "" if sized.missing or self._unable(sized) else sized.site.engine
+        return Offer(model, ways, here, engine)
+
+    def _ways(self, sized: Sized) -> tuple[Option, ...]:
+        model = sized.model
+        fixed = model.ctx if model.fit == "refuse" else None  # it would not be shrunk
+        places = on_each_gpu(sized, tuple(self._budget))
+        ways = options(places, ctx=fixed, caches=("f16",))
+        named, real = bits(sized.quant), _bits(model)
+        if named is None or real is None:
+            return ways
+        worse = loss(real, 0, 0, "f16") - loss(named, 0, 0, "f16")
+        return tuple(replace(way, loss=way.loss + worse) for way in ways)
+
+    def _unable(self, sized: Sized) -> bool:
+        """Whether the engine that is here is too old for it, or lacks a flag that it needs."""
+        name, model = sized.site.engine, sized.model
+        installed = self._registry.find(name)
+        flags = {arg for arg in model.args_for(name) if arg.startswith("-") and arg[1:2].isalpha()}
+        flags |= {arg for arg in model.args_for(name) if arg.startswith("--")}
+        lacks = bool(installed.flags) and not flags <= installed.flags
+        return lacks or self._registry.unfit(installed, model.min_engine, "") is not None
+
+
+def _bits(model: Model) -> float | None:
+    """Bits per weight by the sizes of its files: names tell the smallest part of a mixture."""
+    if not model.quants or not model.size:
+        return None
+    name, size = next(iter(model.quants.items()))
+    best = bits(name)
+    return best * model.size / size if best else None
+
+
+def _of_a_preset(model: Model) -> bool:
+    """Whether its weights are those that a preset names: their size is known, and nothing else of
+    the user's runs them."""
+    written = model.path is not None or model.repo is None or model.size is None
+    return not written and model.preset is not None and "." not in (model.engine or "")
+
+
+def _quantised(model: Model) -> Iterator[Model]:
+    """The model in each quantisation that its preset offers, best first."""
+    named = {name.upper() for name in model.quants}
+    if not named or (model.quant or "").upper() not in named:
+        yield model
+    for name, size in model.quants.items():
+        yield replace(model, hf=f"{model.repo}:{name}", file=None, size=size)
