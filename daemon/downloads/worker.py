@@ -244,8 +244,10 @@ def _fetch_blob(item: Wanted, cache: Path, meter: Meter) -> None:
                 file.truncate(0)
                 begun = 0
             meter.bar(initial=begun)
-            _stream(url, file, begun, known.size, meter)
-        if begun and _SHA256.fullmatch(known.etag) and _sha256(part, meter) != known.etag:
+            proving = _Proving(file)
+            _stream(url, cast("BinaryIO", proving), begun, known.size, meter)
+        fresh = proving.digest.hexdigest() if proving.whole or not begun else ""
+        if _SHA256.fullmatch(known.etag) and (fresh or _sha256(part, meter)) != known.etag:
             part.unlink()
             raise ProblemError(
                 Problem(
@@ -255,6 +257,30 @@ def _fetch_blob(item: Wanted, cache: Path, meter: Meter) -> None:
                 )
             )
         part.replace(blob)
+
+
+class _Proving:
+    """A file that is digested while it is written: what came in one piece is not read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.whole = False  # begun anew from its first byte, by the client
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int) -> int:
+        """The client goes back where the hub has ignored the range that it was asked for."""
+        self.digest, self.whole = hashlib.sha256(), offset == 0
+        return self._file.seek(offset)
+
+    def truncate(self) -> int:
+        return self._file.truncate()
 
 
 def _part(blob: Path) -> Path:
@@ -332,7 +358,8 @@ def run(job: protocol.Job, say: Say) -> None:
     except ProblemError as error:
         problem, lost = error.problem, False
     except Exception as error:  # noqa: BLE001  the boundary of this process: its last word
-        problem, lost = explain.explain(error, about), explain.is_connection(error)
+        problem = explain.explain(error, about)
+        lost = explain.is_connection(error) or problem.retry_after is not None
     unasked = meter is None and problem.code is Code.NOT_PULLED
     if unasked and (here := already_here(job, cache)) is not None:
         say(Finished(here))
