@@ -14,7 +14,18 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from control_api import backends, daemon, events, incidents, keys, logs, models, openapi, requests
+from control_api import (
+    backends,
+    daemon,
+    events,
+    incidents,
+    keys,
+    logs,
+    models,
+    openapi,
+    pulls,
+    requests,
+)
 from control_api.auth import PRINCIPAL_KEY, Auth, check
 from control_api.bodies import decode_body
 from control_api.errors import StatusProblemError, response
@@ -39,6 +50,7 @@ log = logging.getLogger(__name__)
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *daemon.OPERATIONS,
     *models.OPERATIONS,
+    *pulls.OPERATIONS,
     *backends.OPERATIONS,
     *requests.OPERATIONS,
     *events.OPERATIONS,

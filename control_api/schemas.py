@@ -25,6 +25,7 @@ from daemon.views import (
     LanView,
     ListenerView,
     ModelView,
+    PullView,
     ReloadView,
     RequestView,
     StatusView,
@@ -60,6 +61,8 @@ __all__ = [
     "PauseBody",
     "ProgressLine",
     "PullBody",
+    "PullView",
+    "Pulls",
     "ReloadView",
     "RequestView",
     "StatusView",
@@ -177,6 +180,12 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelView]
+
+
+class Pulls(msgspec.Struct, frozen=True, kw_only=True):
+    """Those that run, and those that wait for their turn; the oldest first."""
+
+    pulls: list[PullView]
 
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from daemon.access.exposure import exposed, is_local, warning
 from daemon.access.principals import Principal
 from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
+from daemon.awaited import Awaited
 from daemon.backends.backend import Backend
 from daemon.backends.counters import Counters
 from daemon.bounds import count_patience, follow_logs, guard_of, relay_limits, wake_gap
@@ -117,6 +118,9 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.awaited = Awaited(self.supervisor, self.control.bringing)
+        self.supervisor.absent = self.awaited.absent
+        self.supervisor.fetching = self.awaited.words
         self.counters = Counters(count_patience(settings), environ)  # of tokens
         self.supervisor.counter = self.counters.count
         self.telling = Telling(
@@ -174,6 +178,7 @@ class Daemon:
             self.watcher.start()
             self.powering.start()
             self.awake.on_wake = self._woke
+            self._later(self.control.bringing.take_up(), "pulls")
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
@@ -418,6 +423,7 @@ class Daemon:
         log.info("stopping")
         await self.telling.stopping()
         self.supervisor.leave()
+        self.awaited.leave()
         if self.listeners is not None:
             self.listeners.leave()
         network = self.network

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,17 +26,18 @@ from daemon.core.lifecycle import State
 from daemon.core.messages import ExitClass, ModelSpec, Standing
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.downloads import pulled
+from daemon.downloads import pulled, unfinished
 from daemon.downloads.pulled import Pulled
+from daemon.downloads.unfinished import Unfinished
 from daemon.engines.signatures import METAL_RETRY
-from daemon.ports import LoadFit, Progress
+from daemon.ports import LoadFit
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
 from daemon.reloads import refused, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
-from daemon.translate import patience, policy
+from daemon.translate import policy
 from daemon.views import EventView, ReloadView
 
 log = logging.getLogger("modelport.config")
@@ -75,7 +76,13 @@ class Configured:
 
     def __post_init__(self) -> None:
         record = Pulled(self.reader.paths.state_dir / pulled.FILE)
-        self.pulls = Pulls(self.bus, self._arrived, record=record)
+        self.pulls = Pulls(
+            self.bus,
+            self.arrived,
+            record=record,
+            unfinished=Unfinished(self.reader.paths.state_dir / unfinished.FILE),
+            parallel=lambda: self.settings.downloads.parallel,
+        )
         self.kept = Remembered(self.reader.standings)
         self.bus.subscribe(self._told)
         self.supervisor.remember = self.remember
@@ -404,22 +411,8 @@ class Configured:
 
     # ------------------------------------------------------------ pulling
 
-    async def pull(self, name: str) -> AsyncIterator[Progress]:
-        """Bring a model's files; ends when they are there. Raises ProblemError."""
-        model = self.original(name)
-        if model.path is None and model.repo is None and model.install is None:
-            yield Progress("pull", f"{name} needs no download", 1.0)
-        elif await asyncio.to_thread(self.reader.present, model):
-            if not (name in self.stock.prepared and self.stock.prepared[name].pulled):
-                await self._arrived(model)  # by another way
-            yield Progress("pull", f"{name} is on this machine", 1.0)
-        elif model.repo is None:
-            raise ProblemError(self.reader.missing(model))
-        else:
-            async for step in self.pulls.watch(model, patience(self.settings)):
-                yield step
-
-    async def _arrived(self, pulled: Model) -> None:
+    async def arrived(self, pulled: Model) -> None:
+        """Its files are here now: it can be served, if it is configured."""
         async with self._changing:
             name, catalog = pulled.name, self.stock.catalog
             model = catalog.models.get(name) or catalog.presets.get(name)

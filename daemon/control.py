@@ -18,6 +18,7 @@ from daemon.access.keys import Wanted
 from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
+from daemon.bringing import Bringing
 from daemon.config.paths import Paths
 from daemon.configured import Configured
 from daemon.core.lifecycle import State
@@ -57,6 +58,7 @@ from daemon.views import (
     LanView,
     ListenerView,
     ModelView,
+    PullView,
     ReloadView,
     RequestView,
     StatusView,
@@ -87,8 +89,10 @@ class Control:
     proofs: Verdicts = field(default_factory=Verdicts)
     power: Callable[[], str] = str  # in words
     key_ring: Keys = field(init=False)
+    bringing: Bringing = field(init=False)
 
     def __post_init__(self) -> None:
+        self.bringing = Bringing(self.configured)
         self.key_ring = Keys(KeyStore(self.paths.keys_file))
 
     # ------------------------------------------------------------ looking
@@ -249,7 +253,7 @@ class Control:
         engine = f" ({item.engine_name})" if item.engine_name else ""
         yield Progress("resolve", f"{item.model.name}{engine}")
         if not item.pulled:
-            async for step in self.pull(item.model.name):
+            async for step in self.bringing.pull(item.model.name):
                 yield step
         item = await self.configured.ensure(item.model.name, ctx, fit)
         if item.problem is not None:
@@ -293,9 +297,23 @@ class Control:
             facts |= {"variant": run.variant.id, "warning": run.installed.warning}
         return Progress("ready", f"{name} is ready", 1.0, facts)
 
-    def pull(self, name: str) -> AsyncIterator[Progress]:
+    async def pull(self, name: str) -> AsyncIterator[Progress]:
         """See ``ControlPort``."""
-        return self.configured.pull(self._find(name).model.name)
+        async for step in self.bringing.pull(name):
+            yield step
+        yield await self.bringing.done(name)
+
+    def pulls(self) -> list[PullView]:
+        """See ``ControlPort``."""
+        return self.bringing.views()
+
+    def pulling(self, name: str) -> PullView:
+        """See ``ControlPort``."""
+        return self.bringing.view(name)
+
+    async def cancel_pull(self, name: str) -> PullView:
+        """See ``ControlPort``."""
+        return await self.bringing.cancel(name)
 
     async def unload(self, name: str | None, *, force: bool = False) -> list[str]:
         """See ``ControlPort``. Waits until running requests have ended (unless forced)."""

@@ -195,6 +195,16 @@ class Reader:
 
         return find(model.mmproj), find(model.draft), find(model.template)
 
+    def complete(self, model: Model) -> bool:
+        """Whether its weights and all that goes with them are here. Looks at files."""
+        if not self.present(model):
+            return False
+        try:
+            self.files_of(model)
+        except ProblemError as error:
+            return error.problem.code is not Code.NOT_PULLED
+        return True
+
     def present(self, model: Model) -> bool:
         """Whether its weights are on this disk. Looks at files."""
         if model.path is not None:

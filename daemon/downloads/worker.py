@@ -130,7 +130,7 @@ def plan(job: protocol.Job, api: HfApi) -> list[Wanted]:
         return want(repo, commit, chosen, role)
 
     commit, files = look(request.repo, request.revision)
-    weights = choose_files(files, request.quant, request.file)
+    weights = choose_files(files, request.quant, request.file) if request.weights else []
     wanted = [want(request.repo, commit, file) for file in weights]
     projector = choose_projector(files) if request.find_mmproj and not request.mmproj else None
     if projector is not None:
@@ -149,21 +149,21 @@ def already_here(job: protocol.Job, cache: Path) -> PulledFiles | None:
     """What was asked for, if all of it lies in the cache; nothing is asked of the network."""
     request = job.request
     revision = None if request.revision == "main" else request.revision
-    path = locate.locate(request.repo, request.quant, request.file, cache, revision)
-    if path is None:
-        return None
     found: dict[str, Path | None] = {
         role: locate.locate_file(ref.repo or request.repo, ref.file, cache)
         for role, ref in _extras(request)
     }
-    if None in found.values():
+    path = next(iter(found.values()), None)
+    if request.weights:
+        path = locate.locate(request.repo, request.quant, request.file, cache, revision)
+    if path is None or None in found.values():
         return None
     if request.find_mmproj and "mmproj" not in found:
         found["mmproj"] = locate.locate_projector(path)
     folder = (
         path if path.is_dir() else next(p for p in path.parents if p.parent.name == "snapshots")
     )
-    files = (path, *(p for p in found.values() if p is not None))
+    files = tuple(dict.fromkeys((path, *(p for p in found.values() if p is not None))))
     return PulledFiles(path, files, folder.name, sum(f.stat().st_size for f in files), **found)
 
 
@@ -182,17 +182,19 @@ def pull(job: protocol.Job, meter_for: Callable[[int], Meter]) -> PulledFiles:
         paths.append(_have(item, cache, meter))
         meter.end(item.file.size)
     _remember(job.request, wanted, cache)
-    weights = [path for item, path in zip(wanted, paths, strict=True) if item.role == "weights"]
-    first = weights[0]
-    depth = wanted[0].file.name.count("/")
+    first, depth = paths[0], wanted[0].file.name.count("/")  # of the weights, if any are wanted
     extras = {i.role: p for i, p in zip(wanted, paths, strict=True) if i.role != "weights"}
     return PulledFiles(
-        first if first.suffix.lower() == ".gguf" else first.parents[depth],
+        first.parents[depth] if wanted[0].role == "weights" and not _gguf(first) else first,
         tuple(paths),
         wanted[0].commit,
         sum(item.file.size for item in wanted),
         **extras,
     )
+
+
+def _gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _target(item: Wanted, cache: Path) -> Path:
