@@ -42,7 +42,7 @@ OPERATIONS: Final = (
         tag=_TAG,
         summary="One download: of a model, or of hf:OWNER/REPO:QUANT.",
         answer=PullView,
-        errors=(Code.PULL_UNKNOWN,),
+        errors=(Code.PULL_UNKNOWN, Code.MODEL_NOT_FOUND),
     ),
     Operation(
         method="POST",
@@ -52,6 +52,6 @@ OPERATIONS: Final = (
         summary="End a download; what came so far is kept for the next one.",
         body=Empty,
         answer=PullView,
-        errors=(Code.PULL_UNKNOWN,),
+        errors=(Code.PULL_UNKNOWN, Code.MODEL_NOT_FOUND),
     ),
 )

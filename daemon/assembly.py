@@ -36,6 +36,8 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.downloads import used
+from daemon.downloads.used import Used
 from daemon.engines.install.shelf import Shelf
 from daemon.files import DISK
 from daemon.incidents import Recorder
@@ -56,6 +58,7 @@ from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
 from daemon.verdicts import Verdicts
+from daemon.views import EventView
 from daemon.watching import Patience, Watcher
 
 if TYPE_CHECKING:
@@ -108,6 +111,7 @@ class Daemon:
         )
         self.keys = Keys(KeyStore(paths.keys_file), insecure=insecure)
         self.keys.follow(settings.timing)
+        self.used = Used(paths.state_dir / used.FILE)
         self.control = Control(
             self.supervisor,
             self.configured,
@@ -118,6 +122,7 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.bus.subscribe(self._noted)
         self.awaited = Awaited(self.supervisor, self.control.bringing)
         self.supervisor.absent = self.awaited.absent
         self.supervisor.fetching = self.awaited.words
@@ -184,6 +189,14 @@ class Daemon:
             await self._stopping.wait()
         finally:
             await self._close(front, runners, housekeeper)
+
+    def _noted(self, event: EventView) -> None:
+        """Weights are in use: `ctl prune` leaves alone what was, lately."""
+        if event.kind in ("ready", "exited"):
+            item = self.configured.prepared(event.model)
+            if item is not None and item.path is not None:
+                work = asyncio.to_thread(self.used.note, item.path, time.time())
+                self._later(work, "noting a use")
 
     def _network(self, front: Front) -> Network:
         from daemon.network import Network

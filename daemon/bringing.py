@@ -12,8 +12,9 @@ from daemon.config.model import Model
 from daemon.configured import Configured
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_projector, shards
+from daemon.downloads.wanted import HUB, of_hub
 from daemon.ports import Progress
-from daemon.pulling import HUB, Pulls, of_hub
+from daemon.pulling import Pulls
 from daemon.translate import patience
 from daemon.views import PullView
 
@@ -31,25 +32,19 @@ class Bringing:
         return self.configured.pulls.views()
 
     def view(self, name: str) -> PullView:
-        """The one of this name. Raises ProblemError (PULL_UNKNOWN)."""
-        pulls = self.configured.pulls
-        found = pulls.view(self._key(name))
+        """The one of this name. Raises ProblemError (PULL_UNKNOWN, MODEL_NOT_FOUND)."""
+        found = self._pulls.view(self._key(name))
         if found is None:
-            raise ProblemError(pulls.unknown(name))
+            raise ProblemError(self._pulls.unknown(name))
         return found
 
     async def cancel(self, name: str) -> PullView:
         """See ``Pulls.cancel``."""
-        return await self.configured.pulls.cancel(self._key(name))
+        return await self._pulls.cancel(self._key(name))
 
     def _key(self, name: str) -> str:
         """By which a pull is known: also one of a model that has left the configuration."""
-        if self.configured.pulls.view(name) is not None:
-            return name
-        try:
-            return self.wanted(name).name
-        except ProblemError:
-            return name
+        return name if self._pulls.view(name) is not None else self.wanted(name).name
 
     @property
     def _pulls(self) -> Pulls:

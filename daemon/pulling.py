@@ -11,29 +11,26 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from daemon.config.model import Model
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.pace import Pace
-from daemon.downloads.protocol import check_repository
 from daemon.downloads.pull import (
-    FileRef,
     Patience,
     PulledFiles,
     PullProgress,
-    PullRequest,
     pull,
 )
 from daemon.downloads.pulled import Pulled
 from daemon.downloads.unfinished import Unfinished
+from daemon.downloads.wanted import HUB, pull_request
 from daemon.ports import Progress
 from daemon.telemetry.bus import Bus
 from daemon.views import PullView
 
 log = logging.getLogger("modelport.pulls")
 
-HUB: Final = "hf:"
 Step = Progress | ProblemError | None  # None: it is there
 STOPPED = Problem(
     Code.SHUTTING_DOWN,
@@ -261,53 +258,3 @@ def told_of(step: PullProgress, pace: Pace) -> Progress:
     fraction = step.done / step.total if step.total else None
     text = step.note or (f"pulling {step.file}" if step.file else "asking the hub")
     return Progress("pull", text, fraction, facts)
-
-
-def of_hub(source: str) -> Model:
-    """A model that nobody has configured, from ``hf:OWNER/REPO[:QUANT]``. Raises ProblemError."""
-    ref = source.removeprefix(HUB)
-    repo, _, quant = ref.partition(":")
-    check_repository(repo, quant or None)
-    return Model(source, hf=ref, listed=False)
-
-
-def pull_request(model: Model) -> PullRequest:
-    """What a model needs of the hub: its weights, and companions that lie in repositories. Of one
-    whose weights are a file of the user's own, the companions alone; ProblemError if it has none.
-    """
-    mmproj, draft, template = _ref(model.mmproj), _ref(model.draft), _ref(model.template)
-    if model.repo is not None:
-        return PullRequest(
-            model.repo,
-            quant=model.quant,
-            file=model.file,
-            find_mmproj=model.name.startswith(HUB),  # nobody has said what goes with it
-            mmproj=mmproj,
-            draft=draft,
-            template=template,
-        )
-    far = [ref if ref is not None and ref.repo else None for ref in (mmproj, draft, template)]
-    first = next((ref.repo for ref in far if ref is not None and ref.repo), None)
-    if first is None:
-        raise ProblemError(Problem(Code.NOT_PULLED, f"Nothing of {model.name} is on the hub."))
-    return PullRequest(first, weights=False, mmproj=far[0], draft=far[1], template=far[2])
-
-
-def _ref(value: str | None) -> FileRef | None:
-    """``hf:OWNER/REPO/FILE``, or a file beside the weights; a path on this disk is none."""
-    if value is None or value == "embedded" or value.startswith(("/", "~", ".")):
-        return None
-    if value.startswith("hf:"):
-        repo, file = hub_file(value)
-        return FileRef(file, repo)
-    return FileRef(value)
-
-
-def hub_file(value: str) -> tuple[str, str]:
-    """Repository and file of ``hf:OWNER/REPO/FILE``. Raises ProblemError: CONFIG_INVALID."""
-    owner, _, rest = value.removeprefix("hf:").partition("/")
-    name, _, file = rest.partition("/")
-    if not (owner and name and file):
-        text = f"{value!r} names no file of a repository."
-        raise ProblemError(Problem(Code.CONFIG_INVALID, text, "Write it as hf:OWNER/REPO/FILE."))
-    return f"{owner}/{name}", file

@@ -25,6 +25,7 @@ from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_file
+from daemon.downloads.wanted import hub_file
 from daemon.engines.install.shelf import Shelf
 from daemon.engines.registry import Registry
 from daemon.logs.redact import Redactor
@@ -32,7 +33,6 @@ from daemon.machine import observe
 from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
 from daemon.machine.pressure import Marks, marks
-from daemon.pulling import hub_file
 from daemon.translate import backend_timing, budget_text
 
 

@@ -12,8 +12,9 @@ from daemon import pulling
 from daemon.config.model import Model
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.pull import FileRef, Patience, PullProgress, PullRequest
+from daemon.downloads.wanted import hub_file, pull_request
 from daemon.ports import Progress
-from daemon.pulling import Pulls, hub_file, pull_request
+from daemon.pulling import Pulls
 from daemon.telemetry.bus import Bus
 
 SECONDS = 5.0
@@ -105,7 +106,7 @@ async def test_a_pull_tells_its_progress_and_ends_when_the_files_are_taken(house
     assert first.facts == {"done": 25, "total": 100, "file": "m.gguf"}
     assert (second.text, second.fraction) == ("asking the hub", None)
     assert house.arrived == ["m"]
-    assert house.kinds() == ["pulled"]
+    assert house.kinds() == ["pull", "pulled"]
     assert house.download.patience == [PATIENCE]
 
 
@@ -146,8 +147,8 @@ async def test_a_failure_reaches_every_watcher(house: House, failing: str) -> No
     for watching in watchers:
         with pytest.raises(ProblemError, match="The disk is full"):
             await ended(watching)
-    assert house.kinds() == ["pull_failed"]
-    assert house.bus.history(0)[0].text == "The disk is full. Make room."
+    assert house.kinds() == ["pull", "pull_failed"]
+    assert house.bus.history(0)[1].text == "The disk is full. Make room."
 
 
 async def test_a_bug_is_told_and_logged(house: House, caplog: pytest.LogCaptureFixture) -> None:
@@ -168,7 +169,7 @@ async def test_after_a_failure_it_may_be_tried_again(house: House) -> None:
         await ended(house.watch())
     house.download.error = None
     assert await ended(house.watch()) == []
-    assert house.kinds() == ["pull_failed", "pulled"]
+    assert house.kinds() == ["pull", "pull_failed", "pull", "pulled"]
 
 
 async def test_the_end_of_the_daemon_is_no_success(house: House) -> None:
@@ -180,7 +181,7 @@ async def test_the_end_of_the_daemon_is_no_success(house: House) -> None:
     assert caught.value.problem.code is Code.SHUTTING_DOWN
     assert house.download.cancelled
     assert house.arrived == []
-    assert house.kinds() == []
+    assert house.kinds() == ["pull"]
 
 
 async def test_a_pull_that_had_not_begun_when_the_daemon_ended(house: House) -> None:

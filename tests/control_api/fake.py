@@ -235,7 +235,7 @@ class FakeControl:
         self.running: list[BackendView] = [backend_view("gemma")]
         self.calls: list[tuple[Any, ...]] = []
         self.steps: tuple[Progress | ProblemError | BaseException | asyncio.Event, ...] = READY
-        self.pulling_now: dict[str, PullView] = {}
+        self.pulling_now = {"gemma": pull_view("gemma")}
         self.ended: list[str] = []  # loads and pulls that came to their end
         self.logs: dict[str | None, str] = {}
         self.reload_view = ReloadView(
@@ -365,6 +365,7 @@ class FakeControl:
 
     def pulling(self, name: str) -> PullView:
         if name not in self.pulling_now:
+            self.model(name)
             problem = Problem(Code.PULL_UNKNOWN, f"No pull of {name!r} is under way.")
             raise ProblemError(problem)
         return self.pulling_now[name]
