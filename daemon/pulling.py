@@ -190,7 +190,8 @@ class Pulls:
             await self._freed.wait()
         job.running = True
         self._freed.set()  # there may be room for another one
-        self._publish("pull", job, f"{job.model.name} is being pulled from {HUB}{job.model.hf}")
+        source = "" if job.model.name.startswith(HUB) else f" from {HUB}{job.model.hf}"
+        self._publish("pull", job, f"{job.model.name} is being pulled{source}")
 
     def _publish(self, kind: str, job: Job, text: str) -> None:
         facts: dict[str, object] = {"source": f"{HUB}{job.model.hf}"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.downloads.choose import groups, is_projector
-from daemon.downloads.locate import Snapshot, snapshots, storage
+from daemon.downloads.locate import PART, Snapshot, snapshots, storage
 
 _MARK = "models--"
 
@@ -42,12 +42,14 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """A download that has not come to its end. ``seen``: when a byte came last."""
+    """A download that has not come to its end. ``seen``: when a byte came last; ``ours``: nobody
+    else goes on with it."""
 
     repo: str
     file: Path
     size: int
     seen: float
+    ours: bool = False
 
 
 def repositories(cache: Path) -> list[str]:
@@ -86,7 +88,8 @@ def partials(repo: str, cache: Path) -> list[Partial]:
     with suppress(OSError):
         for path in sorted((storage(repo, cache) / "blobs").glob("*.incomplete")):
             about = path.stat()
-            found.append(Partial(repo, path, about.st_size, about.st_mtime))
+            ours = path.name.endswith(PART)
+            found.append(Partial(repo, path, about.st_size, about.st_mtime, ours))
     return found
 
 

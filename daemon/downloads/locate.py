@@ -11,9 +11,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from daemon.core.problems import ProblemError
 from daemon.downloads.choose import RepoFile, choose_files, choose_projector, groups
+
+PART: Final = ".modelport.incomplete"
+"""What a download of ours is called behind the name of its content, until it is whole."""
 
 
 def default_cache() -> Path:

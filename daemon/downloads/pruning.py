@@ -106,7 +106,7 @@ def _left(one: Partial, facts: Facts) -> Item:
     item = Item("partial", f"hf:{one.repo}", (one.file,), one.size, days)
     if one.repo in facts.pulling:
         return _kept(item, "it is being pulled")
-    if facts.now - one.seen < GIVEN_UP:
+    if facts.now - one.seen < GIVEN_UP and not one.ours:
         return _kept(item, "bytes came within the last hour")
     return item
 

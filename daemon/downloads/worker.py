@@ -286,7 +286,7 @@ class _Proving:
 
 
 def _part(blob: Path) -> Path:
-    return blob.with_name(f"{blob.name}.modelport.incomplete")
+    return blob.with_name(f"{blob.name}{locate.PART}")
 
 
 def _stream(url: str, file: BinaryIO, begun: int, size: int | None, meter: Meter) -> None:

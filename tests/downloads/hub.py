@@ -74,10 +74,12 @@ class Hub:
     retry_after: str = "1"  # what such an answer says
     ranges: bool = True
     sent: int = 0  # bytes of files
+    pace: float = 0.0  # bytes a second of each connection; 0: as fast as it goes
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
     stalled: threading.Event = field(default_factory=threading.Event)
     stalling: int = 0  # connections that do just now
     release: threading.Event = field(default_factory=threading.Event)
+    slowed: threading.Event = field(default_factory=threading.Event)  # set it: no longer
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -210,6 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
             piece = data[start : min(stop, start + _PIECE)]
             self.wfile.write(bytes(len(piece)) if wrong else piece)
             self.hub.count(len(piece))
+            if self.hub.pace and self.hub.slowed.wait(len(piece) / self.hub.pace):
+                self.hub.pace = 0.0  # let go
             start += len(piece)
         if stalls:
             self.hub.stalling += 1
@@ -268,5 +272,6 @@ def running_hub() -> Iterator[Hub]:
             yield hub
         finally:
             hub.release.set()
+            hub.slowed.set()
             server.shutdown()
             thread.join(10)

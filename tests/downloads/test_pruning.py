@@ -77,6 +77,8 @@ def test_broken_downloads() -> None:
     assert (item.kind, item.size, item.days, item.kept) == ("partial", 7, 2, "")
     (item,) = choose([], [now], NOBODY, days=30)
     assert item.kept == "bytes came within the last hour"
+    (item,) = choose([], [replace(now, ours=True)], NOBODY, days=30)
+    assert item.kept == "", "nobody else goes on with it"
     (item,) = choose([], [late], replace(NOBODY, pulling=frozenset({"o/n"})), days=30)
     assert item.kept == "it is being pulled"
 

@@ -112,6 +112,8 @@ def _show(items: Sequence[Item], args: Namespace, out: Out) -> None:
 
 def _why(item: Item) -> str:
     days = f"{item.days} day{'s' if item.days != 1 else ''}"
+    if item.kind == "unused" and item.days == 0:
+        return "used today"
     return _WHY[item.kind].format(days=days)
 
 

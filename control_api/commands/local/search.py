@@ -57,16 +57,17 @@ def largest(one: Found, room: int) -> str:
 
 
 def _sizes(one: Found) -> str:
-    """``Q4_K_M 17.2 GiB, 9 from 9.1 to 61.1 GiB``."""
+    """``Q4_K_M 17.2 GiB (9.1 GiB to 61.1 GiB)``."""
     if not one.sizes:
         return "not told"
     if "" in one.sizes:
         return size(one.sizes[""])
     counts = list(one.sizes.values())
     best = f"{one.best} {size(one.sizes[one.best])}" if one.best else ""
-    if len(counts) == 1:
-        return best
-    return ", ".join(filter(None, (best, f"{len(counts)} from {size(counts[0])}")))
+    least, most = size(counts[0]), size(counts[-1])
+    if least == most:
+        return best or least
+    return f"{best} ({least} to {most})" if best else f"{least} to {most}"
 
 
 def _fits(one: Found, room: int) -> str:

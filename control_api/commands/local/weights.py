@@ -97,6 +97,16 @@ class Shelf:
                 found[path] = (*found.get(path, ()), *uses)
         return found
 
+    def parts(self, model: Model) -> set[Path]:
+        """What is left of downloads of its repository, where no other model has that one: whose
+        they are cannot be seen."""
+        from daemon.downloads.cache import partials
+
+        others = {one.repo for one in self.catalog.models.values() if one.name != model.name}
+        if model.repo is None or model.repo in others:
+            return set()
+        return {one.file for one in partials(model.repo, self.cache)}
+
     def pulling(self) -> frozenset[str]:
         """Repositories from which something comes, or will when the daemon is back."""
         from daemon.downloads.unfinished import FILE, Unfinished
@@ -127,7 +137,7 @@ def remove_weights(name: str, *, yes: bool, config: str | None, out: Out) -> Rem
     _refuse_in_use(model.name, files, uses, shelf, model.repo or "")
     own = {path for path in files if path not in uses}
     others = {use.model for path in files - own for use in uses[path]}
-    gone = sorted(with_projectors(own, uses))
+    gone = sorted({*with_projectors(own, uses), *shelf.parts(model)})
     listed = model.name in shelf.catalog.models
     if not gone and not listed:
         _nothing(model.name, others)
