@@ -92,6 +92,7 @@ class Pulls:
     record: Pulled | None = None
     unfinished: Unfinished | None = None
     parallel: Callable[[], int] = lambda: 2
+    clock: Callable[[], float] = time.monotonic
     _jobs: dict[str, Job] = field(default_factory=dict)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: bool = False
@@ -210,7 +211,7 @@ class Pulls:
 
     async def _fetch(self, job: Job) -> None:
         def told(step: PullProgress) -> None:
-            job.pace.add(time.monotonic(), step.fetched)
+            job.pace.add(self.clock(), step.fetched)
             job.progress = step
             job.tell(told_of(step, job.pace))
 
