@@ -79,7 +79,7 @@ def _of_parser(made: argparse.ArgumentParser, rest: Sequence[str]) -> Iterable[s
     found: list[str] = []
     for index, action in enumerate(positional):
         if index == used or (action.nargs in {"*", "+"} and index <= used):
-            found += _values(action)
+            found += _values(action, made, rest)
             break
     flags = [o for action in actions for o in action.option_strings if o.startswith("--")]
     return [*found, *(flag for flag in flags if flag not in rest)]
@@ -98,9 +98,13 @@ def _positionals_used(actions: Sequence[argparse.Action], rest: Sequence[str]) -
     return count
 
 
-def _values(action: argparse.Action) -> list[str]:
+def _values(
+    action: argparse.Action, made: argparse.ArgumentParser, rest: Sequence[str]
+) -> list[str]:
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
+    if action.dest == "model" and made.prog == "ctl pull":
+        return pull_names() if "--cancel" in rest else pullable_names()
     if action.dest == "model":
         return model_names()
     if action.dest == "key":
@@ -110,6 +114,22 @@ def _values(action: argparse.Action) -> list[str]:
     if action.dest == "log":
         return ["daemon", *model_names()]
     return []
+
+
+def pull_names() -> list[str]:
+    """What is being pulled just now."""
+    try:
+        data: Any = Client().get("/pulls", seconds=DAEMON_SECONDS)
+        return [str(one["name"]) for one in data["pulls"]]
+    except (UnreachableError, RefusedError, KeyError, TypeError):
+        return []
+
+
+def pullable_names() -> list[str]:
+    """Models, and presets that could be pulled."""
+    from daemon.config.presets import load_presets
+
+    return sorted({*model_names(), *load_presets()})
 
 
 def model_names() -> list[str]:
