@@ -24,6 +24,7 @@ from control_api import (
     logs,
     models,
     openapi,
+    pulls,
     requests,
     schedule,
 )
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *daemon.OPERATIONS,
     *models.OPERATIONS,
+    *pulls.OPERATIONS,
     *backends.OPERATIONS,
     *requests.OPERATIONS,
     *events.OPERATIONS,

@@ -39,6 +39,8 @@ STATUS: Final[dict[Code, int]] = {
     Code.PAUSED: 503,
     Code.NOT_PULLED: 409,
     Code.PULL_FAILED: 502,
+    Code.PULLING: 503,
+    Code.PULL_UNKNOWN: 404,
     Code.MODEL_UNAVAILABLE: 503,
     Code.ENGINE_MISSING: 503,
     Code.BACKOFF: 503,

@@ -54,7 +54,7 @@ async def load(call: Call) -> web.StreamResponse:
 
 
 async def pull(call: Call) -> web.StreamResponse:
-    name = call.port.model(call.name).name
+    name = call.name if call.name.startswith("hf:") else call.port.model(call.name).name
     return await _run(call, call.port.pull(name), f"pull {name}", name)
 
 
@@ -182,7 +182,7 @@ OPERATIONS: Final = (
         path="/models/{name}/pull",
         handler=pull,
         tag=_TAG,
-        summary="Download a model's files.",
+        summary="Download a model's files, or (hf:OWNER/REPO:QUANT) what nobody has configured.",
         body=PullBody,
         status=202,
         answer=Done,

@@ -28,6 +28,7 @@ from daemon.views import (
     ListenerView,
     MeasuredView,
     ModelView,
+    PullView,
     ReloadView,
     RequestView,
     ScheduleView,
@@ -70,6 +71,8 @@ __all__ = [
     "PauseBody",
     "ProgressLine",
     "PullBody",
+    "PullView",
+    "Pulls",
     "ReloadView",
     "RequestView",
     "ScheduleLines",
@@ -226,6 +229,12 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelView]
+
+
+class Pulls(msgspec.Struct, frozen=True, kw_only=True):
+    """Those that run, and those that wait for their turn; the oldest first."""
+
+    pulls: list[PullView]
 
 
 class Backends(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from daemon.access.exposure import exposed, is_local, warning
 from daemon.access.principals import Principal
 from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
+from daemon.awaited import Awaited
 from daemon.backends.backend import Backend
 from daemon.backends.counters import Counters
 from daemon.bounds import count_patience, follow_logs, guard_of, relay_limits, wake_gap
@@ -35,6 +36,8 @@ from daemon.control import Control
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
+from daemon.downloads import used
+from daemon.downloads.used import Used
 from daemon.engines.install.shelf import Shelf
 from daemon.files import DISK
 from daemon.incidents import Recorder
@@ -56,6 +59,7 @@ from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
 from daemon.verdicts import Verdicts
+from daemon.views import EventView
 from daemon.watching import Patience, Watcher
 
 if TYPE_CHECKING:
@@ -109,6 +113,7 @@ class Daemon:
         )
         self.keys = Keys(KeyStore(paths.keys_file), insecure=insecure)
         self.keys.follow(settings.timing)
+        self.used = Used(paths.state_dir / used.FILE)
         self.control = Control(
             self.supervisor,
             self.configured,
@@ -119,6 +124,10 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.bus.subscribe(self._noted)
+        self.awaited = Awaited(self.supervisor, self.control.bringing)
+        self.supervisor.absent = self.awaited.absent
+        self.supervisor.fetching = self.awaited.words
         self.counters = Counters(count_patience(settings), environ)  # of tokens
         self.supervisor.counter = self.counters.count
         self.telling = Telling(
@@ -181,11 +190,20 @@ class Daemon:
             await asyncio.to_thread(self.timetable.load)
             self.timetable.start(self.settings)
             self.awake.on_wake = self._woke
+            self._later(self.control.bringing.take_up(), "pulls")
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
         finally:
             await self._close(front, runners, housekeeper)
+
+    def _noted(self, event: EventView) -> None:
+        """Weights are in use: `ctl prune` leaves alone what was, lately."""
+        if event.kind in ("ready", "exited"):
+            item = self.configured.prepared(event.model)
+            if item is not None and item.path is not None:
+                work = asyncio.to_thread(self.used.note, item.path, time.time())
+                self._later(work, "noting a use")
 
     def _network(self, front: Front) -> Network:
         from daemon.network import Network
@@ -444,6 +462,7 @@ class Daemon:
         log.info("stopping")
         await self.telling.stopping()
         self.supervisor.leave()
+        self.awaited.leave()
         if self.listeners is not None:
             self.listeners.leave()
         network = self.network

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import REMEDY, Stock, engine_key
-from daemon.choosing import refusal
 from daemon.config.diff import Changes, diff
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
@@ -27,17 +26,18 @@ from daemon.core.lifecycle import State
 from daemon.core.messages import ExitClass, ModelSpec, Standing
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.downloads import pulled
+from daemon.downloads import pulled, unfinished
 from daemon.downloads.pulled import Pulled
+from daemon.downloads.unfinished import Unfinished
 from daemon.engines.signatures import METAL_RETRY
-from daemon.ports import LoadFit, Progress
+from daemon.ports import LoadFit
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
 from daemon.reloads import refused, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
-from daemon.translate import patience, policy
+from daemon.translate import policy
 from daemon.views import EventView, ReloadView
 
 log = logging.getLogger("modelport.config")
@@ -76,7 +76,13 @@ class Configured:
 
     def __post_init__(self) -> None:
         record = Pulled(self.reader.paths.state_dir / pulled.FILE)
-        self.pulls = Pulls(self.bus, self._arrived, record=record)
+        self.pulls = Pulls(
+            self.bus,
+            self.arrived,
+            record=record,
+            unfinished=Unfinished(self.reader.paths.state_dir / unfinished.FILE),
+            parallel=lambda: self.settings.downloads.parallel,
+        )
         self.kept = Remembered(self.reader.standings)
         self.bus.subscribe(self._told)
         self.supervisor.remember = self.remember
@@ -419,31 +425,8 @@ class Configured:
 
     # ------------------------------------------------------------ pulling
 
-    async def pull(self, name: str, *, anyway: bool = False) -> AsyncIterator[Progress]:
-        """Bring a model's files; ends when they are there.
-
-        Raises ProblemError: MODEL_TOO_LARGE for a preset of which nothing fits this machine, unless
-        it is to be brought ``anyway``.
-        """
-        model = self.original(name)
-        if model.path is None and model.repo is None and model.install is None:
-            yield Progress("pull", f"{name} needs no download", 1.0)
-        elif await asyncio.to_thread(self.reader.present, model):
-            if not (name in self.stock.prepared and self.stock.prepared[name].pulled):
-                await self._arrived(model)  # by another way
-            yield Progress("pull", f"{name} is on this machine", 1.0)
-        elif model.repo is None:
-            raise ProblemError(self.reader.missing(model))
-        else:
-            too_large = refusal(model, self.stock.catalog.presets.values())
-            if too_large is not None and not anyway:
-                raise ProblemError(too_large)
-            if model.choice is not None:
-                yield Progress("choose", model.choice.text)
-            async for step in self.pulls.watch(model, patience(self.settings)):
-                yield step
-
-    async def _arrived(self, pulled: Model) -> None:
+    async def arrived(self, pulled: Model) -> None:
+        """Its files are here now: it can be served, if it is configured."""
         async with self._changing:
             name, catalog = pulled.name, self.stock.catalog
             model = catalog.models.get(name) or catalog.presets.get(name)

@@ -19,6 +19,7 @@ from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
 from daemon.benchmarks import Benchmarks, bench_of
+from daemon.bringing import Bringing
 from daemon.config.paths import Paths
 from daemon.configured import Configured
 from daemon.core.lifecycle import State
@@ -60,6 +61,7 @@ from daemon.views import (
     ListenerView,
     MeasuredView,
     ModelView,
+    PullView,
     ReloadView,
     RequestView,
     ScheduleView,
@@ -93,8 +95,10 @@ class Control:
     lines: Callable[[], list[ScheduleView]] = list  # of the calendar
     key_ring: Keys = field(init=False)
     measurements: Benchmarks = field(init=False)
+    bringing: Bringing = field(init=False)
 
     def __post_init__(self) -> None:
+        self.bringing = Bringing(self.configured)
         self.key_ring = Keys(KeyStore(self.paths.keys_file))
         self.measurements = Benchmarks(self.paths.state_dir / "history.db")
 
@@ -268,8 +272,7 @@ class Control:
         for warning in item.model.warnings:
             yield Progress("note", warning)
         if not item.pulled:
-            pull = self.configured.pull(item.model.name, anyway=fit == "ignore")
-            async for step in pull:
+            async for step in self.bringing.pull(item.model.name, anyway=fit == "ignore"):
                 yield step
         elif item.model.choice is not None:
             yield Progress("choose", item.model.choice.text)
@@ -315,9 +318,23 @@ class Control:
             facts |= {"variant": run.variant.id, "warning": run.installed.warning}
         return Progress("ready", f"{name} is ready", 1.0, facts)
 
-    def pull(self, name: str) -> AsyncIterator[Progress]:
+    async def pull(self, name: str) -> AsyncIterator[Progress]:
         """See ``ControlPort``."""
-        return self.configured.pull(self._find(name).model.name)
+        async for step in self.bringing.pull(name):
+            yield step
+        yield await self.bringing.done(name)
+
+    def pulls(self) -> list[PullView]:
+        """See ``ControlPort``."""
+        return self.bringing.views()
+
+    def pulling(self, name: str) -> PullView:
+        """See ``ControlPort``."""
+        return self.bringing.view(name)
+
+    async def cancel_pull(self, name: str) -> PullView:
+        """See ``ControlPort``."""
+        return await self.bringing.cancel(name)
 
     async def unload(self, name: str | None, *, force: bool = False) -> list[str]:
         """See ``ControlPort``. Waits until running requests have ended (unless forced)."""

@@ -26,6 +26,7 @@ from daemon.views import (
     KeyView,
     MeasuredView,
     ModelView,
+    PullView,
     ReloadView,
     RequestView,
     ScheduleView,
@@ -285,7 +286,21 @@ class ControlPort(Protocol):
         ...
 
     async def reload(self) -> ReloadView: ...
-    def pull(self, name: str) -> AsyncIterator[Progress]: ...
+    def pull(self, name: str) -> AsyncIterator[Progress]:
+        """Bring the files of a model or of ``hf:OWNER/REPO[:QUANT]``; the last step is ``done``
+        (its facts: ``served_as``, "" where no model is configured so, and where the files are).
+        Goes on when the caller leaves."""
+        ...
+
+    def pulls(self) -> list[PullView]:
+        """All that are under way or wait for their turn."""
+        ...
+
+    def pulling(self, name: str) -> PullView: ...
+    async def cancel_pull(self, name: str) -> PullView:
+        """End one; returns how far it was, once its process is gone."""
+        ...
+
     def log_path(self, name: str | None) -> str:
         """The log file of a model's backend, or the daemon's own (None)."""
         ...

@@ -26,6 +26,7 @@ from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import locate, locate_file
+from daemon.downloads.wanted import hub_file
 from daemon.engines.install.shelf import Shelf
 from daemon.engines.registry import Registry
 from daemon.logs.redact import Redactor
@@ -33,7 +34,6 @@ from daemon.machine import observe
 from daemon.machine.base import MachineFacts
 from daemon.machine.budget import budget
 from daemon.machine.pressure import Marks, marks
-from daemon.pulling import hub_file
 from daemon.settling import Found, Settler
 from daemon.translate import backend_timing, budget_text
 
@@ -208,6 +208,16 @@ class Reader:
             return path
 
         return find(model.mmproj), find(model.draft), find(model.template)
+
+    def complete(self, model: Model) -> bool:
+        """Whether its weights and all that goes with them are here. Looks at files."""
+        if not self.present(model):
+            return False
+        try:
+            self.files_of(model)
+        except ProblemError as error:
+            return error.problem.code is not Code.NOT_PULLED
+        return True
 
     def present(self, model: Model) -> bool:
         """Whether its weights are on this disk. Looks at files."""

@@ -43,6 +43,13 @@ RETRY_HOLD = 0.5
 TRUST = 10.0  # seconds in which one that lived on after a broken connection is not doubted again
 
 
+Absent = Callable[[Wish, Problem, Callable[[Lease | Problem], None]], Waiting | None]
+
+
+def _refuse(wish: Wish, problem: Problem, done: Callable[[Lease | Problem], None]) -> None:
+    done(problem)
+
+
 Counter = Callable[[Recipe, bytes, Callable[[Tokens | None], None]], Waiting | None]
 
 
@@ -54,6 +61,8 @@ class Supervisor(Orders):
     on_end: Callable[[Held], None] = lambda _: None  # and is over
     rescued: dict[str, int] = field(default_factory=dict)  # tool calls made of text, by model
     counter: Counter = lambda _recipe, _chat, done: done(None)  # of tokens, by a model's tokenizer
+    absent: Absent = _refuse  # who asks for what is not on this machine
+    fetching: Callable[[str], str] = lambda _: ""  # how far a download is, in words
     _ids: count[int] = field(default_factory=lambda: count(1))
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
@@ -94,6 +103,8 @@ class Supervisor(Orders):
             wish.model, wish.route.value, wish.small, wish.movable, wish.principal
         )
         if isinstance(found, Problem):
+            if found.code is Code.NOT_PULLED and wish.route is not Route.COUNT_TOKENS:
+                return self.absent(wish, found, done)
             done(found)
             return None
         now, name = self.clock(), found.model
@@ -321,6 +332,8 @@ class Supervisor(Orders):
         found = self.stock.find(name) if self.stock is not None else None
         if found is None or isinstance(found, Problem) or not found.model.loading_text:
             return ""
+        if fetching := self.fetching(found.model.name):
+            return fetching
         told = self.scheduler.explain(self.clock()).waiting
         why = next((wait.why.text for wait in told if wait.model == found.model.name), "")
         return f"{found.model.name}: {why or 'reading the prompt'}"

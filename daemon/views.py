@@ -467,6 +467,24 @@ class KeyView:
     used: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullView:
+    """One download. ``name``: of the model, or ``hf:OWNER/REPO:QUANT`` where none is configured.
+    Bytes, of all its files; ``rate``: bytes per second; ``left``: seconds; None: not known yet."""
+
+    name: str
+    source: str
+    state: str  # waiting (for its turn), or running
+    done: int
+    total: int
+    rate: float | None
+    left: float | None
+    file: str
+    note: str  # what it does just now, in words
+    began: float  # Unix seconds
+    watchers: int
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One line of ``GET /v1/models``, for clients of the data plane."""

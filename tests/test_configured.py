@@ -495,22 +495,22 @@ async def test_weights_that_came_by_another_way_are_taken_at_a_pull(
     rooms = await opened(engine() + '[models.h]\nhf = "owner/name"\nengine = "mine"\n')
     assert isinstance(rooms.configured.stock.resolve("h", "chat"), Problem)
     cached(rooms, "owner/name", "m.gguf", tiny_gguf)
-    steps = [step async for step in rooms.configured.pull("h")]
+    steps = [step async for step in rooms.control.bringing.pull("h")]
     assert [step.text for step in steps] == ["h is on this machine"]
     assert rooms.configured.stock.resolve("h", "chat") == Resolved("h")
     assert rooms.states() == {"h": "stopped"}
-    assert [s.text async for s in rooms.configured.pull("h")] == ["h is on this machine"]
+    assert [s.text async for s in rooms.control.bringing.pull("h")] == ["h is on this machine"]
 
 
 async def test_what_has_no_weights_of_ours_needs_no_pull(opened: Open) -> None:
     rooms = await opened(engine() + model("a"))
-    assert [s.text async for s in rooms.configured.pull("a")] == ["a needs no download"]
+    assert [s.text async for s in rooms.control.bringing.pull("a")] == ["a needs no download"]
 
 
 async def test_a_path_that_is_not_there_cannot_be_pulled(opened: Open, short_dir: Path) -> None:
     rooms = await opened(engine() + model("a", short_dir / "none.gguf"))
     with pytest.raises(ProblemError) as caught:
-        _ = [step async for step in rooms.configured.pull("a")]
+        _ = [step async for step in rooms.control.bringing.pull("a")]
     assert caught.value.problem.code is Code.NOT_PULLED
 
 
@@ -523,7 +523,7 @@ async def test_a_model_changed_during_its_pull_is_prepared_as_it_is_now(
     rooms.write(engine() + hf.format(1024))
     await rooms.configured.reload()
     cached(rooms, "owner/name", "m.gguf", tiny_gguf)
-    await rooms.configured._arrived(before)
+    await rooms.configured.arrived(before)
     assert rooms.control.model("h").context == 1024
 
 
@@ -533,6 +533,6 @@ async def test_a_model_removed_during_its_pull_stays_removed(opened: Open, tiny_
     rooms.write(engine() + model("a"))
     await rooms.configured.reload()
     cached(rooms, "owner/name", "m.gguf", tiny_gguf)
-    await rooms.configured._arrived(before)
+    await rooms.configured.arrived(before)
     assert sorted(rooms.states()) == ["a"]
     assert sorted(rooms.configured.stock.prepared) == ["a"]

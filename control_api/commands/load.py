@@ -1,4 +1,4 @@
-"""``load``, ``unload``, ``pin``, ``unpin``, ``reset``, ``pull``: change what runs."""
+"""``load``, ``unload``, ``pin``, ``unpin``, ``reset``: change what runs."""
 
 from __future__ import annotations
 
@@ -20,69 +20,76 @@ def load(args: Namespace, out: Out) -> int:
         from control_api.commands.local.memory import raise_as
 
         raise_as(decision.command, out)
-    return _steps(args, out, "load", decision.options)
+    return _steps(args, out, decision.options)
 
 
-def pull(args: Namespace, out: Out) -> int:
-    return _steps(args, out, "pull", {})
-
-
-def _steps(args: Namespace, out: Out, verb: str, options: dict[str, Any]) -> int:
+def _steps(args: Namespace, out: Out, options: dict[str, Any]) -> int:
     client = Client()
-    path = f"/models/{segment(args.model)}/{verb}"
+    path = f"/models/{segment(args.model)}/load"
     if args.no_wait:
-        done = client.post(path, **options)
-        if out.json:
-            out.value(done)
-        else:
-            out.line(f"{verb} of {done.get('model') or args.model} has begun")
+        begun(client.post(path, **options), "load", args.model, out)
         return 0
-    last: dict[str, Any] = {}
     steps = Steps(out)
     try:
-        with steps:
-            for line in client.progress(path, **options):
-                steps.show(line)
-                last = line
+        last = watched(client, path, options, steps, f"load of {args.model}")
     except KeyboardInterrupt:
-        undo = f"; `ctl unload {args.model}` ends it" if verb == "load" else ""
-        out.note(f"The {verb} of {args.model} goes on; `ctl events` shows it{undo}.")
-        raise
-    if last.get("step") not in {"ready", "done"}:
-        raise RefusedError(
-            "shutting_down",
-            f"The daemon ended the {verb} of {args.model} without an answer.",
-            "`ctl events --since 0` and `ctl logs daemon` show why.",
+        out.note(
+            f"The load of {args.model} goes on; `ctl events` shows it; "
+            f"`ctl unload {args.model}` ends it."
         )
-    _print_end(args.model, verb, last, steps.elapsed, client, out)
+        raise
+    _print_end(args.model, last, steps.elapsed, client, out)
     return 0
 
 
-def _print_end(
-    name: str, verb: str, last: dict[str, Any], took: float, client: Client, out: Out
-) -> None:
+def begun(done: dict[str, Any], verb: str, name: str, out: Out) -> None:
+    """Say that it goes on without us."""
+    if out.json:
+        out.value(done)
+    else:
+        out.line(f"{verb} of {done.get('model') or name} has begun")
+
+
+def watched(
+    client: Client, path: str, options: dict[str, Any], steps: Steps, what: str
+) -> dict[str, Any]:
+    """Show the steps of a load or a pull up to the last one, which is given back. Raises
+    ``RefusedError``."""
+    last: dict[str, Any] = {}
+    with steps:
+        for line in client.progress(path, **options):
+            steps.show(line)
+            last = line
+    if last.get("step") not in {"ready", "done"}:
+        raise RefusedError(
+            "shutting_down",
+            f"The daemon ended the {what} without an answer.",
+            "`ctl events --since 0` and `ctl logs daemon` show why.",
+        )
+    return last
+
+
+def _print_end(name: str, last: dict[str, Any], took: float, client: Client, out: Out) -> None:
     facts = last.get("facts") or {}
-    if verb == "load" and not {"footprint", "model"} <= set(facts):
+    if not {"footprint", "model"} <= set(facts):
         try:
             facts = {**client.get(f"/backends/{segment(name)}"), **facts}
         except RefusedError:  # gone again already: what is known has to do
             facts = dict(facts)
     name = str(facts.get("model") or name)
     if out.json:
-        out.value(
-            {
-                "model": name,
-                "step": last["step"],
-                "text": last.get("text", ""),
-                "seconds": round(took, 3),
-                "facts": facts,
-            }
-        )
+        out.value(ended(name, last, took, facts))
         return
-    word = out.paint("ready" if verb == "load" else "pulled", "green")
+    word = out.paint("ready", "green")
     out.line("  ".join(filter(None, (word, name, footprint(facts), duration(took)))))
     if warning := facts.get("warning"):  # of the engine: it cannot use the GPU that is there
         out.line(f"{out.paint('!', 'yellow')} {name}: {warning}")
+
+
+def ended(name: str, last: dict[str, Any], took: float, facts: dict[str, Any]) -> dict[str, Any]:
+    """The end of a load or a pull, for programs."""
+    text, seconds = last.get("text", ""), round(took, 3)
+    return {"model": name, "step": last["step"], "text": text, "seconds": seconds, "facts": facts}
 
 
 def unload(args: Namespace, out: Out) -> int:
@@ -202,15 +209,5 @@ COMMANDS: Final = {
         "happened stays on record: `ctl why`.",
         run=_simple("reset", "reset"),
         arguments=_model,
-    ),
-    "pull": Command(
-        summary="download a model's files and wait for the end",
-        text="Ctrl-C stops waiting, not the download.",
-        examples=(
-            ("ctl pull qwen3-coder", ""),
-            ("ctl pull qwen3-coder --no-wait", "begin, and come back at once"),
-        ),
-        run=pull,
-        arguments=_wait,
     ),
 }

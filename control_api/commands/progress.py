@@ -24,7 +24,7 @@ class Steps:
         self._moving = out.err.isatty() and not out.json
         self._quiet = out.json
         self._started = self._step_started = time.monotonic()
-        self._step = self._text = ""
+        self._step = self._text = self._figures = ""
         self._fraction: float | None = None
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -63,6 +63,7 @@ class Steps:
                 self._finish_step()
                 self._step_started = time.monotonic()
             self._step, self._text = step, text
+            self._figures = transfer(line.get("facts") or {})
             fraction = line.get("fraction")
             self._fraction = float(fraction) if isinstance(fraction, (int, float)) else None
 
@@ -92,9 +93,12 @@ class Steps:
         if self._fraction is not None:
             filled = round(min(1.0, max(0.0, self._fraction)) * _BAR)
             done = f" [{'#' * filled}{'.' * (_BAR - filled)}] {self._fraction:4.0%}"
-        took = duration(time.monotonic() - self._step_started)
-        line = f"{frame} {self._step.ljust(8)} {clean(self._text)}{done}  {took}"
-        return _fit(line, _columns())
+        took = self._figures or duration(time.monotonic() - self._step_started)
+        begin, end = f"{frame} {self._step.ljust(8)} ", f"{done}  {took}"
+        text, columns = clean(self._text), _columns()
+        if self._figures:  # a long name of a file gives way to them
+            text = _short(text, max(12, columns - width(begin) - width(end)))
+        return _fit(f"{begin}{text}{end}", columns)
 
     def _write(self, text: str) -> None:
         self._out.err.write(text)
@@ -128,6 +132,29 @@ def _fit(text: str, columns: int) -> str:
     while width(text) > columns:
         text = text[:-1]
     return text
+
+
+def _short(text: str, columns: int) -> str:
+    """The text, its middle left out where it is too long: names of files differ at their ends."""
+    if width(text) <= columns:
+        return text
+    keep = max(1, (columns - 1) // 2)
+    return f"{text[:keep]}…{text[-keep:]}"
+
+
+def transfer(facts: Mapping[str, Any]) -> str:
+    """How far a download is: ``7.2 of 17.2 GiB  31.0 MiB/s  5m 31s left``; "" where it is none."""
+    done, total = facts.get("done"), facts.get("total")
+    if not isinstance(done, int) or not isinstance(total, int) or total <= 0:
+        return ""
+    whole = size(total)
+    at = size(done)
+    at = at.partition(" ")[0] if at.partition(" ")[2] == whole.partition(" ")[2] else at
+    words = [f"{at} of {whole}"]
+    rate, left = facts.get("rate"), facts.get("left")
+    if isinstance(rate, int | float) and isinstance(left, int | float):
+        words += [f"{size(int(rate))}/s", f"{duration(left)} left"]
+    return "  ".join(words)
 
 
 def footprint(facts: Mapping[str, Any]) -> str:

@@ -198,7 +198,6 @@ def _timing(settings: Settings) -> Iterator[tuple[Finding, tuple[KeyPath, ...]]]
 
 
 NOT_YET: Final = (
-    ("defaults", "auto_pull"),
     *(("history",), ("conversations",)),
     ("timing", "machine_probe"),
     ("timing", "flush"),

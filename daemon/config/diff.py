@@ -31,6 +31,7 @@ _POLICY: Final = frozenset(
         "min_output",
         "max_output",
         "conversations",
+        "auto_pull",
         "install",
         "size",
         "min_memory",

@@ -194,6 +194,9 @@ class ModelEntry(Part):
     max_output: Tokens | None = Field(
         default=None, description="No answer may be longer than this; unset: as it is asked for."
     )
+    auto_pull: Flag | None = Field(
+        default=None, description="A request downloads it where it is not here; unset: as set."
+    )
     conversations: Flag | None = Field(
         default=None, description="Keep its conversations; unset: as set."
     )

@@ -106,6 +106,7 @@ class Model:
     min_output: int | None = None
     max_output: int | None = None
     conversations: bool = True
+    auto_pull: bool = False
     warnings: tuple[str, ...] = ()
     choice: Choice | None = field(default=None, compare=False)
     """Set where the machine decided (``daemon.choosing``)."""
@@ -240,6 +241,7 @@ def _requests(
         "min_output": entry.min_output,
         "max_output": entry.max_output,
         "conversations": _first(entry.conversations, settings.conversations.enabled),
+        "auto_pull": _first(entry.auto_pull, settings.defaults.auto_pull),
     }
 
 

@@ -153,7 +153,9 @@ class Defaults(Part):
     min_ctx: Tokens = Field(
         default=32768, description="The smallest context that shrinking may reach."
     )
-    auto_pull: Flag = Field(default=False, description="A request may start a download.")
+    auto_pull: Flag = Field(
+        default=False, description="A request for a model that is not here downloads it."
+    )
 
 
 class OnBattery(Part):
@@ -229,6 +231,14 @@ class Lan(Part):
         default=True, description="Announce the server on the network while enabled."
     )
     name: Line | None = Field(default=None, description="The name announced; unset: the host's.")
+
+
+class Downloads(Part):
+    """Bringing weights from the hub."""
+
+    parallel: Whole = Field(
+        default=2, ge=1, le=16, description="Downloads at the same time; others wait their turn."
+    )
 
 
 class Tls(Part):

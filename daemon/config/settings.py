@@ -12,6 +12,7 @@ from daemon.config.entry import Engines, ModelEntry
 from daemon.config.sections import (
     Conversations,
     Defaults,
+    Downloads,
     History,
     Lan,
     Logs,
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     timing: Timing = Field(default=Timing(), description="Every duration, in seconds.")
     power: Power = Field(default=Power(), description="What saves energy.")
     schedule: tuple[Schedule, ...] = Field(default=(), description="The calendar.")
+    downloads: Downloads = Field(default=Downloads(), description="Bringing weights.")
     lan: Lan = Field(default=Lan(), description="Being reached from other machines.")
     tls: Tls = Field(default=Tls(), description="Encryption.")
     logs: Logs = Field(default=Logs(), description="Logs.")

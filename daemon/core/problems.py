@@ -43,6 +43,8 @@ class Code(StrEnum):
     PAUSED = "paused"
     NOT_PULLED = "not_pulled"
     PULL_FAILED = "pull_failed"
+    PULLING = "pulling"
+    PULL_UNKNOWN = "pull_unknown"
     # the backend
     MODEL_UNAVAILABLE = "model_unavailable"
     ENGINE_MISSING = "engine_missing"

@@ -79,6 +79,8 @@ _LOOKS: dict[Code, _Look] = {
     # Not on the disk will not mend itself: 400, whose text every client shows.
     Code.NOT_PULLED: _Look(400, _BAD, 400, _BAD, 409, "model"),
     Code.PULL_FAILED: _DOWN,
+    Code.PULLING: _BUSY,
+    Code.PULL_UNKNOWN: _same(404, _BAD, "not_found_error"),
     Code.MODEL_UNAVAILABLE: _DOWN,
     Code.ENGINE_MISSING: _DOWN,
     Code.BACKOFF: _BUSY,

@@ -7,6 +7,7 @@ nor one certain HTTP library of the two that its versions use.
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 
 from daemon.core.problems import Code, Problem
@@ -17,7 +18,9 @@ HOW_TO_SIGN_IN = (
     "or run: hf auth login"
 )
 _HUB_TROUBLE = (408, 500, 502, 503, 504)
-_CROWDED_RETRY = 60.0  # seconds; what the hub usually wants once it has said 429
+_CROWDED_RETRY = 60.0  # seconds, where a 429 says nothing of them
+_RESET = re.compile(r";\s*t=(\d{1,6})\b")
+"""Seconds until the hub's own limit is over (draft-ietf-httpapi-ratelimit-headers)."""
 _NO_CONNECTION = {"TransportError", "OfflineModeIsEnabled", "ConnectionError", "TimeoutError"}
 
 
@@ -61,10 +64,11 @@ def explain(error: BaseException, about: Circumstances) -> Problem:
     if status in (401, 403):
         return _refused(status, about)
     if status == 429:
-        return _failed(
-            "The hub gets too many requests from here.", "Wait a while.", about, _CROWDED_RETRY
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        wait = _asked_wait(error)
+        what = f"The hub gets too many requests from here, and asks to wait {wait:.0f} s."
+        sign_in = "" if about.has_token else f" With a token it allows more: {HOW_TO_SIGN_IN}"
+        return _failed(what, f"Pull again then.{sign_in}", about, wait)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _failed("The disk is full.", "Make room, then pull again: it goes on.", about)
     if isinstance(error, PermissionError):
         return _failed(f"The folder of downloads may not be written: {error}.", "", about)
@@ -139,6 +143,16 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _status(error: BaseException) -> int | None:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _asked_wait(error: BaseException) -> float:
+    """Seconds that a 429 asks for: Retry-After (RFC 9110, 10.2.3), or the hub's own header."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    said = str(headers.get("retry-after", "")).strip()
+    if said.isascii() and said.isdecimal() and len(said) < 7:
+        return float(said)
+    reset = _RESET.search(str(headers.get("ratelimit", "")))
+    return float(reset[1]) if reset else _CROWDED_RETRY
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,9 +11,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from daemon.core.problems import ProblemError
-from daemon.downloads.choose import RepoFile, choose_files, choose_projector
+from daemon.downloads.choose import RepoFile, choose_files, choose_projector, groups
+
+PART: Final = ".modelport.incomplete"
+"""What a download of ours is called behind the name of its content, until it is whole."""
 
 
 def default_cache() -> Path:
@@ -98,6 +102,15 @@ def locate_projector(weights: Path) -> Path | None:
     folder = next((p for p in weights.parents if p.parent.name == "snapshots"), weights.parent)
     chosen = choose_projector(tuple(_files(folder)))
     return folder / chosen.name if chosen else None
+
+
+def shards(weights: Path) -> list[Path]:
+    """All files of a GGUF model whose first one this is, in order; itself, where it is in one."""
+    beside = [RepoFile(path.name, 0) for path in weights.parent.glob("*.gguf")]
+    for group in groups(beside):
+        if any(file.name == weights.name for file in group.files):
+            return [weights.parent / file.name for file in group.files]
+    return [weights]
 
 
 def _commit(place: Path, revision: str) -> str:

@@ -30,7 +30,8 @@ class PullRequest:
     """What to have on the disk: the weights of a model, and what goes with them.
 
     Of a GGUF repository ``quant`` or ``file`` names the weights (neither: the best default). With
-    ``find_mmproj`` the repository's own projector is taken, if it has one.
+    ``find_mmproj`` the repository's own projector is taken, if it has one. ``weights`` False: only
+    the single files, for weights that the user has himself.
     """
 
     repo: str
@@ -41,6 +42,7 @@ class PullRequest:
     find_mmproj: bool = False
     draft: FileRef | None = None
     template: FileRef | None = None
+    weights: bool = True
 
     def check(self) -> None:
         """Raise ProblemError (PULL_FAILED) for names that no repository can have."""
@@ -160,6 +162,11 @@ def is_safe_name(name: str) -> bool:
         return False
     parts = name.split("/")
     return "\\" not in name and not any(part in ("", ".", "..") for part in parts)
+
+
+def check_repository(repo: str, quant: str | None) -> None:
+    """Raise ProblemError (PULL_FAILED) for what no repository, no quantisation can be called."""
+    PullRequest(repo, quant).check()
 
 
 def suffix(name: str) -> str:

@@ -43,6 +43,7 @@ class Patience:
 
     ``start``: until the child's first word. ``stall``: without a byte, until it is taken for dead.
     ``retry``: before it goes on; doubled each time that nothing came, ``attempts`` times in all.
+    ``steady``: also where nothing has come at all yet (else that is told at once, to who waits).
     ``stall`` and ``retry`` are settings; ``start`` (a Python that imports from a cold disk) and
     ``reap`` (from TERM to KILL) concern a program of ours and are none.
     """
@@ -52,6 +53,7 @@ class Patience:
     retry: float = 5.0
     retry_max: float = 300.0
     attempts: int = 6
+    steady: bool = False
     reap: float = 5.0
 
 
@@ -110,12 +112,15 @@ async def pull(
             if seen.moved:
                 idle_tries, pause = 0, patience.retry
             idle_tries += 1
-            if not seen.ever or idle_tries >= patience.attempts:
+            asked = lost.problem.retry_after  # by the hub, which is there
+            steady = seen.ever or patience.steady or asked is not None
+            if not steady or idle_tries >= patience.attempts:
                 raise ProblemError(lost.problem) from None
             log.info("pull of %s: %s", request.repo, lost.note)
-            note = f"{lost.note}; going on in {pause:.0f} s"
+            wait = max(pause, min(asked or 0.0, patience.retry_max))
+            note = f"{lost.note}; going on in {wait:.0f} s"
             on_progress(replace(seen.progress, note=note))
-        await asyncio.sleep(pause)
+        await asyncio.sleep(wait)
         pause = min(2 * pause, patience.retry_max)
 
 
@@ -181,7 +186,9 @@ async def _listen(
                 return files
             case Failed():
                 if word.lost:
-                    raise _LostError(word.problem, "the connection was lost")
+                    crowded = word.retry_after is not None
+                    note = "the hub asks to wait" if crowded else "the connection was lost"
+                    raise _LostError(word.problem, note)
                 raise ProblemError(word.problem)
             case protocol.Progressed(progress):
                 tell(progress)

@@ -130,7 +130,7 @@ def plan(job: protocol.Job, api: HfApi) -> list[Wanted]:
         return want(repo, commit, chosen, role)
 
     commit, files = look(request.repo, request.revision)
-    weights = choose_files(files, request.quant, request.file)
+    weights = choose_files(files, request.quant, request.file) if request.weights else []
     wanted = [want(request.repo, commit, file) for file in weights]
     projector = choose_projector(files) if request.find_mmproj and not request.mmproj else None
     if projector is not None:
@@ -149,21 +149,21 @@ def already_here(job: protocol.Job, cache: Path) -> PulledFiles | None:
     """What was asked for, if all of it lies in the cache; nothing is asked of the network."""
     request = job.request
     revision = None if request.revision == "main" else request.revision
-    path = locate.locate(request.repo, request.quant, request.file, cache, revision)
-    if path is None:
-        return None
     found: dict[str, Path | None] = {
         role: locate.locate_file(ref.repo or request.repo, ref.file, cache)
         for role, ref in _extras(request)
     }
-    if None in found.values():
+    path = next(iter(found.values()), None)
+    if request.weights:
+        path = locate.locate(request.repo, request.quant, request.file, cache, revision)
+    if path is None or None in found.values():
         return None
     if request.find_mmproj and "mmproj" not in found:
         found["mmproj"] = locate.locate_projector(path)
     folder = (
         path if path.is_dir() else next(p for p in path.parents if p.parent.name == "snapshots")
     )
-    files = (path, *(p for p in found.values() if p is not None))
+    files = tuple(dict.fromkeys((path, *(p for p in found.values() if p is not None))))
     return PulledFiles(path, files, folder.name, sum(f.stat().st_size for f in files), **found)
 
 
@@ -182,17 +182,19 @@ def pull(job: protocol.Job, meter_for: Callable[[int], Meter]) -> PulledFiles:
         paths.append(_have(item, cache, meter))
         meter.end(item.file.size)
     _remember(job.request, wanted, cache)
-    weights = [path for item, path in zip(wanted, paths, strict=True) if item.role == "weights"]
-    first = weights[0]
-    depth = wanted[0].file.name.count("/")
+    first, depth = paths[0], wanted[0].file.name.count("/")  # of the weights, if any are wanted
     extras = {i.role: p for i, p in zip(wanted, paths, strict=True) if i.role != "weights"}
     return PulledFiles(
-        first if first.suffix.lower() == ".gguf" else first.parents[depth],
+        first.parents[depth] if wanted[0].role == "weights" and not _gguf(first) else first,
         tuple(paths),
         wanted[0].commit,
         sum(item.file.size for item in wanted),
         **extras,
     )
+
+
+def _gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _target(item: Wanted, cache: Path) -> Path:
@@ -244,8 +246,10 @@ def _fetch_blob(item: Wanted, cache: Path, meter: Meter) -> None:
                 file.truncate(0)
                 begun = 0
             meter.bar(initial=begun)
-            _stream(url, file, begun, known.size, meter)
-        if begun and _SHA256.fullmatch(known.etag) and _sha256(part, meter) != known.etag:
+            proving = _Proving(file)
+            _stream(url, cast("BinaryIO", proving), begun, known.size, meter)
+        fresh = proving.digest.hexdigest() if proving.whole or not begun else ""
+        if _SHA256.fullmatch(known.etag) and (fresh or _sha256(part, meter)) != known.etag:
             part.unlink()
             raise ProblemError(
                 Problem(
@@ -257,8 +261,32 @@ def _fetch_blob(item: Wanted, cache: Path, meter: Meter) -> None:
         part.replace(blob)
 
 
+class _Proving:
+    """A file that is digested while it is written: what came in one piece is not read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.whole = False  # begun anew from its first byte, by the client
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int) -> int:
+        """The client goes back where the hub has ignored the range that it was asked for."""
+        self.digest, self.whole = hashlib.sha256(), offset == 0
+        return self._file.seek(offset)
+
+    def truncate(self) -> int:
+        return self._file.truncate()
+
+
 def _part(blob: Path) -> Path:
-    return blob.with_name(f"{blob.name}.modelport.incomplete")
+    return blob.with_name(f"{blob.name}{locate.PART}")
 
 
 def _stream(url: str, file: BinaryIO, begun: int, size: int | None, meter: Meter) -> None:
@@ -332,7 +360,8 @@ def run(job: protocol.Job, say: Say) -> None:
     except ProblemError as error:
         problem, lost = error.problem, False
     except Exception as error:  # noqa: BLE001  the boundary of this process: its last word
-        problem, lost = explain.explain(error, about), explain.is_connection(error)
+        problem = explain.explain(error, about)
+        lost = explain.is_connection(error) or problem.retry_after is not None
     unasked = meter is None and problem.code is Code.NOT_PULLED
     if unasked and (here := already_here(job, cache)) is not None:
         say(Finished(here))

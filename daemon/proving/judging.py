@@ -12,8 +12,8 @@ from daemon.proving.values import Ended, Fault, Finding, Heard, Outcome, Subject
 NOT_ITS_FAULT: Final = frozenset(
     {
         "paused", "queue_timeout", "queue_full", "unloaded", "preempted", "shutting_down",
-        "unauthorized", "forbidden", "not_pulled", "pull_failed", "model_too_large", "all_pinned",
-        "model_not_found", "engine_missing", "misdirected_host", "overloaded_error",
+        "unauthorized", "forbidden", "not_pulled", "pull_failed", "pulling", "model_too_large",
+        "all_pinned", "model_not_found", "engine_missing", "misdirected_host", "overloaded_error",
         "authentication_error", "permission_error",
     }
 )  # fmt: skip

@@ -180,11 +180,3 @@ def test_pin_unpin_reset(
     done = ctl(verb, "org/repo:Q4", "--json").json
     assert (done["ok"], done["model"]) == (True, "org/repo:Q4")
     assert fake.calls == [call, call]
-
-
-def test_pull(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
-    fake.steps = tuple(Progress("pull", f"{n} of 9 MiB", n / 9) for n in range(9))
-    result = ctl("pull", "gemma")
-    assert result.out.startswith("pulled  gemma  ")
-    assert len(result.err.splitlines()) == 1
-    assert ctl("pull", "gemma", "--json").json["step"] == "done"

@@ -59,6 +59,7 @@ def test_what_the_process_is_started_with_is_a_change(entry: dict[str, Any]) -> 
         {"tell_cut_calls": True},
         {"max_output": 4096},
         {"conversations": False},
+        {"auto_pull": True},
     ],
 )
 def test_what_is_looked_at_each_time_leaves_the_backend_alone(entry: dict[str, Any]) -> None:

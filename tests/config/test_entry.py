@@ -37,6 +37,7 @@ FULL: dict[str, Any] = {
     "tell_cut_calls": True,
     "min_output": 4096,
     "max_output": "16k",
+    "auto_pull": True,
     "conversations": False,
     "hf": "owner/repo:Q4_K_M",
 }

@@ -9,6 +9,7 @@ from daemon.config.base import Part
 from daemon.config.sections import (
     Conversations,
     Defaults,
+    Downloads,
     Lan,
     Listener,
     Logs,
@@ -32,6 +33,7 @@ from daemon.config.sections import (
         (Defaults, {"keep_alive": -1, "ctx": "64k", "slots": 4}),
         (Power, {"on_battery": {"keep_alive": "2m", "model": "small"}}),
         (Schedule, {"cron": "30 8 * * mon-fri", "do": "load", "model": "x"}),
+        (Downloads, {"parallel": 4}),
         (Lan, {"enabled": True, "host": "192.168.1.2", "name": "Büro"}),
         (Tls, {"enabled": True, "cert": "/c.pem", "key": "/k.pem"}),
         (Logs, {"level": "debug", "max_size": "5MiB", "keep": 3}),

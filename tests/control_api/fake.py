@@ -39,6 +39,7 @@ from daemon.views import (
     MeasuredView,
     ModelView,
     PoolView,
+    PullView,
     ReloadView,
     RequestView,
     ScheduleView,
@@ -76,6 +77,24 @@ def model_view(name: str, **changes: Any) -> ModelView:
         "variants": ["32768x1"],
     }
     return ModelView(**{**values, **changes})
+
+
+def pull_view(name: str, **changes: Any) -> PullView:
+    """Half of it is here."""
+    values: dict[str, Any] = {
+        "name": name,
+        "source": "hf:owner/name:Q4_K_M",
+        "state": "running",
+        "done": 2 * GIB,
+        "total": 4 * GIB,
+        "rate": 32.0 * 2**20,
+        "left": 64.0,
+        "file": "m-Q4_K_M.gguf",
+        "note": "pulling m-Q4_K_M.gguf",
+        "began": 1e9,
+        "watchers": 1,
+    }
+    return PullView(**{**values, **changes})
 
 
 def backend_view(model: str, **changes: Any) -> BackendView:
@@ -265,6 +284,7 @@ class FakeControl:
         self.running: list[BackendView] = [backend_view("gemma")]
         self.calls: list[tuple[Any, ...]] = []
         self.steps: tuple[Progress | ProblemError | BaseException | asyncio.Event, ...] = READY
+        self.pulling_now = {"gemma": pull_view("gemma")}
         self.ended: list[str] = []  # loads and pulls that came to their end
         self.logs: dict[str | None, str] = {}
         self.reload_view = ReloadView(
@@ -390,6 +410,22 @@ class FakeControl:
         self.calls.append(("pull", name))
         async for step in self._play(f"pull {name}"):
             yield step
+
+    def pulls(self) -> list[PullView]:
+        return list(self.pulling_now.values())
+
+    def pulling(self, name: str) -> PullView:
+        if name not in self.pulling_now:
+            self.model(name)
+            problem = Problem(Code.PULL_UNKNOWN, f"No pull of {name!r} is under way.")
+            raise ProblemError(problem)
+        return self.pulling_now[name]
+
+    async def cancel_pull(self, name: str) -> PullView:
+        view = self.pulling(name)
+        self.calls.append(("cancel_pull", name))
+        del self.pulling_now[name]
+        return view
 
     async def _play(self, name: str) -> AsyncIterator[Progress]:
         for step in self.steps:

@@ -116,6 +116,26 @@ def test_too_many_requests_may_be_tried_again_later() -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "17"}, 17.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 60.0),
+        ({"Retry-After": "1e9"}, 60.0),
+        ({"RateLimit": '"api";r=0;t=55'}, 55.0),
+        ({"Retry-After": "3", "RateLimit": '"api";r=0;t=55'}, 3.0),
+    ],
+)
+def test_the_hub_says_how_long(headers: dict[str, str], seconds: float) -> None:
+    request = httpx2.Request("GET", "https://hub.example/x")
+    error = errors.HfHubHTTPError(
+        "x", response=httpx2.Response(429, headers=headers, request=request)
+    )
+    assert explain(error, ANON).retry_after == seconds
+    assert "With a token it allows more" in explain(error, ANON).hint
+    assert explain(error, KNOWN).hint == "Pull again then."
+
+
+@pytest.mark.parametrize(
     "error",
     [
         httpx2.ConnectError("no route"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -22,7 +23,7 @@ from daemon.downloads.pull import (
     PullRequest,
     pull,
 )
-from tests.downloads.hub import Hub, Repo
+from tests.downloads.hub import Big, Hub, Repo
 
 pytestmark = pytest.mark.processes
 
@@ -226,3 +227,113 @@ async def test_whoever_listens_badly_does_not_leave_a_child_behind(hub: Hub, fet
 
     with pytest.raises(RuntimeError, match="my fault"):
         await fetch(REQUEST, on_progress=raise_)
+
+
+async def test_a_crowded_hub_is_asked_again_when_it_says(
+    hub: Hub, fetch: Pull, seen: list[PullProgress]
+) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.crowded, hub.retry_after = 2, "0"
+    assert (await fetch(REQUEST)).path.read_bytes() == WEIGHTS
+    assert [p.note for p in seen if p.note] == ["the hub asks to wait; going on in 0 s"] * 2
+
+
+async def test_a_steady_pull_waits_for_a_network_that_is_not_there_yet(
+    hub: Hub, fetch: Pull, seen: list[PullProgress]
+) -> None:
+    """As one that was taken up at boot: nothing has come, and it is tried again all the same."""
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.down = 503
+
+    def up_again(progress: PullProgress) -> None:
+        seen.append(progress)
+        if progress.note:
+            hub.down = None
+
+    steady = Patience(stall=20.0, retry=0.01, attempts=3, steady=True)
+    await fetch(REQUEST, patience=steady, on_progress=up_again)
+    assert len([p for p in seen if p.note]) == 1
+
+
+async def test_files_that_come_wrong_are_no_model(hub: Hub, fetch: Pull, cache: Path) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.damaged["m-Q4_K_M.gguf"] = 1
+    problem = await refused(fetch(REQUEST))
+    assert "arrived damaged" in problem.message
+    assert locate("owner/name", "Q4_K_M", cache_dir=cache) is None
+    assert (await fetch(REQUEST)).path.read_bytes() == WEIGHTS
+
+
+UNREAD = 16 << 20  # bytes that may have been sent and not read: what two sockets hold
+
+
+async def interrupted(hub: Hub, fetch: Pull, cache: Path, size: int, times: int) -> PulledFiles:
+    """Ended ``times`` times in its middle; then to its end."""
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": Big(size)})
+    part = size // (times + 1)
+    for _ in range(times):
+        hub.stall_after["m-Q4_K_M.gguf"] = part
+        hub.stalled.clear()
+        before = await asyncio.to_thread(came, cache)
+        task = asyncio.ensure_future(fetch(REQUEST))
+        assert await asyncio.to_thread(hub.stalled.wait, 120)
+        await asyncio.to_thread(wait_for_bytes, cache, before + part)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        hub.release.set()  # the thread that holds the connection ends
+        await asyncio.to_thread(wait_for_end, hub)
+        hub.release.clear()
+    return await fetch(REQUEST)
+
+
+def wait_for_bytes(cache: Path, least: int) -> None:
+    """Until all that was sent is on the disk, but for what one read holds back."""
+    deadline = time.monotonic() + 60.0
+    while came(cache) < least - (1 << 18):
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.01)
+
+
+def came(cache: Path) -> int:
+    return sum(path.stat().st_size for path in cache.rglob("*.modelport.incomplete"))
+
+
+def wait_for_end(hub: Hub) -> None:
+    deadline = time.monotonic() + 30.0
+    while hub.stalling:
+        assert time.monotonic() < deadline, "the stand-in hangs"
+        time.sleep(0.005)
+
+
+async def test_a_pull_that_is_interrupted_again_and_again_resumes_and_verifies(
+    hub: Hub, fetch: Pull, cache: Path
+) -> None:
+    size = 6 << 20
+    files = await interrupted(hub, fetch, cache, size, 3)
+    assert files.path.stat().st_size == files.size == size
+    assert sha256(files.path) == files.path.resolve().name
+    assert hub.sent <= size + 3 * (1 << 19), "it went on where it was"
+    assert await asyncio.to_thread(unfinished, cache) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_two_gigabytes_interrupted_ten_times(hub: Hub, fetch: Pull, cache: Path) -> None:
+    size = 2 << 30
+    files = await interrupted(hub, fetch, cache, size, 10)
+    assert files.path.stat().st_size == size
+    assert await asyncio.to_thread(sha256, files.path) == files.path.resolve().name
+    print(f"{hub.sent - size} bytes of {size} were sent twice")
+    assert hub.sent <= size + 10 * UNREAD
+    assert len(hub.asked("GET", ".gguf")) == 11
+    assert await asyncio.to_thread(unfinished, cache) == []
+
+
+def unfinished(cache: Path) -> list[Path]:
+    return list(cache.rglob("*.incomplete"))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,6 +276,50 @@ def test_a_nameless_content_is_refused(
         known = SimpleNamespace(etag=etag, size=1)
         monkeypatch.setattr(worker, "get_hf_file_metadata", lambda _, known=known: known)
         assert bench.refused().message == "The hub sent no usable name for m-Q4_K_M.gguf."
+
+
+def test_what_arrives_wrong_is_thrown_away(hub: Hub, bench: Bench) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.damaged["m-Q4_K_M.gguf"] = 1
+    failed = bench.refused()
+    assert failed.message == "m-Q4_K_M.gguf arrived damaged and was thrown away."
+    assert list(bench.cache.rglob("*.incomplete")) == []
+    assert bench.fetched().path.read_bytes() == WEIGHTS
+
+
+def test_a_hub_that_is_crowded_says_how_long(hub: Hub, bench: Bench) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    hub.crowded, hub.retry_after = 1, "17"
+    failed = bench.refused()
+    assert (failed.code, failed.lost, failed.retry_after) == (Code.PULL_FAILED, True, 17.0)
+    assert "asks to wait 17 s" in failed.message
+    assert "HF_TOKEN" in failed.hint
+
+
+def test_a_disk_that_gets_full_keeps_what_came(hub: Hub, bench: Bench) -> None:
+    """By the limit of this process: a write above it is refused as one to a full disk is."""
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        failed = bench.refused()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (failed.code, failed.lost) == (Code.PULL_FAILED, False)
+    assert failed.message == "The disk is full."
+    assert bench.part(WEIGHTS).stat().st_size == 1 << 20
+    assert bench.fetched().path.read_bytes() == WEIGHTS
+    assert hub.asked("GET", ".gguf") == ["", f"bytes={1 << 20}-"]
+
+
+def test_only_what_goes_with_weights_of_the_users_own(hub: Hub, bench: Bench) -> None:
+    hub.repos["owner/name"] = Repo({"m-Q4_K_M.gguf": WEIGHTS, "t.jinja": b"t", "mm.gguf": b"eyes"})
+    eyes, words = FileRef("mm.gguf", "owner/name"), FileRef("t.jinja")
+    request = PullRequest("owner/name", weights=False, mmproj=eyes, template=words)
+    files = bench.fetched(request)
+    assert [path.read_bytes() for path in files.files] == [b"eyes", b"t"]
+    assert (files.path, files.size) == (files.mmproj, 5)
+    assert hub.asked("GET", "Q4_K_M.gguf") == []
 
 
 # ---------------------------------------------------------------- without the network

@@ -16,7 +16,7 @@ from control_api.commands.local.settings import (
     report_change,
     tell_daemon,
 )
-from control_api.commands.output import Out
+from control_api.commands.output import Out, size
 
 _SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
 _QUANT: Final = re.compile(r"[-._](?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
@@ -54,8 +54,32 @@ def remove(args: Namespace, out: Out) -> int:
     from daemon.config.edit import remove_model
 
     path = config_file(args.config)
+    if args.weights:
+        return _remove_weights(args, path, out)
+    if args.yes:
+        raise RefusedError("invalid_request", "--yes is for --weights: nothing else is asked.")
     remove_model(path, args.model)
     return _done(out, f"removed {args.model}", path, {"model": args.model})
+
+
+def _remove_weights(args: Namespace, path: Path, out: Out) -> int:
+    """The entry, where there is one, and the files that no other model uses."""
+    from control_api.commands.local.weights import remove_weights
+    from daemon.config.edit import remove_model
+
+    removal = remove_weights(args.model, yes=args.yes, config=args.config, out=out)
+    if removal.listed:
+        remove_model(path, removal.name)
+    freed = removal.do()
+    if not out.json:
+        out.line(f"freed {size(freed)} of {removal.name}")
+    facts = {"model": removal.name, "freed": freed, "files": [str(p) for p in removal.files]}
+    if removal.listed:
+        return _done(out, f"removed {removal.name}", path, facts)
+    reloaded = tell_daemon(path, out)
+    if out.json:
+        out.value({**facts, "file": str(path), "reloaded": reloaded})
+    return 0
 
 
 def _done(out: Out, said: str, path: Path, facts: dict[str, Any]) -> int:
@@ -121,6 +145,10 @@ def _set_arguments(parser: ArgumentParser) -> None:
 
 def _rm_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="its name in the configuration")
+    parser.add_argument(
+        "--weights", action="store_true", help="also the files that modelport has downloaded for it"
+    )
+    parser.add_argument("--yes", "-y", action="store_true", help="with --weights: do not ask")
     add_config_flag(parser)
 
 
@@ -148,8 +176,15 @@ COMMANDS: Final = {
         arguments=_set_arguments,
     ),
     "rm": Command(
-        summary="remove a model from the configuration; its weights stay on the disk",
-        examples=(("ctl rm gemma", ""),),
+        summary="remove a model from the configuration; its weights stay unless --weights is given",
+        text="With --weights its files leave the cache of downloads: only those that no other\n"
+        "configured model uses, and never a loaded model's. Also of a preset, or of\n"
+        "hf:OWNER/REPO:QUANT, which have no entry. Files of your own (path) are not touched.",
+        examples=(
+            ("ctl rm gemma", "the entry alone"),
+            ("ctl rm gemma --weights", "the files, too: shows them, and asks"),
+            ("ctl rm hf:unsloth/gemma-3-4b-it-GGUF:Q4_K_M --weights --yes", "a pull without entry"),
+        ),
         run=remove,
         arguments=_rm_arguments,
     ),

@@ -73,13 +73,13 @@ def _of_parser(made: argparse.ArgumentParser, rest: Sequence[str]) -> Iterable[s
     if rest and rest[-1].startswith("-"):
         for action in actions:
             if rest[-1] in action.option_strings and action.nargs != 0:
-                return _values(action) if action.dest == "engine" else _choices(action)
+                return _values(action, made, rest) if action.dest == "engine" else _choices(action)
     used = _positionals_used(actions, rest)
     positional = [action for action in actions if not action.option_strings]
     found: list[str] = []
     for index, action in enumerate(positional):
         if index == used or (action.nargs in {"*", "+"} and index <= used):
-            found += _values(action)
+            found += _values(action, made, rest)
             break
     flags = [o for action in actions for o in action.option_strings if o.startswith("--")]
     return [*found, *(flag for flag in flags if flag not in rest)]
@@ -98,9 +98,13 @@ def _positionals_used(actions: Sequence[argparse.Action], rest: Sequence[str]) -
     return count
 
 
-def _values(action: argparse.Action) -> list[str]:
+def _values(
+    action: argparse.Action, made: argparse.ArgumentParser, rest: Sequence[str]
+) -> list[str]:
     if action.choices is not None:
         return _choices(action)
+    if action.dest == "model" and made.prog == "ctl pull":
+        return pull_names() if "--cancel" in rest else pullable_names()
     if action.dest == "model":
         return model_names()
     if action.dest == "key":
@@ -139,6 +143,22 @@ def engine_words(wanted: str) -> list[str]:
     versions = [f"{name}@{version}" for name in names for version in here[name]]
     found = [f"{name}@found" for name in names if here[name]]
     return [*names, *versions, *(found if wanted == "NAME@VERSION" else [])]
+
+
+def pull_names() -> list[str]:
+    """What is being pulled just now."""
+    try:
+        data: Any = Client().get("/pulls", seconds=DAEMON_SECONDS)
+        return [str(one["name"]) for one in data["pulls"]]
+    except (UnreachableError, RefusedError, KeyError, TypeError):
+        return []
+
+
+def pullable_names() -> list[str]:
+    """Models, and presets that could be pulled."""
+    from daemon.config.presets import load_presets
+
+    return sorted({*model_names(), *load_presets()})
 
 
 def model_names() -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from control_api.client import Client, RefusedError, UnreachableError
 from control_api.commands.daemon import STOP_SECONDS, wait_gone
+from control_api.commands.local.asking import agreed
 from control_api.commands.local.serviced import Serviced
 from control_api.commands.output import Out
 
@@ -41,7 +41,7 @@ def _end_foreground(args: Namespace, out: Out) -> None:
         return
     pid = int(running["pid"])
     text = f"A daemon runs already (pid {pid}, {running.get('mode')}, {running.get('url')})."
-    if not args.yes and not _agreed(f"{text} Stop it, with its models, and go on?", out):
+    if not args.yes and not agreed(f"{text} Stop it, with its models, and go on?", out):
         raise RefusedError(
             "invalid_request", text, "`ctl shutdown` ends it, then install; --yes does both."
         )
@@ -64,7 +64,7 @@ def _free_port(settings: Settings, config: Path, out: Out) -> None:
         offer = found.facts.get("offer")
         if not offer:
             raise RefusedError("config_invalid", found.message, found.hint) from None
-        if not _agreed(f"{found.message} Take port {offer} instead, for good?", out):
+        if not agreed(f"{found.message} Take port {offer} instead, for good?", out):
             raise RefusedError(
                 "config_invalid",
                 found.message,
@@ -73,11 +73,3 @@ def _free_port(settings: Settings, config: Path, out: Out) -> None:
             ) from None
         set_keys(config, {"server.port": offer})
         out.note(f"set server.port = {offer} in {config}")
-
-
-def _agreed(question: str, out: Out) -> bool:
-    """What a person says; where there is none: no."""
-    if sys.stdin is None or not sys.stdin.isatty() or out.json:
-        return False
-    print(f"{question} [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from control_api.commands.local import service_install, service_ports, serviced
+from control_api.commands.local import asking, service_install, serviced
 from daemon.service.launchd import Launchd
 from daemon.service.origin import Kind, Origin
 from daemon.service.places import Places
@@ -116,7 +116,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """A person at a terminal who types this."""
     stdin = io.StringIO(text)
     stdin.isatty = lambda: True  # type: ignore[method-assign]
-    for module in (service_ports, service_install):
+    for module in (asking, service_install):
         monkeypatch.setattr(module, "sys", SimpleNamespace(stdin=stdin, stderr=sys.stderr))
 
 
