@@ -314,13 +314,12 @@ async def test_a_preset_that_nobody_added_is_pulled_and_served(
 async def test_what_a_preset_is_weak_in_is_told_at_its_load(opened: Open) -> None:
     """Before anything is fetched, which this machine is too small for."""
     rooms = await opened(engine(), "4.5 GiB")
-    steps = []
+    load = Loading(rooms, "llama3.1:8b")
     with pytest.raises(ProblemError, match="does not fit this machine"):
-        async for step in rooms.control.load("llama3.1:8b"):
-            steps.append(step)
-    assert [step.step for step in steps] == ["resolve", "note", "note"]
-    assert "tool calls are common" in steps[1].text
-    assert rooms.control.model("llama3.1-8b").warnings == [step.text for step in steps[1:]]
+        await load.end()
+    assert load.words == ["resolve", "note", "note"]
+    assert "tool calls are common" in load.steps[1].text
+    assert rooms.control.model("llama3.1-8b").warnings == [step.text for step in load.steps[1:]]
 
 
 async def test_a_preset_that_cannot_fit_is_refused_before_it_is_pulled(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.core.problems import ProblemError
-from daemon.downloads.choose import RepoFile, choose_files, choose_projector
+from daemon.downloads.choose import RepoFile, choose_files, choose_projector, quants
 
 
 def default_cache() -> Path:
@@ -91,6 +91,14 @@ def locate_file(
             if file in (known.name, Path(known.name).name):
                 return snapshot.path(known)
     return None
+
+
+def held(repo: str, cache_dir: Path | None = None) -> dict[str, int]:
+    """The quantisations of a repository that are here whole, and their bytes."""
+    found: dict[str, int] = {}
+    for snapshot in snapshots(repo, cache_dir or default_cache()):
+        found = {**quants(snapshot.files), **found}
+    return found
 
 
 def locate_projector(weights: Path) -> Path | None:
