@@ -25,7 +25,7 @@ from daemon.config.presets import Preset, load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.downloads.locate import locate, locate_file
+from daemon.downloads.locate import held, locate, locate_file
 from daemon.downloads.wanted import hub_file
 from daemon.engines.install.shelf import Shelf
 from daemon.engines.registry import Registry
@@ -137,7 +137,7 @@ class Reader:
         registry = self._registry(settings, Found)
         pools = tuple(pool.name for pool in self.facts.pools)
         sizer = Sizer(settings, presets, registry, pools, self.files_of)
-        return Settler(sizer, registry, self._room, self.present, self._chosen)
+        return Settler(sizer, registry, self._room, self.present, self._chosen, held)
 
     def _registry(self, settings: Settings, kind: type[Registry] = Registry) -> Registry:
         cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)

@@ -17,7 +17,7 @@ from daemon.core.problems import ProblemError
 from daemon.engines.base import Installed
 from daemon.engines.registry import Registry
 from daemon.planning import Option, loss, on_each_gpu, options
-from daemon.weights.quants import bits
+from daemon.weights.quants import bits, plain
 
 
 class Found(Registry):
@@ -42,7 +42,8 @@ class Found(Registry):
 
 class Settler:
     """Settles models one by one. ``present``: whether a model's weights are on this disk;
-    ``kept``: by model the ``hf`` that was chosen, remembered from one reading to the next."""
+    ``held``: the quantisations of a repository that are, and their bytes; ``kept``: by model the
+    ``hf`` that was chosen, remembered from one reading to the next."""
 
     def __init__(
         self,
@@ -51,12 +52,14 @@ class Settler:
         budget: Mapping[str, int],
         present: Callable[[Model], bool],
         kept: MutableMapping[str, str],
+        held: Callable[[str], Mapping[str, int]] = lambda repo: {},
     ) -> None:
         self._sizer = sizer
         self._registry = registry
         self._budget = budget
         self._present = present
         self._kept = kept
+        self._held = held
 
     @property
     def form(self) -> FormName:
@@ -68,11 +71,19 @@ class Settler:
         prefer first."""
         if not all(_of_a_preset(form) for form in forms):
             return forms[0]
-        wanted = [each for form in forms for each in _quantised(form)]
+        wanted = [each for form in forms for each in (*_quantised(form), *self._others(form))]
         found = choose(self._offers(wanted), self._budget, self._kept.get(forms[0].name))
         if found.hf is not None:
             self._kept[found.name] = found.hf
         return found
+
+    def _others(self, model: Model) -> Iterator[Model]:
+        """What the disk has of its repository that its preset does not offer."""
+        known = {plain(name) for name in (*model.quants, model.quant or "")}
+        held = self._held(model.repo or "") if model.quants else {}
+        for name, size in held.items():
+            if plain(name) not in known:
+                yield replace(model, hf=f"{model.repo}:{name}", file=None, size=size)
 
     def _offers(self, wanted: Sequence[Model]) -> list[Offer]:
         here = [each for each in wanted if self._present(each)]

@@ -318,10 +318,9 @@ async def test_what_a_preset_is_weak_in_is_told_at_its_load(opened: Open) -> Non
     load = Loading(rooms, "llama3.1:8b")
     with pytest.raises(ProblemError, match="does not fit this machine"):
         await load.end()
-    steps = load.steps
-    assert [step.step for step in steps] == ["resolve", "note", "note"]
-    assert "tool calls are common" in steps[1].text
-    assert rooms.control.model("llama3.1-8b").warnings == [step.text for step in steps[1:]]
+    assert load.words == ["resolve", "note", "note"]
+    assert "tool calls are common" in load.steps[1].text
+    assert rooms.control.model("llama3.1-8b").warnings == [step.text for step in load.steps[1:]]
 
 
 async def test_a_preset_that_cannot_fit_is_refused_before_it_is_pulled(

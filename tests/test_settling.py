@@ -65,7 +65,11 @@ def catalog(
 
     sizer = Sizer(settings, presets, registry, tuple(budget), locate)
     kept = {} if kept is None else kept
-    settler = Settler(sizer, registry, budget, lambda model: model.hf in here, kept)
+
+    def held(repo: str) -> dict[str, int]:
+        return {name.partition(":")[2]: GB for name in here if name.startswith(f"{repo}:")}
+
+    settler = Settler(sizer, registry, budget, lambda model: model.hf in here, kept, held)
     return Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
 
 
@@ -91,6 +95,8 @@ def test_what_is_on_the_disk_is_kept() -> None:
     here = frozenset({f"{REPO}:Q3_K_XL"})
     for room in (6, 12, 64):
         assert coder(room * GB, here=here).quant == "Q3_K_XL"
+    other = frozenset({f"{REPO}:Q5_K_M"})
+    assert coder(64 * GB, here=other).quant == "Q5_K_M", "also one that the preset does not offer"
     mlx = frozenset({"mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit"})
     assert coder(64 * GB, here=mlx).form == "mlx", "also in the form that is not the usual one"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from daemon.core.problems import ProblemError
-from daemon.downloads.choose import RepoFile, choose_files, choose_projector, groups
+from daemon.downloads.choose import RepoFile, choose_files, choose_projector, groups, quants
 
 PART: Final = ".modelport.incomplete"
 """What a download of ours is called behind the name of its content, until it is whole."""
@@ -95,6 +95,14 @@ def locate_file(
             if file in (known.name, Path(known.name).name):
                 return snapshot.path(known)
     return None
+
+
+def held(repo: str, cache_dir: Path | None = None) -> dict[str, int]:
+    """The quantisations of a repository that are here whole, and their bytes."""
+    found: dict[str, int] = {}
+    for snapshot in snapshots(repo, cache_dir or default_cache()):
+        found = {**quants(snapshot.files), **found}
+    return found
 
 
 def locate_projector(weights: Path) -> Path | None:

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.downloads.locate import (
     default_cache,
+    held,
     locate,
     locate_file,
     locate_projector,
@@ -52,6 +53,15 @@ def test_an_empty_cache_has_nothing(cache: Cache) -> None:
     assert locate(REPO, cache_dir=cache.root) is None
     assert locate_file(REPO, "t.jinja", cache.root) is None
     assert list(snapshots(REPO, cache.root)) == []
+
+
+def test_the_quantisations_that_are_here(cache: Cache) -> None:
+    assert held(REPO, cache.root) == {}
+    cache.put("m-Q8_0.gguf", text="12345678")
+    cache.put("m-UD-Q4_K_XL.gguf", text="1234")
+    cache.put("m-Q6_K-00001-of-00002.gguf")  # the other half is not here
+    cache.put("old-Q2_K.gguf", commit=OLD, text="12")
+    assert held(REPO, cache.root) == {"UD-Q4_K_XL": 4, "Q8_0": 8, "Q2_K": 2}
 
 
 def test_a_file_is_found_by_quantisation_name_and_default(cache: Cache) -> None:

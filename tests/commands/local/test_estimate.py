@@ -33,7 +33,8 @@ def test_of_a_folder_and_of_a_model(ctl: Ctl, home: Path, tiny_hf: Path) -> None
 
 
 def test_of_a_preset_that_is_not_here(ctl: Ctl, home: Path) -> None:
-    (home / "config.toml").touch()
+    entry = '[models.on-mlx]\npreset = "gemma-4-e4b"\nengine = "mlx-lm"\n'
+    (home / "config.toml").write_text(entry, "utf-8")
     result = ctl("estimate", "qwen3-coder:30b", "--ctx", "64k")
     assert result.code == 0, result.err
     assert result.out.startswith("qwen3-coder: qwen3moe, Q4_K_XL, 16.5 GiB")
@@ -42,7 +43,7 @@ def test_of_a_preset_that_is_not_here(ctl: Ctl, home: Path) -> None:
     found = ctl("estimate", "qwen3-coder", "--ctx", "64k", "--json").json
     assert (found["source"], found["path"], found["exact"]) == ("published", None, False)
     assert found["estimates"][0]["kv"] == 98304 * 65536
-    mlx = ctl("estimate", "gemma-4-e4b", "--json").json
+    mlx = ctl("estimate", "on-mlx", "--json").json
     assert (mlx["engine"], mlx["quantisation"]) == ("mlx-lm", "4bit")
     assert ctl("estimate", "gpt-oss", "--json").json["slots"] == 2  # as the preset has it
 
