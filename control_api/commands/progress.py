@@ -66,6 +66,13 @@ class Steps:
             fraction = line.get("fraction")
             self._fraction = float(fraction) if isinstance(fraction, (int, float)) else None
 
+    def note(self, text: str) -> None:
+        """A line for people that stays, above the moving one."""
+        with self._lock:
+            if self._moving:
+                self._write("\r\x1b[K")
+            self._out.note(text)
+
     def _same_transfer(self, step: str) -> bool:
         # a pull tells its text anew with every fraction: that is one step, not many
         return step == self._step and self._fraction is not None

@@ -65,7 +65,7 @@ def put(
 
         def tell(step: str, text: str, fraction: float | None) -> None:
             if step == "note":
-                out.note(text)
+                steps.note(text)
             else:
                 steps.show({"step": step, "text": text, "fraction": fraction})
 
