@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -118,6 +119,15 @@ class Notice:
         if self._err is not None:
             self._err.write(f"\r... {text}\x1b[K")
             self._err.flush()
+
+    @contextlib.contextmanager
+    def lasting(self, text: str) -> Iterator[None]:
+        """Shown as long as this lasts."""
+        self.show(text)
+        try:
+            yield
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         if self._err is not None:
