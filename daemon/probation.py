@@ -7,7 +7,9 @@ Listens to the bus; writes in a thread. The side that decides is :func:`judge`, 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -32,7 +34,8 @@ _NOT_ITS_FAULT: Final = frozenset({ExitClass.CLEAN, ExitClass.PORT, ExitClass.OU
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """With what a model was started. ``version``: as the program says; ``place``: its words."""
+    """With what a model was started. ``version``: as the program says, and a mark of where it is:
+    two builds of one version say the same; ``program``: its words."""
 
     engine: str
     version: str
@@ -43,7 +46,9 @@ class Start:
         """As it would be started now."""
         if item.installed is None or item.engine_name is None:
             return None
-        return cls(item.engine_name, item.installed.version, item.installed.program)
+        program = item.installed.program
+        mark = hashlib.sha256(os.fsencode("".join(program[:1]))).hexdigest()[:8]
+        return cls(item.engine_name, f"{item.installed.version[:80]} #{mark}", program)
 
     def is_of(self, folder: Path, path: Path | None) -> bool:
         """Whether it is the installation in that folder, whose program may lie elsewhere."""

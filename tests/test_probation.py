@@ -32,6 +32,24 @@ def test_the_rule(use: Use, mine: bool, loaded: bool, before: str | None, expect
     assert judge(use, mine, loaded, before, START) == expected
 
 
+def test_two_builds_of_one_version_are_told_apart() -> None:
+    """The one for the card may fail where the processor's worked, and both say the same of it."""
+    starts = [
+        Start.of(made(ENGINE, "9001 (abc)", (f"/e/{place}/llama-server", "-x")))
+        for place in ("b9001", "b9001-cuda", "b9001")
+    ]
+    assert starts[0] == starts[2]
+    assert starts[0] is not None
+    assert starts[1] is not None
+    assert judge(TRIAL, True, False, starts[0].version, starts[1]) == "take_back"
+
+
+def made(engine: str, version: str, program: tuple[str, ...]) -> Any:
+    """A model as it is prepared."""
+    installed = SimpleNamespace(version=version, program=program)
+    return SimpleNamespace(engine_name=engine, installed=installed)
+
+
 @dataclass
 class World:
     """A shelf with two versions, and a model that is started with the one in use."""
@@ -67,8 +85,7 @@ class World:
         version = self.shelf.use(ENGINE).version
         item = self.shelf.item(ENGINE, version)
         assert item is not None
-        installed = SimpleNamespace(version=version, program=(str(item.path),))
-        return SimpleNamespace(engine_name=ENGINE, installed=installed)
+        return made(ENGINE, version, (str(item.path),))
 
     async def run(self, end: str, **facts: Any) -> None:
         """One start of the model, and how it ends."""
@@ -115,7 +132,8 @@ async def test_loads_that_go_well_end_the_trial(world: World) -> None:
         assert world.shelf.use(ENGINE).trial == left
     await world.run("failed")
     assert world.shelf.use(ENGINE).version == "b2"
-    assert json.loads((world.folder / "worked.json").read_text())["models"][ENGINE]["m"] == "b2"
+    kept = json.loads((world.folder / "worked.json").read_text())["models"][ENGINE]["m"]
+    assert kept.startswith("b2 #")
 
 
 @pytest.mark.parametrize(
@@ -141,4 +159,4 @@ async def test_a_broken_memory_is_moved_aside(tmp_path: Path) -> None:
     world = World(tmp_path)
     await world.run("ready")
     assert list(tmp_path.glob("worked.json.corrupt-*"))  # noqa: ASYNC240
-    assert world.trial.worked.get(ENGINE, "m") == "b1"
+    assert str(world.trial.worked.get(ENGINE, "m")).startswith("b1 #")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -67,6 +68,13 @@ class Steps:
             fraction = line.get("fraction")
             self._fraction = float(fraction) if isinstance(fraction, (int, float)) else None
 
+    def note(self, text: str) -> None:
+        """A line for people that stays, above the moving one."""
+        with self._lock:
+            if self._moving:
+                self._write("\r\x1b[K")
+            self._out.note(text)
+
     def _same_transfer(self, step: str) -> bool:
         # a pull tells its text anew with every fraction: that is one step, not many
         return step == self._step and self._fraction is not None
@@ -115,6 +123,15 @@ class Notice:
         if self._err is not None:
             self._err.write(f"\r... {text}\x1b[K")
             self._err.flush()
+
+    @contextlib.contextmanager
+    def lasting(self, text: str) -> Iterator[None]:
+        """Shown as long as this lasts."""
+        self.show(text)
+        try:
+            yield
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         if self._err is not None:

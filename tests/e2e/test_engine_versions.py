@@ -87,6 +87,8 @@ def test_a_broken_new_version_is_taken_back(
         assert house.backends()["b"]["pid"] == before["b"]["pid"]
         why = house.ctl("why", "a").stdout
         assert f"xllamacpp {NEW} was taken back" in why, why
+        doctor = house.ctl("doctor").stdout
+        assert f"xllamacpp {NEW} was taken back: a did not load with it" in doctor, doctor
         code, said = told(house, "install", f"xllamacpp@{NEW}")
         assert code == 1
         assert "was taken back: a did not load with it" in said["error"]["message"]

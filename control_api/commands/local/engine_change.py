@@ -140,7 +140,7 @@ def use(args: Namespace, out: Out) -> int:
             raise RefusedError("engine_missing", what, f"ctl engine install {engine}@{version}")
         item = found
     refuse_pinned(args.config, item.engine, item.version)
-    refuse_dead(args.config, item)
+    refuse_dead(args.config, item, out)
     before = current(args.config, item.engine)
     switch_to(args.config, item.engine, item.version, LOADS if before is not None else 0, out)
     text = f"{item.engine} {item.version} is used from the next start of a model on."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from control_api.client import RefusedError
 from control_api.commands.local.settings import config_file, find_paths, tell_daemon
 from control_api.commands.output import Out
-from control_api.commands.progress import Steps
+from control_api.commands.progress import Notice, Steps
 
 if TYPE_CHECKING:
     from daemon.engines.base import Installed
@@ -65,7 +65,7 @@ def put(
 
         def tell(step: str, text: str, fraction: float | None) -> None:
             if step == "note":
-                out.note(text)
+                steps.note(text)
             else:
                 steps.show({"step": step, "text": text, "fraction": fraction})
 
@@ -105,7 +105,8 @@ def switch_to(config: str | None, engine: str, version: str, trial: int, out: Ou
 
 def tell_running(config: str | None, out: Out) -> None:
     """Let a running daemon know; what runs goes on running."""
-    tell_daemon(config_file(config), out)
+    with Notice(out).lasting("telling the daemon"):
+        tell_daemon(config_file(config), out)
 
 
 def guarded(work: Callable[[], T]) -> T:

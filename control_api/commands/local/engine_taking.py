@@ -12,7 +12,7 @@ from control_api.client import Client, RefusedError, UnreachableError
 from control_api.commands.local.engine_put import current, guarded, shelf_of, switch_to
 from control_api.commands.local.settings import config_file, load_settings
 from control_api.commands.output import Out
-from control_api.commands.progress import Steps
+from control_api.commands.progress import Notice, Steps
 
 if TYPE_CHECKING:
     from daemon.engines.base import Installed
@@ -73,7 +73,7 @@ def taken(args: Namespace, out: Out, item: Item) -> Done:
     if args.no_use:
         text = f"{name} is installed. `ctl engine use {item.engine}@{item.version}` uses it."
         return Done(text, item, used=False)
-    refuse_dead(args.config, item)
+    refuse_dead(args.config, item, out)
     gone = shelf.use(item.engine).taken_back
     if gone is not None and gone.version == item.version:
         what = f"{item.engine} {gone.text}."
@@ -148,7 +148,7 @@ def refuse_fixed(config: str | None, engine: str) -> None:
         raise RefusedError("config_invalid", what, "Change it there first: ctl config edit")
 
 
-def refuse_dead(config: str | None, item: Item) -> None:
+def refuse_dead(config: str | None, item: Item, out: Out) -> None:
     """What does not even say its version is not used."""
     from control_api.commands.local.engine import registry_of
     from daemon.core.problems import ProblemError
@@ -156,7 +156,8 @@ def refuse_dead(config: str | None, item: Item) -> None:
 
     try:
         place = {"path": str(item.path), "stamp": str(item.stamp)}
-        registry_of(config).at(item.engine, place)
+        with Notice(out).lasting(f"asking {item.engine} {item.version}"):
+            registry_of(config).at(item.engine, place)
     except ProblemError as error:
         what = f"{item.engine} {item.version} is installed, but does not run:"
         hint = "`ctl engine ls` shows what else is here."

@@ -161,13 +161,18 @@ class Shelf:
         return max(found, key=lambda item: item.installed, default=None)
 
     def there(self, engine: str) -> There:
-        """Which versions of an engine can be used."""
+        """Which versions of an engine can be used. Homebrew replaces a program in its place: only
+        the version that it brought last is there."""
+        items = self.items(engine)
+        newest = max((item.installed for item in items if item.how == "brew"), default=0.0)
 
-        def whole(version: str) -> bool:
+        def usable(version: str) -> bool:
             item = self.item(engine, version)
-            return item is not None and item.whole
+            if item is None or (item.how == "brew" and item.installed < newest):
+                return False
+            return item.whole
 
-        return whole
+        return usable
 
     def use(self, engine: str) -> Use:
         """What is in use of it."""

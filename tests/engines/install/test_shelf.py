@@ -81,6 +81,18 @@ def test_going_back_passes_over_what_is_gone(tmp_path: Path) -> None:
     assert back(Use("b3", ("b2", FOUND)), there) == Use(FOUND)
 
 
+def test_homebrew_has_one_version_only(tmp_path: Path) -> None:
+    shelf, program = Shelf(tmp_path / "engines"), tmp_path / "llama-server"
+    program.touch()
+    for at, version in enumerate(("brew-1", "brew-2"), start=1):
+        folder = shelf.place(ENGINE, version)
+        shelf.finish(Item(ENGINE, version, folder, program, "brew", installed=float(at)))
+    there = shelf.there(ENGINE)
+    assert there("brew-2")
+    assert not there("brew-1"), "its program is that of the other one"
+    assert back(Use("brew-2", ("brew-1", FOUND)), there) == Use(FOUND)
+
+
 def test_what_was_given_up_is_told_while_it_matters() -> None:
     gone = take_back(Use("b2", ("b1",), 4), "qwen", "it broke", 5.0)
     assert gone is not None
