@@ -117,6 +117,8 @@ class Daemon:
             self.stop,
             self.requests,
         )
+        self.supervisor.seek = self.control.finder.seek
+        self.supervisor.listed = self.control.finder.listed
         self.counters = Counters(count_patience(settings), environ)  # of tokens
         self.supervisor.counter = self.counters.count
         self.telling = Telling(
@@ -174,6 +176,7 @@ class Daemon:
             self.watcher.start()
             self.powering.start()
             self.awake.on_wake = self._woke
+            self.control.finder.begin()
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
@@ -436,6 +439,7 @@ class Daemon:
         await self.keys.stop()
         if goodbye is not None:
             await asyncio.gather(goodbye, return_exceptions=True)
+        await self.control.finder.stop()
         await self.configured.pulls.close()
         await self.counters.close()
         await self._end_backends()

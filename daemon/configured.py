@@ -16,7 +16,9 @@ from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import REMEDY, Stock, engine_key
+from daemon.config.catalog import Catalog
 from daemon.config.diff import Changes, diff
+from daemon.config.finds import Engines, Find
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
@@ -31,7 +33,7 @@ from daemon.downloads.pulled import Pulled
 from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
-from daemon.reading import Reader, Reading
+from daemon.reading import Reader, Reading, files_held
 from daemon.reloads import refused, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
@@ -72,6 +74,7 @@ class Configured:
     _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _looking: set[str] = field(default_factory=set)  # at whose files we look just now
+    _stamps: dict[str, str] = field(default_factory=dict)  # of found models, as they were prepared
 
     def __post_init__(self) -> None:
         record = Pulled(self.reader.paths.state_dir / pulled.FILE)
@@ -205,8 +208,12 @@ class Configured:
         return self.stock.prepared.get(model.name) or self.bare(model.name)
 
     def bare(self, name: str) -> Prepared:
-        """A preset of the catalog whose weights are not here (or came when nobody looked)."""
-        model = self.stock.catalog.presets[name]
+        """A preset of the catalog whose weights are not here (or came when nobody looked), or a
+        found model that nobody has named yet."""
+        catalog = self.stock.catalog
+        if name in catalog.found:
+            return self._unnamed(catalog.found[name], catalog.finds[name])
+        model = catalog.presets[name]
         return Prepared(
             model,
             model.engine,
@@ -214,6 +221,25 @@ class Configured:
             kind=model.kind or "chat",
             pulled=False,
             problem=self.reader.missing(model),
+        )
+
+    def _unnamed(self, model: Model, find: Find) -> Prepared:
+        """From its header alone."""
+        problem = None
+        engine = self.stock.engines.get((find.facts.form, find.facts.kind)) if find.facts else None
+        if find.trouble:
+            text = f"{model.name} cannot be served: {find.trouble}."
+            problem = Problem(Code.MODEL_UNAVAILABLE, text)
+        elif isinstance(engine, Problem):
+            problem = engine
+        return Prepared(
+            model,
+            engine if isinstance(engine, str) else None,
+            ModelSpec(model.name, ()),
+            kind=model.kind or find.kind,
+            path=model.path,
+            mmproj=find.mmproj,
+            problem=problem,
         )
 
     async def sized(self, name: str, ctx: int | None) -> Prepared:
@@ -242,7 +268,7 @@ class Configured:
                 raise ProblemError(item)
             name = item.model.name
             back = usual and name in self._overrides and not self._running(name)
-            if usual and item.problem is None and not back:
+            if usual and item.problem is None and not back and name in self.stock.prepared:
                 return item
             model = self.original(name) if usual else _for_run(self.original(name), ctx, fit)
             fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
@@ -342,15 +368,57 @@ class Configured:
 
     def original(self, name: str) -> Model:
         """As it is configured, whatever one run was given."""
-        catalog = self.stock.catalog
-        return catalog.models.get(name) or catalog.presets[name]
+        model = self.stock.catalog.known(name)
+        if model is None:
+            raise ProblemError(self.stock.unknown(name))
+        return model
 
     def _restock(self, item: Prepared, *, anew: bool) -> None:
         self._refuse_if_stopping()
+        if (find := self.stock.catalog.finds.get(item.model.name)) is not None:
+            self.reader.served.add(item.model.name)
+            self._stamps[item.model.name] = find.stamp
         self._stock = self.stock.with_prepared(item)
         self.supervisor.stock = self._stock
         touched = frozenset({item.model.name} if anew else ())
         self.supervisor.catalog(self.stock.specs(), touched)
+
+    # ------------------------------------------------------------ what is found
+
+    async def look(self) -> None:
+        """See which models are on this machine, and serve what came by name. What runs is not
+        touched, whatever became of its files."""
+        async with self._changing:
+            reader, stock = self.reader, self.stock
+            before = {(find.path, find.place): find for find in reader.finds}
+            finds = await asyncio.to_thread(reader.look, self.settings)
+            runs = {n: f for n, f in stock.catalog.finds.items() if self._running(n)}
+            paths = {find.path for find in finds}
+            finds += tuple(find for find in runs.values() if find.path not in paths)
+            if finds == reader.finds or self.supervisor.draining:
+                return
+            reader.finds = finds
+            catalog, engines = await asyncio.to_thread(self._found)
+            gone = {
+                name
+                for name in stock.catalog.found.keys() & stock.prepared.keys()
+                if name not in runs and self._stamps.get(name) != _stamp(catalog, name)
+            }
+            self._stock = self.stock.with_found(catalog, engines, gone)
+            reader.served -= gone
+            self.supervisor.stock = self._stock
+            self.supervisor.catalog(self._stock.specs(), frozenset())
+            news = [f.names[0] for f in finds if (f.path, f.place) not in before and not f.trouble]
+            if news:
+                more = f" and {len(news) - 5} more" if len(news) > 5 else ""
+                log.info("found: %s%s", ", ".join(news[:5]), more)
+
+    def _found(self) -> tuple[Catalog, Engines]:
+        """In a thread: the catalog by what was found, and what would run it."""
+        reader = self.reader
+        own = {n: item for n, item in self.stock.prepared.items() if n not in reader.served}
+        reader.held = files_held(own)
+        return reader.catalog(self.settings), self.stock.preparer.engines(reader.finds)
 
     # ------------------------------------------------------------ what the scheduler tells
 
@@ -422,12 +490,17 @@ class Configured:
     async def _arrived(self, pulled: Model) -> None:
         async with self._changing:
             name, catalog = pulled.name, self.stock.catalog
-            model = catalog.models.get(name) or catalog.presets.get(name)
+            model = catalog.known(name)
             if model is None:  # removed meanwhile
                 return
             item = await asyncio.to_thread(self._prepare, model, True)
             self._overrides.pop(name, None)
             self._restock(item, anew=True)
+
+
+def _stamp(catalog: Catalog, name: str) -> str | None:
+    find = catalog.finds.get(name)
+    return find.stamp if find is not None else None
 
 
 def _for_run(model: Model, ctx: int | None, fit: LoadFit | None) -> Model:

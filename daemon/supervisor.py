@@ -44,6 +44,8 @@ TRUST = 10.0  # seconds in which one that lived on after a broken connection is 
 
 
 Counter = Callable[[Recipe, bytes, Callable[[Tokens | None], None]], Waiting | None]
+Done = Callable[[Lease | Problem], None]
+Seek = Callable[[Wish, Resolved | Problem, Callable[[], None]], bool]
 
 
 @dataclass(slots=True)
@@ -54,6 +56,8 @@ class Supervisor(Orders):
     on_end: Callable[[Held], None] = lambda _: None  # and is over
     rescued: dict[str, int] = field(default_factory=dict)  # tool calls made of text, by model
     counter: Counter = lambda _recipe, _chat, done: done(None)  # of tokens, by a model's tokenizer
+    seek: Seek = lambda _wish, _found, _then: False  # whether a look at the disk may find a model
+    listed: Callable[[], None] = lambda: None  # somebody was told which models there are
     _ids: count[int] = field(default_factory=lambda: count(1))
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
@@ -84,6 +88,24 @@ class Supervisor(Orders):
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
         """See ``LeasePort``."""
+        return self._acquire(wish, done)
+
+    def _sought(self, wish: Wish, found: Resolved | Problem, done: Done) -> Waiting | None:
+        """It may mean a model that is on the disk: once that is known it comes in anew."""
+        early = Early(wish, done, self)
+
+        def then() -> None:
+            if early in self._early:  # neither cancelled nor refused
+                self._early.remove(early)
+                early.inner = self._acquire(wish, done, sought=True)
+
+        self._early.append(early)
+        if self.seek(wish, found, then):
+            return early
+        self._early.remove(early)
+        return None
+
+    def _acquire(self, wish: Wish, done: Done, *, sought: bool = False) -> Waiting | None:
         if self.draining:
             done(self.stopping)
             return None
@@ -93,6 +115,10 @@ class Supervisor(Orders):
         found = self.stock.resolve(
             wish.model, wish.route.value, wish.small, wish.movable, wish.principal
         )
+        if not sought and (isinstance(found, Problem) or found.guessed):
+            waiting = self._sought(wish, found, done)
+            if waiting is not None:
+                return waiting
         if isinstance(found, Problem):
             done(found)
             return None
@@ -281,6 +307,7 @@ class Supervisor(Orders):
 
     def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
         cards = self.stock.cards(self.states(), who) if self.stock else []
+        self.listed()
         return [self._with_run(card) for card in cards]
 
     def card(self, name: str, route: str = "", who: Principal = LOCAL) -> ModelCard | Problem:

@@ -11,14 +11,15 @@ from pydantic import JsonValue
 
 from daemon.config.model import Fields, Model
 from daemon.config.types import Kind
+from daemon.core.problems import Problem
 
 PlaceName = Literal["folder", "huggingface", "lmstudio", "llama.cpp", "ollama"]
 PLACES: Final[tuple[PlaceName, ...]] = ("folder", "huggingface", "lmstudio", "llama.cpp", "ollama")
 """In this order they are asked for a name that several have."""
 
 FileId = tuple[int, int]  # device and inode: the same file by whatever name
-Engines = Mapping[tuple[str, str], str | None]
-"""By form and kind of weights the engine that would run them; None: there is none here."""
+Engines = Mapping[tuple[str, str], str | Problem]
+"""By form and kind of weights the engine that would run them, or why none would."""
 
 
 @dataclass(frozen=True, slots=True)

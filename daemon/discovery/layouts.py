@@ -114,4 +114,5 @@ def folders(listing: Listing, place: PlaceName, files: Iterable[Seen]) -> list[F
     for seen in files:
         at, _, name = seen.name.rpartition("/")
         each.setdefault(at, {})[name] = seen
-    return [f for at, inside in each.items() for f in folder(at, Shelf(place, listing.root, inside))]
+    shelves = {at: Shelf(place, listing.root, inside) for at, inside in each.items()}
+    return [find for at, shelf in shelves.items() for find in folder(at, shelf)]

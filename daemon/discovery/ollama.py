@@ -93,9 +93,7 @@ def names_of(path: str) -> tuple[list[str], list[str]]:
     return names, [model] if tag == "latest" or not home else []
 
 
-def _model(
-    path: str, text: str, listing: Listing, read: Callable[[Seen], str]
-) -> Find | None:
+def _model(path: str, text: str, listing: Listing, read: Callable[[Seen], str]) -> Find | None:
     names, shorts = names_of(path)
     layers = _layers(text)
     if not names or not (layers or text == ""):

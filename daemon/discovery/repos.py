@@ -28,7 +28,9 @@ from daemon.downloads.choose import (
 MAX_NAME: Final = 200
 _ODD: Final = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 _SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
-_NO_MODEL: Final = re.compile(r"(^|[-_.])(draft|imatrix|lora|adapter|vocab)([-_.]|$)", re.IGNORECASE)
+_NO_MODEL: Final = re.compile(
+    r"(^|[-_.])(draft|imatrix|lora|adapter|vocab)([-_.]|$)", re.IGNORECASE
+)
 # What programs add to a file while they bring it.
 _PARTIAL: Final = (
     ".part", ".partial", ".incomplete", ".downloading", ".downloadinprogress", ".download",

@@ -115,7 +115,7 @@ def _values(action: argparse.Action) -> list[str]:
 def model_names() -> list[str]:
     """Names and aliases, from the daemon, else from the configuration, else none."""
     try:
-        data: Any = Client().get("/models", seconds=DAEMON_SECONDS)
+        data: Any = Client().get("/models", seconds=DAEMON_SECONDS, found=True)
         models = data["models"]
     except (UnreachableError, RefusedError, KeyError, TypeError):
         return _configured_names()

@@ -1,0 +1,128 @@
+"""Looks at the disk for models when somebody needs to know: a list, a name that is none of ours.
+
+No timer and no watch: a look is some milliseconds in a thread, looks are made one at a time, and
+strangers' names cause no more than one in ``timing.discovery_pause``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from daemon.backends.prepare import Prepared
+from daemon.config.catalog import foreign
+from daemon.configured import Configured
+from daemon.core.problems import Problem, ProblemError
+from daemon.ports import Resolved, Wish
+
+log = logging.getLogger("modelport.discovery")
+
+
+@dataclass(slots=True)
+class Finder:
+    """See the module. ``clock``: seconds."""
+
+    configured: Configured
+    clock: Callable[[], float]
+    _last: float = float("-inf")  # when the last look for a stranger's name began
+    _begun: int = 0
+    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def look(self) -> None:
+        """Return once a look that began after this call is over."""
+        wanted = self._begun + 1
+        async with self._one:
+            if self._begun >= wanted:
+                return
+            self._begun += 1
+            self._last = self.clock()
+            try:
+                await self.configured.look()
+            except ProblemError as error:  # the daemon is starting, or stopping
+                log.debug("not looked: %s", error)
+            except Exception:
+                log.exception("looking for models failed")
+
+    async def meant(self, name: str) -> None:
+        """Look if there is no model of this name; make a found one ready to be served."""
+        found = self.configured.named(name)
+        if isinstance(found, Problem) or self._unread(found.model.name):
+            await self.look()
+            found = self.configured.named(name)
+        if isinstance(found, Prepared):
+            await self._ready(found.model.name)
+
+    def _unread(self, name: str) -> bool:
+        find = self.configured.stock.catalog.finds.get(name)
+        return find is not None and not find.problem and find.facts is None
+
+    async def _ready(self, name: str) -> None:
+        stock = self.configured.stock
+        if name in stock.catalog.found and name not in stock.prepared:
+            try:
+                await self.configured.ensure(name, None)
+            except ProblemError as error:
+                log.info("%s: %s", name, error)
+
+    # ------------------------------------------------------------ for requests
+
+    def seek(self, wish: Wish, found: Resolved | Problem, then: Callable[[], None]) -> bool:
+        """Whether a look may change what this request's name means; then ``then`` is called once,
+        in its time."""
+        stock, who = self.configured.stock, wish.principal
+        model = stock.catalog.resolve(wish.model, wish.route.value, who.default_model)
+        if isinstance(found, Problem) and model is not None:
+            if model.name not in stock.catalog.found or model.name in stock.prepared:
+                return False
+        elif not wish.model or foreign(wish.model) or not self._due():
+            return False
+        self._begin(self._seek(wish, then), "seek")
+        return True
+
+    def listed(self) -> None:
+        """A program was given the list of models: the next one will have what is new."""
+        if self._due():
+            self._begin(self.look(), "look")
+
+    def _due(self) -> bool:
+        timing = self.configured.settings.timing
+        enabled = self.configured.settings.discovery.enabled
+        return enabled and self.clock() - self._last >= timing.discovery_pause
+
+    async def _seek(self, wish: Wish, then: Callable[[], None]) -> None:
+        try:
+            async with asyncio.timeout(self.configured.settings.timing.discovery_wait):
+                await self._named(wish)
+        except TimeoutError:
+            log.warning("the disk was not looked at in time for %r", wish.model[:80])
+        finally:
+            then()
+
+    async def _named(self, wish: Wish) -> None:
+        route, default = wish.route.value, wish.principal.default_model
+        model = self.configured.stock.catalog.resolve(wish.model, route, default)
+        known = model is not None and model.name in self.configured.stock.catalog.found
+        if model is None or not known or self._unread(model.name):
+            await self.look()
+            model = self.configured.stock.catalog.resolve(wish.model, route, default)
+        if model is not None:
+            await self._ready(model.name)
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def begin(self) -> None:
+        """The first look, beside all else: headers that nobody has read yet."""
+        if self.configured.settings.discovery.enabled:
+            self._begin(self.look(), "look")
+
+    async def stop(self) -> None:
+        """No more looks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
