@@ -38,10 +38,8 @@ def list_models(args: Namespace, out: Out) -> int:
     if every:
         return _list_all(models, out)
     if not models:
-        out.line(
-            "There are no models yet. `ctl ls --all` shows what is on this machine already and"
-        )
-        out.line("what can be pulled by name,")
+        out.line("There are no models yet. `ctl ls --all` shows what is on this machine and")
+        out.line("what can be pulled by name;")
         out.line("`ctl add PATH` and `ctl add hf:REPO` add a file or a repository.")
         return 0
     rows = [
@@ -89,7 +87,7 @@ def _list_all(models: Sequence[ModelView], out: Out) -> int:
             _count(model.parameters) or "-",
             str(model.context_max or model.context or "-"),
             _can(model),
-            ", ".join(model.aliases[:2]) or "-",
+            ", ".join(sorted(model.aliases, key=len)[:2]) or "-",
         )
         for model in ordered
     ]

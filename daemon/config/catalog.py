@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from daemon.config.checks import DAEMON_LOG
 from daemon.config.entry import ModelEntry
 from daemon.config.finds import FileId, Find, named
 from daemon.config.model import Fields, Model, merge
@@ -89,7 +90,7 @@ class Catalog:
         models of this catalog serve already: their finds are more names for them."""
         if not finds:
             return self
-        taken = {name: model.name for name, model in self._names.items()}
+        taken = {name: model.name for name, model in self._names.items()} | {DAEMON_LOG: DAEMON_LOG}
         base = merge("found", ModelEntry(), None, self.settings, "gguf", listed=False)
         got = named(finds, taken, self._patterns, held, base)
         names = dict(self._names)

@@ -105,7 +105,7 @@ class _Names:
 
     def __init__(self, taken: Mapping[str, str], patterns: Sequence[tuple[str, Model]]) -> None:
         self._holders = {name.casefold(): holder for name, holder in taken.items()}
-        self._patterns = patterns
+        self._patterns = [item for item in patterns if item[0].strip("*")]  # not that for all
 
     def holder(self, name: str) -> str | None:
         """Whose name it is; a pattern of the configuration has all that it matches."""
@@ -116,9 +116,10 @@ class _Names:
             return known
         return next((m.name for pattern, m in self._patterns if matches(pattern, folded)), None)
 
-    def claim(self, name: str, holder: str) -> bool:
-        """True: it had no holder."""
-        if self.holder(name) is not None:
+    def claim(self, name: str, holder: str, *, exactly: bool = False) -> bool:
+        """True: it had no holder. ``exactly``: whatever patterns match it."""
+        folded = name.casefold()
+        if folded in self._holders or (not exactly and self.holder(name) is not None):
             return False
         self._holders[name.casefold()] = holder
         return True
@@ -169,7 +170,7 @@ def named(
 def _second(names: _Names, name: str, place: str) -> str:
     """A name of its own for whoever comes too late."""
     wanted, count = f"{name}@{place}", 1
-    while not names.claim(wanted, wanted):
+    while not names.claim(wanted, wanted, exactly=True):
         count += 1
         wanted = f"{name}@{place}-{count}"
     return wanted

@@ -25,7 +25,7 @@ from daemon.downloads.choose import (
     quant_of,
 )
 
-MAX_NAME: Final = 200
+MAX_NAME: Final = 160  # of 200: there may come more behind it
 _ODD: Final = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 _SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_MODEL: Final = re.compile(
@@ -125,10 +125,9 @@ def repository(repo: str, shelf: Shelf) -> list[Find]:
             if own in taken:
                 own = f"{repo}/{stem_of(first)}"
             taken.add(own)
-            more = [f"{repo}@{model.quant.lower()}"] if model.quant else []
+            more = [repo] if model is best else []
+            more += [f"{repo}@{model.quant.lower()}"] if model.quant else []
             more += [f"{repo}/{first}"]
-            if model is best:
-                more += [repo]
             found.append(
                 shelf.find(
                     [own, *more],
