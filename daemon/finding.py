@@ -49,15 +49,20 @@ class Finder:
     async def meant(self, name: str) -> None:
         """Look if there is no model of this name; make a found one ready to be served."""
         found = self.configured.named(name)
-        if isinstance(found, Problem) or self._unread(found.model.name):
+        if isinstance(found, Problem) or self._doubtful(found.model.name):
             await self.look()
             found = self.configured.named(name)
         if isinstance(found, Prepared):
             await self._ready(found.model.name)
 
-    def _unread(self, name: str) -> bool:
+    def _doubtful(self, name: str) -> bool:
+        """A found model that nobody has read yet, or that could not be served as it was."""
         find = self.configured.stock.catalog.finds.get(name)
-        return find is not None and not find.problem and find.facts is None
+        if find is None:
+            return False
+        item = self.configured.stock.prepared.get(name)
+        broken = find.trouble or (item is not None and item.problem is not None)
+        return bool(broken) or find.facts is None
 
     async def _ready(self, name: str) -> None:
         stock = self.configured.stock
@@ -75,7 +80,9 @@ class Finder:
         stock, who = self.configured.stock, wish.principal
         model = stock.catalog.resolve(wish.model, wish.route.value, who.default_model)
         if isinstance(found, Problem) and model is not None:
-            if model.name not in stock.catalog.found or model.name in stock.prepared:
+            if model.name not in stock.catalog.found:
+                return False
+            if model.name in stock.prepared and not (self._doubtful(model.name) and self._due()):
                 return False
         elif not wish.model or foreign(wish.model) or not self._due():
             return False
@@ -105,7 +112,7 @@ class Finder:
         route, default = wish.route.value, wish.principal.default_model
         model = self.configured.stock.catalog.resolve(wish.model, route, default)
         known = model is not None and model.name in self.configured.stock.catalog.found
-        if model is None or not known or self._unread(model.name):
+        if model is None or not known or self._doubtful(model.name):
             await self.look()
             model = self.configured.stock.catalog.resolve(wish.model, route, default)
         if model is not None:

@@ -204,7 +204,7 @@ async def test_half_a_file_is_listed_with_its_reason_and_served_once_whole(
     opened: Open, tiny_gguf: Path
 ) -> None:
     rooms = await opened()
-    whole = tiny_gguf.read_bytes()
+    whole = tiny_gguf.read_bytes()  # noqa: ASYNC240
     path = rooms.folder / "found" / "m.gguf"
     path.write_bytes(whole[:-9])
     await rooms.control.look()

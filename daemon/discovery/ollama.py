@@ -79,7 +79,7 @@ def _joined(finds: list[Find]) -> Find:
 
 def names_of(path: str) -> tuple[list[str], list[str]]:
     """Full and short names by a manifest's place, as Ollama itself writes them; the tag ``latest``
-    may be left out. Empty for what is no manifest's place."""
+    may be left out, any other where there is but one. Empty for what is no manifest's place."""
     parts = path.split("/")
     if len(parts) != 4 or not all(parts):
         return [], []
@@ -90,7 +90,7 @@ def names_of(path: str) -> tuple[list[str], list[str]]:
     names = [f"{full}:{tag}", *([full] if tag == "latest" else [])]
     if not home:
         names += [f"{whole}:{tag}", *([whole] if tag == "latest" else [])]
-    return names, [model] if tag == "latest" or not home else []
+    return names, [model]
 
 
 def _model(path: str, text: str, listing: Listing, read: Callable[[Seen], str]) -> Find | None:

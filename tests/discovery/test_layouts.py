@@ -170,9 +170,9 @@ def store(*paths: str) -> Listing:
 @pytest.mark.parametrize(
     ("path", "names", "shorts"),
     [
-        ("registry.ollama.ai/library/qwen3/8b", ["qwen3:8b"], []),
+        ("registry.ollama.ai/library/qwen3/8b", ["qwen3:8b"], ["qwen3"]),
         ("registry.ollama.ai/library/qwen3/latest", ["qwen3:latest", "qwen3"], ["qwen3"]),
-        ("ollama.com/me/mine/q4", ["me/mine:q4"], []),
+        ("ollama.com/me/mine/q4", ["me/mine:q4"], ["mine"]),
         ("hf.co/a/b-GGUF/Q4_K_M", ["hf.co/a/b-GGUF:Q4_K_M", "a/b-GGUF:Q4_K_M"], ["b-GGUF"]),
         ("too/short", [], []),
         ("a//b/c", [], []),

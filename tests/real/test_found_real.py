@@ -16,7 +16,6 @@ from daemon.discovery.places import Place
 from daemon.engines.llama_server import LlamaServer
 from tests.discovery.trees import hub
 from tests.models import make_gguf
-from tests.models.gguf_file import Shape
 from tests.real.starting import make_plan, started
 
 pytestmark = [pytest.mark.real, pytest.mark.llama_server]
@@ -24,8 +23,8 @@ pytestmark = [pytest.mark.real, pytest.mark.llama_server]
 MADE: Mapping[str, dict[str, Any]] = {
     "f16": {"dtype": "f16"},
     "f32": {"dtype": "f32"},
-    "q8_0": {"dtype": "q8_0", "shape": Shape(context=32768)},
-    "wide": {"shape": Shape(layers=3, dim=128, heads=8, feed_forward=384, context=1024)},
+    "q8_0": {"dtype": "q8_0", "context": 32768},
+    "wide": {"layers": 3, "dim": 128, "heads": 8, "feed_forward": 384, "context": 1024},
 }
 
 
