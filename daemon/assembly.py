@@ -176,7 +176,7 @@ class Daemon:
             self.watcher.start()
             self.powering.start()
             self.awake.on_wake = self._woke
-            self.control.finder.begin()
+            self.control.finder.begin(give_back)
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
@@ -506,6 +506,11 @@ def tidy_memory() -> None:
     left free goes back to the system (glibc keeps it otherwise)."""
     gc.collect()
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """Memory that is free goes back to the system. Any thread."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -18,7 +18,7 @@ from daemon.backends.prepare import Prepared
 from daemon.backends.stock import REMEDY, Stock, engine_key
 from daemon.config.catalog import Catalog
 from daemon.config.diff import Changes, diff
-from daemon.config.finds import Engines, Find
+from daemon.config.finds import Engines
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
@@ -33,7 +33,7 @@ from daemon.downloads.pulled import Pulled
 from daemon.engines.signatures import METAL_RETRY
 from daemon.ports import LoadFit, Progress
 from daemon.pulling import Pulls
-from daemon.reading import Reader, Reading, files_held
+from daemon.reading import Reader, Reading
 from daemon.reloads import refused, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
@@ -212,7 +212,7 @@ class Configured:
         found model that nobody has named yet."""
         catalog = self.stock.catalog
         if name in catalog.found:
-            return self._unnamed(catalog.found[name], catalog.finds[name])
+            return self.stock.unnamed(name)
         model = catalog.presets[name]
         return Prepared(
             model,
@@ -221,25 +221,6 @@ class Configured:
             kind=model.kind or "chat",
             pulled=False,
             problem=self.reader.missing(model),
-        )
-
-    def _unnamed(self, model: Model, find: Find) -> Prepared:
-        """From its header alone."""
-        problem = None
-        engine = self.stock.engines.get((find.facts.form, find.facts.kind)) if find.facts else None
-        if find.trouble:
-            text = f"{model.name} cannot be served: {find.trouble}."
-            problem = Problem(Code.MODEL_UNAVAILABLE, text)
-        elif isinstance(engine, Problem):
-            problem = engine
-        return Prepared(
-            model,
-            engine if isinstance(engine, str) else None,
-            ModelSpec(model.name, ()),
-            kind=model.kind or find.kind,
-            path=model.path,
-            mmproj=find.mmproj,
-            problem=problem,
         )
 
     async def sized(self, name: str, ctx: int | None) -> Prepared:
@@ -385,40 +366,26 @@ class Configured:
 
     # ------------------------------------------------------------ what is found
 
-    async def look(self) -> None:
-        """See which models are on this machine, and serve what came by name. What runs is not
-        touched, whatever became of its files."""
-        async with self._changing:
-            reader, stock = self.reader, self.stock
-            before = {(find.path, find.place): find for find in reader.finds}
-            finds = await asyncio.to_thread(reader.look, self.settings)
-            runs = {n: f for n, f in stock.catalog.finds.items() if self._running(n)}
-            paths = {find.path for find in finds}
-            finds += tuple(find for find in runs.values() if find.path not in paths)
-            if finds == reader.finds or self.supervisor.draining:
-                return
-            reader.finds = finds
-            catalog, engines = await asyncio.to_thread(self._found)
-            gone = {
-                name
-                for name in stock.catalog.found.keys() & stock.prepared.keys()
-                if name not in runs and self._stamps.get(name) != _stamp(catalog, name)
-            }
-            self._stock = self.stock.with_found(catalog, engines, gone)
-            reader.served -= gone
-            self.supervisor.stock = self._stock
-            self.supervisor.catalog(self._stock.specs(), frozenset())
-            news = [f.names[0] for f in finds if (f.path, f.place) not in before and not f.trouble]
-            if news:
-                more = f" and {len(news) - 5} more" if len(news) > 5 else ""
-                log.info("found: %s%s", ", ".join(news[:5]), more)
+    @property
+    def quiet(self) -> asyncio.Lock:
+        """Held by whoever changes what can be served."""
+        return self._changing
 
-    def _found(self) -> tuple[Catalog, Engines]:
-        """In a thread: the catalog by what was found, and what would run it."""
-        reader = self.reader
-        own = {n: item for n, item in self.stock.prepared.items() if n not in reader.served}
-        reader.held = files_held(own)
-        return reader.catalog(self.settings), self.stock.preparer.engines(reader.finds)
+    def runs(self, name: str) -> bool:
+        """Whether a process serves it now, or is about to."""
+        return self._running(name)
+
+    def refound(self, catalog: Catalog, engines: Engines) -> None:
+        """What was found is otherwise now; what runs is not touched by it. Under ``quiet``."""
+        gone = {
+            name
+            for name in self.stock.catalog.found.keys() & self.stock.prepared.keys()
+            if not self._running(name) and self._stamps.get(name) != _stamp(catalog, name)
+        }
+        self._stock = self.stock.with_found(catalog, engines, gone)
+        self.reader.served -= gone
+        self.supervisor.stock = self._stock
+        self.supervisor.catalog(self._stock.specs(), frozenset())
 
     # ------------------------------------------------------------ what the scheduler tells
 

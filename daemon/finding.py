@@ -12,12 +12,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from daemon.backends.prepare import Prepared
-from daemon.config.catalog import foreign
+from daemon.config.catalog import Catalog, foreign
+from daemon.config.finds import Engines
 from daemon.configured import Configured
 from daemon.core.problems import Problem, ProblemError
 from daemon.ports import Resolved, Wish
+from daemon.reading import files_held
 
 log = logging.getLogger("modelport.discovery")
+
+SHOWN = 5  # new models that are named in the log
 
 
 @dataclass(slots=True)
@@ -40,11 +44,39 @@ class Finder:
             self._begun += 1
             self._last = self.clock()
             try:
-                await self.configured.look()
+                await self._look()
             except ProblemError as error:  # the daemon is starting, or stopping
                 log.debug("not looked: %s", error)
             except Exception:
                 log.exception("looking for models failed")
+
+    async def _look(self) -> None:
+        configured = self.configured
+        async with configured.quiet:
+            reader, stock = configured.reader, configured.stock
+            finds = await asyncio.to_thread(reader.look, configured.settings)
+            here = {find.path for find in finds}
+            runs = [f for name, f in stock.catalog.finds.items() if configured.runs(name)]
+            finds += tuple(find for find in runs if find.path not in here)
+            if finds == reader.finds or configured.supervisor.draining:
+                return
+            before = {find.path for find in reader.finds}
+            reader.finds = finds
+            catalog, engines = await asyncio.to_thread(self._anew)
+            if configured.supervisor.draining:
+                return
+            configured.refound(catalog, engines)
+            news = [f.names[0] for f in finds if f.path not in before and not f.trouble]
+            if news:
+                more = f" and {len(news) - SHOWN} more" if len(news) > SHOWN else ""
+                log.info("found: %s%s", ", ".join(news[:SHOWN]), more)
+
+    def _anew(self) -> tuple[Catalog, Engines]:
+        """In a thread: the catalog by what was found, and what would run it."""
+        reader, stock = self.configured.reader, self.configured.stock
+        own = {n: item for n, item in stock.prepared.items() if n not in reader.served}
+        reader.held = files_held(own)
+        return reader.catalog(self.configured.settings), stock.preparer.engines(reader.finds)
 
     async def meant(self, name: str) -> None:
         """Look if there is no model of this name; make a found one ready to be served."""
@@ -123,10 +155,15 @@ class Finder:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def begin(self) -> None:
-        """The first look, beside all else: headers that nobody has read yet."""
+    def begin(self, after: Callable[[], None]) -> None:
+        """The first look, beside all else: headers that nobody has read yet. Then ``after``, in a
+        thread."""
         if self.configured.settings.discovery.enabled:
-            self._begin(self.look(), "look")
+            self._begin(self._first(after), "look")
+
+    async def _first(self, after: Callable[[], None]) -> None:
+        await self.look()
+        await asyncio.to_thread(after)
 
     async def stop(self) -> None:
         """No more looks."""

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from daemon.access.principals import LOCAL
-from daemon.configured import Configured
+from daemon.config.finds import Find
+from daemon.config.settings import Settings
 from daemon.core.problems import Code, Problem
+from daemon.finding import Finder
 from daemon.ports import Lease, Route, Wish
 from daemon.reading import Reader
 from tests.rooms import Rooms, model
@@ -92,7 +94,12 @@ async def test_strangers_cause_one_look_in_a_while(
     rooms = await opened(pause="1 h")
     looks: list[int] = []
     look = Reader.look
-    monkeypatch.setattr(Reader, "look", lambda *a, **k: looks.append(1) or look(*a, **k))
+
+    def counted(self: Reader, settings: Settings) -> tuple[Find, ...]:
+        looks.append(1)
+        return look(self, settings)
+
+    monkeypatch.setattr(Reader, "look", counted)
     for number in range(20):
         found = await asked(rooms, f"stranger-{number}")
         assert isinstance(found, Problem)
@@ -108,13 +115,13 @@ async def test_looks_are_made_one_at_a_time_and_shared(
 ) -> None:
     rooms = await opened()
     looks: list[int] = []
-    look = Configured.look
+    look = Finder._look
 
-    async def counted(self: Configured) -> None:
+    async def counted(self: Finder) -> None:
         looks.append(1)
         await look(self)
 
-    monkeypatch.setattr(Configured, "look", counted)
+    monkeypatch.setattr(Finder, "_look", counted)
     await asyncio.gather(*(rooms.control.look() for _ in range(50)))
     assert len(looks) == 2, "the first, and one for all who came after it had begun"
     await rooms.control.look()
@@ -130,10 +137,10 @@ async def test_a_look_that_hangs_does_not_hold_a_request_for_ever(
     rooms.configured.settings = settings.model_copy(update={"timing": timing})
     never = asyncio.Event()
 
-    async def hang(self: Configured) -> None:
+    async def hang(self: Finder) -> None:
         await never.wait()
 
-    monkeypatch.setattr(Configured, "look", hang)
+    monkeypatch.setattr(Finder, "_look", hang)
     found = await asked(rooms, "stranger")
     assert isinstance(found, Problem)
     assert found.code is Code.MODEL_NOT_FOUND

@@ -10,6 +10,7 @@ from daemon.backends.prepare import Prepared
 from daemon.config.catalog import Catalog, foreign, matches, means_small
 from daemon.config.finds import Engines, Find
 from daemon.config.model import Model
+from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner, reachable
 from daemon.ports import Edits, ModelCard, Resolved, Route
@@ -64,6 +65,26 @@ class Names:
                 f"Get them with: ctl pull {model.name}",
             )
         return self.unknown(name, who)
+
+    def unnamed(self, name: str) -> Prepared:
+        """A found model that nobody has named yet, from its header alone."""
+        model, find = self.catalog.found[name], self.catalog.finds[name]
+        problem = None
+        engine = self.engines.get((find.facts.form, find.facts.kind)) if find.facts else None
+        if find.trouble:
+            text = f"{model.name} cannot be served: {find.trouble}."
+            problem = Problem(Code.MODEL_UNAVAILABLE, text)
+        elif isinstance(engine, Problem):
+            problem = engine
+        return Prepared(
+            model,
+            engine if isinstance(engine, str) else None,
+            ModelSpec(model.name, ()),
+            kind=model.kind or find.kind,
+            path=model.path,
+            mmproj=find.mmproj,
+            problem=problem,
+        )
 
     def unknown(self, name: str, who: Principal = LOCAL) -> Problem:
         """No such model, with the nearest names."""

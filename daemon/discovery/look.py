@@ -11,9 +11,8 @@ from typing import Final
 
 from daemon.config.finds import FileId, Find
 from daemon.config.sections import Discovery
-from daemon.discovery import layouts, ollama
 from daemon.discovery.header import Known, read_header
-from daemon.discovery.listing import Listing, text_of, walk
+from daemon.discovery.listing import text_of, walk
 from daemon.discovery.places import POINTER, Place, Told, homes, places
 
 log = logging.getLogger("modelport.discovery")
@@ -49,30 +48,31 @@ def look(where: Sequence[Place], known: Known, *, read: bool = True) -> tuple[Fi
 
 
 def _found_in(place: Place) -> list[Find]:
-    listing = _listing(place)
-    if listing.cut:
-        log.warning("%s holds more files than are looked at", place.folder)
-    if not listing.files:
+    """The models of one place. Readers are read when there is something for them: most people
+    have one or two of these programs, and an idle daemon is to stay small."""
+    root = place.folder
+    if not root.is_dir():
         return []
     if place.name == "ollama":
-        texts = {name: text_of(listing.root / name) for name in ollama.manifests(listing)}
-        return ollama.ollama(listing, texts, lambda seen: text_of(listing.path(seen)))
+        from daemon.discovery import ollama
+
+        store = walk(root, ollama.ollama_folder)
+        told = {name: text_of(root / name) for name in ollama.manifests(store)}
+        return ollama.ollama(store, told, lambda seen: text_of(store.path(seen)))
+    from daemon.discovery import layouts
+
+    hub = place.name == "huggingface"
+    listing = walk(root, layouts.hub_folder if hub else layouts.any_folder)
+    if listing.cut:
+        log.warning("%s holds more files than are looked at", root)
+    texts = {name: text_of(root / name, 200) for name in layouts.hub_refs(listing)}
+    if hub:
+        return layouts.hub(listing, texts, "huggingface")
     if place.name == "lmstudio":
         return layouts.lmstudio(listing)
-    texts = {name: text_of(listing.root / name, 200) for name in layouts.hub_refs(listing)}
-    if place.name == "huggingface":
-        return layouts.hub(listing, texts, "huggingface")
     if place.name == "llama.cpp":
         return layouts.llama_cache(listing, texts)
     return layouts.anything(listing, texts)
-
-
-def _listing(place: Place) -> Listing:
-    enter = {
-        "huggingface": layouts.hub_folder,
-        "ollama": ollama.ollama_folder,
-    }.get(place.name, layouts.any_folder)
-    return walk(place.folder, enter)
 
 
 def _once(finds: Iterable[Find]) -> list[Find]:

@@ -48,7 +48,12 @@ class Shelf:
     files: Mapping[str, Seen]
 
     def listed(self) -> list[RepoFile]:
-        return [RepoFile(name, seen.size) for name, seen in self.files.items()]
+        """Its GGUF files."""
+        return [
+            RepoFile(name, seen.size)
+            for name, seen in self.files.items()
+            if name.lower().endswith(".gguf")
+        ]
 
     def path(self, name: str) -> Path:
         return self.root / self.files[name].name

@@ -198,3 +198,15 @@ def test_labels(config: dict[str, Any], expected: str) -> None:
 
 def test_a_label_of_nothing() -> None:
     assert quantisation_of({}, {}) == "unknown"
+
+
+def test_parameters() -> None:
+    """Of plain tensors, of MLX's packed ones, and of what does not tell."""
+    plain = {"BF16": 2000, "F32": 40}
+    assert hf_config.parameters({}, plain) == 1010
+    packed = {"U32": 512, "F16": 2 * (2 * 1024 // 64 + 7)}
+    mlx = {"quantization": {"bits": 4, "group_size": 64}}
+    assert hf_config.parameters(mlx, packed) == 1024 + 7
+    mixed = {"quantization": {"bits": 4, "group_size": 64, "lm_head": {"bits": 8}}}
+    assert hf_config.parameters(mixed, packed) == 0
+    assert hf_config.parameters({"quantization_config": {"quant_method": "awq"}}, packed) == 0
