@@ -221,6 +221,7 @@ async def test_half_a_file_is_listed_with_its_reason_and_served_once_whole(
     found = await asked(rooms, "m")
     assert isinstance(found, Problem)
     assert found.code is Code.MODEL_UNAVAILABLE
+    assert rooms.supervisor.cards() == [], "nor once it was named"
     path.write_bytes(whole)
     await rooms.control.look()
     assert str(await asked(rooms, "m")).startswith("start m: ")

@@ -89,7 +89,9 @@ class Names:
     def unknown(self, name: str, who: Principal = LOCAL) -> Problem:
         """No such model, with the nearest names."""
         near = [one for one in self.catalog.nearest(name) if self._named_to(who, one)]
-        have = sorted(one for one, item in self.prepared.items() if sees(who, item.model))
+        mine = {one: item.model for one, item in self.prepared.items()}
+        mine |= {one: m for one, m in self.catalog.found.items() if self.runner(one) is not None}
+        have = sorted(one for one, model in mine.items() if sees(who, model))
         if not have and not near:
             hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
         elif near and not foreign(name):
@@ -203,10 +205,13 @@ class Names:
         found = self.catalog.found if self.catalog.settings.discovery.listed else {}
         cards: dict[str, ModelCard] = {}
         for name, item in self.prepared.items():
-            if sees(who, item.model) and (name not in self.catalog.found or name in found):
+            told = name not in self.catalog.found or (name in found and item.problem is None)
+            if told and sees(who, item.model):
                 cards[name] = self._card(item, states)
         for name, model in found.items():
-            if name not in cards and sees(who, model) and self.runner(name) is not None:
+            if name in self.prepared or not sees(who, model):
+                continue
+            if self.runner(name) is not None:
                 cards[name] = self._found_card(model, self.catalog.finds[name])
         return [card for _, card in sorted(cards.items())]
 
