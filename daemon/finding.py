@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from daemon.backends.prepare import Prepared
 from daemon.config.catalog import Catalog, foreign
-from daemon.config.finds import Engines
+from daemon.config.finds import Engines, Find
 from daemon.configured import Configured
 from daemon.core.problems import Problem, ProblemError
 from daemon.ports import Resolved, Wish
@@ -32,44 +32,60 @@ class Finder:
     clock: Callable[[], float]
     _last: float = float("-inf")  # when the last look for a stranger's name began
     _begun: int = 0
-    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _over: int = 0
+    _work: asyncio.Task[None] | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def look(self) -> None:
         """Return once a look that began after this call is over."""
         wanted = self._begun + 1
-        async with self._one:
-            if self._begun >= wanted:
-                return
-            self._begun += 1
-            self._last = self.clock()
-            try:
-                await self._look()
-            except ProblemError as error:  # the daemon is starting, or stopping
-                log.debug("not looked: %s", error)
-            except Exception:
-                log.exception("looking for models failed")
+        while self._over < wanted:
+            if self._work is None:
+                self._begun += 1
+                self._last = self.clock()
+                self._work = self._begin(self._run(), "look")
+            # Whoever leaves does not end it: a disk that hangs holds one thread, not one for each.
+            await asyncio.shield(self._work)
+
+    async def _run(self) -> None:
+        try:
+            await self._look()
+        except ProblemError as error:  # the daemon is starting, or stopping
+            log.debug("not looked: %s", error)
+        except Exception:
+            log.exception("looking for models failed")
+        finally:
+            self._over, self._work = self._begun, None
 
     async def _look(self) -> None:
         configured = self.configured
-        async with configured.quiet:
-            reader, stock = configured.reader, configured.stock
-            finds = await asyncio.to_thread(reader.look, configured.settings)
-            here = {find.path for find in finds}
-            runs = [f for name, f in stock.catalog.finds.items() if configured.runs(name)]
-            finds += tuple(find for find in runs if find.path not in here)
-            if finds == reader.finds or configured.supervisor.draining:
-                return
-            before = {find.path for find in reader.finds}
-            reader.finds = finds
-            catalog, engines = await asyncio.to_thread(self._anew)
-            if configured.supervisor.draining:
-                return
-            configured.refound(catalog, engines)
-            news = [f.names[0] for f in finds if f.path not in before and not f.trouble]
-            if news:
-                more = f" and {len(news) - SHOWN} more" if len(news) > SHOWN else ""
-                log.info("found: %s%s", ", ".join(news[:SHOWN]), more)
+        while True:
+            settings = configured.settings
+            # Without the lock: a disk that hangs holds up nobody who changes something else.
+            finds = await asyncio.to_thread(configured.reader.look, settings)
+            async with configured.quiet:
+                if configured.settings is settings:  # else it was read again meanwhile
+                    return await self._take(finds)
+
+    async def _take(self, finds: tuple[Find, ...]) -> None:
+        """What was found counts from now on; what runs stays, whatever became of its files."""
+        configured = self.configured
+        reader, stock = configured.reader, configured.stock
+        here = {find.path for find in finds}
+        runs = [find for name, find in stock.catalog.finds.items() if configured.runs(name)]
+        finds += tuple(find for find in runs if find.path not in here)
+        if finds == reader.finds or configured.supervisor.draining:
+            return
+        before = {find.path for find in reader.finds}
+        reader.finds = finds
+        catalog, engines = await asyncio.to_thread(self._anew)
+        if configured.supervisor.draining:
+            return
+        configured.refound(catalog, engines)
+        news = [f.names[0] for f in finds if f.path not in before and not f.trouble]
+        if news:
+            more = f" and {len(news) - SHOWN} more" if len(news) > SHOWN else ""
+            log.info("found: %s%s", ", ".join(news[:SHOWN]), more)
 
     def _anew(self) -> tuple[Catalog, Engines]:
         """In a thread: the catalog by what was found, and what would run it."""
@@ -150,10 +166,11 @@ class Finder:
         if model is not None:
             await self._ready(model.name)
 
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def begin(self, after: Callable[[], None]) -> None:
         """The first look, beside all else: headers that nobody has read yet. Then ``after``, in a

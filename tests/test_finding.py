@@ -137,13 +137,21 @@ async def test_a_look_that_hangs_does_not_hold_a_request_for_ever(
     rooms.configured.settings = settings.model_copy(update={"timing": timing})
     never = asyncio.Event()
 
+    hung: list[int] = []
+
     async def hang(self: Finder) -> None:
+        hung.append(1)
         await never.wait()
 
     monkeypatch.setattr(Finder, "_look", hang)
-    found = await asked(rooms, "stranger")
-    assert isinstance(found, Problem)
-    assert found.code is Code.MODEL_NOT_FOUND
+    for name in ("stranger", "another"):
+        done: asyncio.Future[Lease | Problem] = asyncio.get_running_loop().create_future()
+        rooms.supervisor.acquire(wish(name), done.set_result)
+        found = await asyncio.wait_for(done, SECONDS)
+        assert isinstance(found, Problem)
+        assert found.code is Code.MODEL_NOT_FOUND
+    assert hung == [1], "the second waited for the same look"
+    await rooms.control.finder.stop()
 
 
 async def test_a_cancelled_request_starts_nothing(opened: Open, tiny_gguf: Path) -> None:

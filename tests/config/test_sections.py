@@ -38,7 +38,7 @@ from daemon.config.sections import (
         (Logs, {"level": "debug", "max_size": "5MiB", "keep": 3}),
         (Conversations, {"max_size": "1GiB", "max_age": "1d"}),
         (Service, {"scope": "system"}),
-        (Discovery, {"places": ["ollama"], "folders": ["/x"], "listed": False, "enabled": "off"}),
+        (Discovery, {"places": ["ollama"], "folders": ["/x"], "listed": False, "enabled": False}),
     ],
 )
 def test_what_is_allowed(part: type[Part], values: dict[str, Any]) -> None:
