@@ -10,11 +10,14 @@ import pytest
 
 from daemon.config.finds import Find
 from daemon.config.sections import Discovery
+from daemon.config.types import Kind
 from daemon.discovery import header, listing, places
 from daemon.discovery import look as looking
 from daemon.discovery.header import Known
 from daemon.discovery.look import look, places_of
 from daemon.discovery.places import Place, Told
+from daemon.weights.describe import describe
+from daemon.weights.facts import Weights
 from tests.discovery.trees import Ollama, hub, llama_cache, lmstudio
 
 
@@ -72,10 +75,12 @@ def test_a_second_start_reads_no_header(
 ) -> None:
     (folder / "m.gguf").write_bytes(tiny_gguf.read_bytes())
     read: list[Path] = []
-    describe = header.describe
-    monkeypatch.setattr(
-        header, "describe", lambda path, **more: read.append(path) or describe(path, **more)
-    )
+
+    def counted(path: Path, mmproj: Path | None = None) -> Weights:
+        read.append(path)
+        return describe(path, mmproj=mmproj)
+
+    monkeypatch.setattr(header, "describe", counted)
     where = [Place("folder", folder)]
     first = look(where, known)
     again = Known(known.file)
@@ -291,7 +296,7 @@ def test_settings_of_lm_studio_that_say_nothing(text: str) -> None:
     ],
 )
 def test_what_a_model_can_do(
-    kind: header.Kind, template: str | None, sees: bool, able: tuple[str, ...]
+    kind: Kind, template: str | None, sees: bool, able: tuple[str, ...]
 ) -> None:
     assert header.abilities(kind, template, sees=sees) == able
 
