@@ -35,18 +35,24 @@ _TAG: Final = "models"
 
 
 async def list_models(call: Call) -> web.StreamResponse:
-    return answer(Models(models=call.port.models(presets=call.query["presets"])))
+    presets, found = call.query["presets"], call.query["found"]
+    if found:
+        await call.port.look()
+    return answer(Models(models=call.port.models(presets=presets, found=found)))
 
 
 async def show_model(call: Call) -> web.StreamResponse:
+    await call.port.look(call.name)
     return answer(call.port.model(call.name))
 
 
 async def fit(call: Call) -> web.StreamResponse:
+    await call.port.look(call.name)
     return answer(await call.port.fit(call.name, ctx=call.query["ctx"] or None))
 
 
 async def load(call: Call) -> web.StreamResponse:
+    await call.port.look(call.name)
     name = call.port.model(call.name).name
     return await _run(
         call, call.port.load(name, ctx=call.body.ctx, fit=call.body.fit), f"load {name}", name
@@ -72,6 +78,7 @@ async def _unload(call: Call, name: str | None) -> web.StreamResponse:
 
 
 async def pin(call: Call) -> web.StreamResponse:
+    await call.port.look(call.name)
     call.port.pin(call.name, True)
     return answer(Done(model=call.name))
 
@@ -134,7 +141,10 @@ OPERATIONS: Final = (
         tag=_TAG,
         summary="All models of the catalog, loaded or not.",
         answer=Models,
-        query=(Query("presets", False, "Also the presets that nobody has added yet."),),
+        query=(
+            Query("presets", False, "Also the presets that nobody has added yet."),
+            Query("found", False, "Also those on this machine's disk; it is looked at anew."),
+        ),
     ),
     Operation(
         method="GET",

@@ -128,6 +128,8 @@ class Daemon:
         self.awaited = Awaited(self.supervisor, self.control.bringing)
         self.supervisor.absent = self.awaited.absent
         self.supervisor.fetching = self.awaited.words
+        self.supervisor.seek = self.control.finder.seek
+        self.supervisor.listed = self.control.finder.listed
         self.counters = Counters(count_patience(settings), environ)  # of tokens
         self.supervisor.counter = self.counters.count
         self.telling = Telling(
@@ -191,6 +193,7 @@ class Daemon:
             self.timetable.start(self.settings)
             self.awake.on_wake = self._woke
             self._later(self.control.bringing.take_up(), "pulls")
+            self.control.finder.begin(give_back)
             tidy_memory()
             await self.telling.serves(stopping=self._stopping.is_set())
             await self._stopping.wait()
@@ -483,6 +486,7 @@ class Daemon:
         await self.keys.stop()
         if goodbye is not None:
             await asyncio.gather(goodbye, return_exceptions=True)
+        await self.control.finder.stop()
         await self.configured.pulls.close()
         await self.counters.close()
         await self._end_backends()
@@ -550,6 +554,11 @@ def tidy_memory() -> None:
     left free goes back to the system (glibc keeps it otherwise)."""
     gc.collect()
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """Memory that is free goes back to the system. Any thread."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -16,7 +16,9 @@ from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
 from daemon.backends.stock import REMEDY, Stock, engine_key
+from daemon.config.catalog import Catalog
 from daemon.config.diff import Changes, diff
+from daemon.config.finds import Engines
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
@@ -73,6 +75,7 @@ class Configured:
     _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _looking: set[str] = field(default_factory=set)  # at whose files we look just now
+    _stamps: dict[str, str] = field(default_factory=dict)  # of found models, as they were prepared
 
     def __post_init__(self) -> None:
         record = Pulled(self.reader.paths.state_dir / pulled.FILE)
@@ -166,9 +169,9 @@ class Configured:
         """The calendar keeps just these models from now on; False if that is no news. What runs is
         not touched, and what does not run is not started."""
         async with self._changing:
-            if names == self.reader.held or self.supervisor.draining:
+            if names == self.reader.kept or self.supervisor.draining:
                 return False
-            self.reader.held = names
+            self.reader.kept = names
             await self._retune()
             return True
 
@@ -226,8 +229,12 @@ class Configured:
         return self.stock.prepared.get(model.name) or self.bare(model.name)
 
     def bare(self, name: str) -> Prepared:
-        """A preset of the catalog whose weights are not here (or came when nobody looked)."""
-        model = self.stock.catalog.presets[name]
+        """A preset of the catalog whose weights are not here (or came when nobody looked), or a
+        found model that nobody has named yet."""
+        catalog = self.stock.catalog
+        if name in catalog.found:
+            return self.stock.unnamed(name)
+        model = catalog.presets[name]
         return Prepared(
             model,
             model.engine,
@@ -263,7 +270,7 @@ class Configured:
                 raise ProblemError(item)
             name = item.model.name
             back = usual and name in self._overrides and not self._running(name)
-            if usual and item.problem is None and not back:
+            if usual and item.problem is None and not back and name in self.stock.prepared:
                 return item
             model = self.original(name) if usual else _for_run(self.original(name), ctx, fit)
             fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
@@ -363,15 +370,43 @@ class Configured:
 
     def original(self, name: str) -> Model:
         """As it is configured, whatever one run was given."""
-        catalog = self.stock.catalog
-        return catalog.models.get(name) or catalog.presets[name]
+        model = self.stock.catalog.known(name)
+        if model is None:
+            raise ProblemError(self.stock.unknown(name))
+        return model
 
     def _restock(self, item: Prepared, *, anew: bool) -> None:
         self._refuse_if_stopping()
+        if (find := self.stock.catalog.finds.get(item.model.name)) is not None:
+            self.reader.served.add(item.model.name)
+            self._stamps[item.model.name] = find.stamp
         self._stock = self.stock.with_prepared(item)
         self.supervisor.stock = self._stock
         touched = frozenset({item.model.name} if anew else ())
         self.supervisor.catalog(self.stock.specs(), touched)
+
+    # ------------------------------------------------------------ what is found
+
+    @property
+    def quiet(self) -> asyncio.Lock:
+        """Held by whoever changes what can be served."""
+        return self._changing
+
+    def runs(self, name: str) -> bool:
+        """Whether a process serves it now, or is about to."""
+        return self._running(name)
+
+    def refound(self, catalog: Catalog, engines: Engines) -> None:
+        """What was found is otherwise now; what runs is not touched by it. Under ``quiet``."""
+        gone = {
+            name
+            for name in self.stock.catalog.found.keys() & self.stock.prepared.keys()
+            if not self._running(name) and self._stamps.get(name) != _stamp(catalog, name)
+        }
+        self._stock = self.stock.with_found(catalog, engines, gone)
+        self.reader.served -= gone
+        self.supervisor.stock = self._stock
+        self.supervisor.catalog(self._stock.specs(), frozenset())
 
     # ------------------------------------------------------------ what the scheduler tells
 
@@ -429,12 +464,17 @@ class Configured:
         """Its files are here now: it can be served, if it is configured."""
         async with self._changing:
             name, catalog = pulled.name, self.stock.catalog
-            model = catalog.models.get(name) or catalog.presets.get(name)
+            model = catalog.known(name)
             if model is None:  # removed meanwhile
                 return
             item = await asyncio.to_thread(self._prepare, model, True)
             self._overrides.pop(name, None)
             self._restock(item, anew=True)
+
+
+def _stamp(catalog: Catalog, name: str) -> str | None:
+    find = catalog.finds.get(name)
+    return find.stamp if find is not None else None
 
 
 def _for_run(model: Model, ctx: int | None, fit: LoadFit | None) -> Model:

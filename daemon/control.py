@@ -27,8 +27,10 @@ from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.manner import reachable
+from daemon.finding import Finder
 from daemon.keys import Keys
 from daemon.picture import (
+    about_files,
     claim_view,
     fit_view,
     ladder_view,
@@ -96,9 +98,11 @@ class Control:
     key_ring: Keys = field(init=False)
     measurements: Benchmarks = field(init=False)
     bringing: Bringing = field(init=False)
+    finder: Finder = field(init=False)
 
     def __post_init__(self) -> None:
         self.bringing = Bringing(self.configured)
+        self.finder = Finder(self.configured, self.supervisor.clock)
         self.key_ring = Keys(KeyStore(self.paths.keys_file))
         self.measurements = Benchmarks(self.paths.state_dir / "history.db")
 
@@ -148,12 +152,17 @@ class Control:
         small = self.configured.stock.catalog.small
         return small.name if small is not None else ""
 
-    def models(self, *, presets: bool = False) -> list[ModelView]:
-        items = dict(self.configured.stock.prepared)
-        if presets:
-            for name in self.configured.stock.catalog.presets:
-                if name not in items:
-                    items[name] = self.configured.bare(name)
+    async def look(self, name: str = "") -> None:
+        """See ``ControlPort``."""
+        await (self.finder.meant(name) if name else self.finder.look())
+
+    def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]:
+        stock = self.configured.stock
+        items = dict(stock.prepared)
+        own = stock.catalog.presets if presets else ()
+        for name in (*own, *(stock.catalog.found if found else ())):
+            if name not in items:
+                items[name] = self.configured.bare(name)
         return [self._model(item) for _, item in sorted(items.items())]
 
     def model(self, name: str) -> ModelView:
@@ -166,10 +175,12 @@ class Control:
         return item
 
     def _model(self, item: Prepared) -> ModelView:
-        model, weights, best = item.model, item.weights, item.best
+        model, best = item.model, item.best
         page = self.supervisor.scheduler.pages.get(model.name)
         price = item.prices.get(best.id) if best else None
         problem = item.problem or (page.problem if page else None)
+        catalog = self.configured.stock.catalog
+        about = about_files(item, catalog.finds.get(model.name))
         return ModelView(
             name=model.name,
             aliases=list(model.aliases),
@@ -177,10 +188,10 @@ class Control:
             engine=item.engine_name,
             source=item.source,
             kind=item.kind,
-            size=weights.disk_bytes if weights else model.size,
-            quantisation=weights.quantisation if weights else model.quant,
+            size=about.size or model.size,
+            quantisation=about.quantisation or model.quant,
             context=best.ctx if best else model.ctx,
-            context_max=item.trained_context,
+            context_max=about.context or None,
             slots=model.slots,
             pinned=page.pinned if page else model.pin,
             keep_alive=model.keep_alive,
@@ -195,6 +206,15 @@ class Control:
             sees=item.sees,
             choice=model.choice.text if model.choice else "",
             warnings=list(model.warnings),
+            place=about.place,
+            parameters=about.parameters or None,
+            abilities=list(about.abilities),
+            architecture=about.architecture,
+            files=list(about.files),
+            mmproj=str(item.mmproj) if item.mmproj is not None else "",
+            template=about.template,
+            params=dict(model.params.default),
+            clash=catalog.clashes.get(model.name, ""),
             tested=self.proofs.last(Served.of(item)),
             **(ladder_view(page, self.supervisor.clock(), time.time()) if page else {}),
         )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from daemon.backends.backend import Backend
+from daemon.backends.prepare import Prepared
+from daemon.config.finds import Find, HeaderFacts
 from daemon.core.eviction import Resident
 from daemon.core.explain import Claim, Pool, Wait
 from daemon.core.messages import Bytes
 from daemon.core.page import Page
 from daemon.core.units import format_bytes
+from daemon.discovery.header import facts_of
 from daemon.files import DISK
 from daemon.logs.files import lost_lines
 from daemon.preflight import Preflight
@@ -79,6 +83,47 @@ def troubles(runs: Iterable[object]) -> list[str]:
             lost_bytes = format_bytes(one.dropped)
             told.append(f"the log of {run.model} lacks {lost_bytes} that could not be written{why}")
     return told
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the files of a model say, read in full or (one that nobody named yet) as it was found.
+    ``size``: bytes; ``context``: tokens; 0 and "" where they say nothing."""
+
+    place: str = ""
+    size: int = 0
+    quantisation: str = ""
+    context: int = 0
+    parameters: int = 0
+    architecture: str = ""
+    abilities: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    template: str = ""
+
+
+def about_files(item: Prepared, find: Find | None) -> About:
+    """See :class:`About`."""
+    place = find.place if find is not None else ""
+    weights = item.weights
+    if weights is not None:
+        facts, files = facts_of(weights, sees=item.sees), weights.files
+    elif find is not None:
+        facts, files = find.facts or HeaderFacts(), find.files
+    else:
+        return About()
+    own = "its own" if facts.template else ""
+    built_in = find.template if find is not None else ""
+    return About(
+        place,
+        facts.size or (find.size if find is not None else 0),
+        facts.quantisation,
+        facts.context,
+        facts.parameters,
+        facts.architecture,
+        facts.abilities,
+        tuple(map(str, files)),
+        str(item.template or (f"{built_in}, built into llama.cpp" if built_in else own)),
+    )
 
 
 def where(run: Backend, charged: dict[str, int]) -> str:

@@ -79,6 +79,7 @@ class Resolved:
     model: str
     small: bool = False
     stand_ins: tuple[str, ...] = ()
+    guessed: bool = False  # the name is none of ours: a default answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,13 @@ class ControlPort(Protocol):
     """What the control API may ask. Errors are raised as ``ProblemError``."""
 
     def status(self) -> StatusView: ...
-    def models(self, *, presets: bool = False) -> list[ModelView]: ...
+    async def look(self, name: str = "") -> None:
+        """See what models are on the disk now, before they are asked for; ``name``: only if there
+        is no such model yet, and make one that was found ready to be served. Never raises for what
+        is or is not there."""
+        ...
+
+    def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]: ...
     def model(self, name: str) -> ModelView: ...
     def backends(self) -> list[BackendView]: ...
     async def fit(self, name: str, *, ctx: int | None = None) -> FitView:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from daemon.backends.learned import Learned
-from daemon.backends.prepare import Located, Preparer
+from daemon.backends.leftovers import records
+from daemon.backends.prepare import Located, Prepared, Preparer
 from daemon.backends.sizing import Sizer
 from daemon.backends.standings import Standings
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
+from daemon.config.finds import FileId, Find
 from daemon.config.load import load
 from daemon.config.model import Model
 from daemon.config.paths import Paths
@@ -25,6 +28,9 @@ from daemon.config.presets import Preset, load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.discovery.header import Known
+from daemon.discovery.look import look, places_of
+from daemon.downloads import locate as cache
 from daemon.downloads.locate import held, locate, locate_file
 from daemon.downloads.wanted import hub_file
 from daemon.engines.install.shelf import Shelf
@@ -61,7 +67,11 @@ class Reader:
     standings: Standings = field(init=False)
     hidden: Redactor = field(default_factory=Redactor)  # what no log may tell
     on_battery: bool = False  # whether [power] on_battery counts
-    held: frozenset[str] = frozenset()  # models that the calendar keeps now, by its own names
+    kept: frozenset[str] = frozenset()  # models that the calendar keeps now, by its own names
+    finds: tuple[Find, ...] = ()  # models on this machine, as last looked
+    held: Mapping[FileId, str] = field(default_factory=dict)  # files of the other models
+    served: set[str] = field(default_factory=set)  # names of found models that are prepared
+    known: Known = field(init=False)
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
     _chosen: dict[str, str] = field(default_factory=dict)  # the weights that presets were given
@@ -69,6 +79,7 @@ class Reader:
     def __post_init__(self) -> None:
         self.learned = Learned(self.paths.state_dir / "learned.json")
         self.standings = Standings(self.paths.state_dir / "ladder.json")
+        self.known = Known(self.paths.cache_dir / "found.json")
 
     @property
     def facts(self) -> MachineFacts:
@@ -95,14 +106,23 @@ class Reader:
         self.standings.load()
         facts = self._facts = observe.facts().without(held)
         amounts = self._room = budget(budget_text(settings), settings.memory.tier, facts)
+        self.finds = ()
         catalog = self.catalog(settings)
         preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
         for name, model in catalog.presets.items():
             if self.present(model):
                 prepared[name] = preparer.prepare(model)
+        self.held = files_held(prepared)
+        self.finds = self.look(settings, read=False)
+        catalog = catalog.with_found(self.finds, self.held).kept(self.kept)
+        left = {record.backend for record in records(self.paths.backends_dir)}
+        for name in sorted((self.served | left) & catalog.found.keys()):
+            prepared[name] = preparer.prepare(catalog.found[name])
+            self.served.add(name)
         stock = Stock(
             catalog=catalog,
+            engines=preparer.engines(self.finds),
             prepared=prepared,
             preparer=preparer,
             paths=self.paths,
@@ -130,7 +150,7 @@ class Reader:
         presets = load_presets()
         settler = self._settler(settings, presets)
         catalog = Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
-        return catalog.kept(self.held)
+        return catalog.with_found(self.finds, self.held).kept(self.kept)
 
     def _settler(self, settings: Settings, presets: Mapping[str, Preset]) -> Settler:
         """What gives presets the weights that suit this machine."""
@@ -142,6 +162,13 @@ class Reader:
     def _registry(self, settings: Settings, kind: type[Registry] = Registry) -> Registry:
         cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)
         return kind(settings, self.environ, cache, shelf=shelf)
+
+    def look(self, settings: Settings, *, read: bool = True) -> tuple[Find, ...]:
+        """The models that are on this machine now. ``read``: also headers that are new."""
+        if not settings.discovery.enabled:
+            return ()
+        where = places_of(settings.discovery, self.environ, cache.default_cache())
+        return look(where, self.known, read=read)
 
     def preparer(self, settings: Settings) -> Preparer:
         """What makes models ready under these settings; it has looked for no engine yet."""
@@ -163,13 +190,11 @@ class Reader:
         """The files of a model on this disk; raises ProblemError where they are not."""
         if model.path is not None:
             if not model.path.exists():
-                raise ProblemError(
-                    Problem(
-                        Code.MODEL_UNAVAILABLE,
-                        f"{model.name}: there is no {model.path}.",
-                        "Correct its path in the configuration: ctl config edit",
-                    )
-                )
+                hint = "Correct its path in the configuration: ctl config edit"
+                if model.name in self.served:
+                    hint = "It was found there; ctl ls --all shows what is there now."
+                text = f"{model.name}: there is no {model.path}."
+                raise ProblemError(Problem(Code.MODEL_UNAVAILABLE, text, hint))
             return Located(model.path, *self._companions(model, model.path.parent))
         found = self._cached(model)
         if found is None:
@@ -224,3 +249,14 @@ class Reader:
         if model.path is not None:
             return model.path.exists()
         return self._cached(model) is not None
+
+
+def files_held(prepared: Mapping[str, Prepared]) -> dict[FileId, str]:
+    """Which file is served by which model of the configuration or its presets. Looks at files."""
+    held: dict[FileId, str] = {}
+    for name, item in prepared.items():
+        if item.weights is not None:
+            with suppress(OSError):
+                status = item.weights.files[0].stat()
+                held.setdefault((status.st_dev, status.st_ino), name)
+    return held

@@ -51,6 +51,8 @@ def _refuse(wish: Wish, problem: Problem, done: Callable[[Lease | Problem], None
 
 
 Counter = Callable[[Recipe, bytes, Callable[[Tokens | None], None]], Waiting | None]
+Done = Callable[[Lease | Problem], None]
+Seek = Callable[[Wish, Resolved | Problem, Callable[[], None]], bool]
 
 
 @dataclass(slots=True)
@@ -63,6 +65,8 @@ class Supervisor(Orders):
     counter: Counter = lambda _recipe, _chat, done: done(None)  # of tokens, by a model's tokenizer
     absent: Absent = _refuse  # who asks for what is not on this machine
     fetching: Callable[[str], str] = lambda _: ""  # how far a download is, in words
+    seek: Seek = lambda _wish, _found, _then: False  # whether a look at the disk may find a model
+    listed: Callable[[], None] = lambda: None  # somebody was told which models there are
     _ids: count[int] = field(default_factory=lambda: count(1))
     _early: list[Early] = field(default_factory=list)
     _opened: bool = False
@@ -93,6 +97,24 @@ class Supervisor(Orders):
 
     def acquire(self, wish: Wish, done: Callable[[Lease | Problem], None]) -> Waiting | None:
         """See ``LeasePort``."""
+        return self._acquire(wish, done)
+
+    def _sought(self, wish: Wish, found: Resolved | Problem, done: Done) -> Waiting | None:
+        """It may mean a model that is on the disk: once that is known it comes in anew."""
+        early = Early(wish, done, self)
+
+        def then() -> None:
+            if early in self._early:  # neither cancelled nor refused
+                self._early.remove(early)
+                early.inner = self._acquire(wish, done, sought=True)
+
+        self._early.append(early)
+        if self.seek(wish, found, then):
+            return early
+        self._early.remove(early)
+        return None
+
+    def _acquire(self, wish: Wish, done: Done, *, sought: bool = False) -> Waiting | None:
         if self.draining:
             done(self.stopping)
             return None
@@ -102,6 +124,10 @@ class Supervisor(Orders):
         found = self.stock.resolve(
             wish.model, wish.route.value, wish.small, wish.movable, wish.principal
         )
+        if not sought and (isinstance(found, Problem) or found.guessed):
+            waiting = self._sought(wish, found, done)
+            if waiting is not None:
+                return waiting
         if isinstance(found, Problem):
             if found.code is Code.NOT_PULLED and wish.route is not Route.COUNT_TOKENS:
                 return self.absent(wish, found, done)
@@ -292,6 +318,7 @@ class Supervisor(Orders):
 
     def cards(self, who: Principal = LOCAL) -> list[ModelCard]:
         cards = self.stock.cards(self.states(), who) if self.stock else []
+        self.listed()
         return [self._with_run(card) for card in cards]
 
     def card(self, name: str, route: str = "", who: Principal = LOCAL) -> ModelCard | Problem:

@@ -160,6 +160,15 @@ class ModelView:
     choice: str = ""  # why a preset's weights are these of several
     warnings: list[str] = field(default_factory=list)  # what is known to be weak in it
     tested: VerdictView | None = None  # the newest test, of what is served now if there is one
+    place: str = ""  # where it was found: folder | huggingface | lmstudio | llama.cpp | ollama
+    parameters: int | None = None
+    abilities: list[str] = field(default_factory=list)  # by header and template: tools, vision, …
+    architecture: str = ""
+    files: list[str] = field(default_factory=list)  # of weights
+    mmproj: str = ""  # its projector
+    template: str = ""  # where its chat template is from
+    params: dict[str, Any] = field(default_factory=dict)  # where a request says nothing
+    clash: str = ""  # whose name it would have had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

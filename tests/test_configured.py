@@ -422,7 +422,7 @@ async def test_the_default_model_does_not_stand_in_for_an_operators_mistake(open
     rooms = await opened(TWO)
     rooms.write(TWO + model("c", aliases='["claude-*"]') + '[server]\ndefault_model = "a"\n')
     await rooms.configured.reload()
-    assert rooms.configured.stock.resolve("nonsense", "chat") == Resolved("a"), (
+    assert rooms.configured.stock.resolve("nonsense", "chat") == Resolved("a", guessed=True), (
         "a client's request does"
     )
     named = rooms.configured.named("nonsense")

@@ -29,13 +29,17 @@ _PS_HEADERS: Final = (
 
 
 def list_models(args: Namespace, out: Out) -> int:
-    data = Client().get("/models", presets=args.presets or None)
+    every = args.all or None
+    data = Client().get("/models", presets=args.presets or every, found=every)
     if out.json:
         out.value(data)
         return 0
     models = [view(ModelView, item) for item in data["models"]]
+    if every:
+        return _list_all(models, out)
     if not models:
-        out.line("There are no models yet. `ctl ls --presets` shows what can be added,")
+        out.line("There are no models yet. `ctl ls --all` shows what is on this machine and")
+        out.line("what can be pulled by name;")
         out.line("`ctl add PATH` and `ctl add hf:REPO` add a file or a repository.")
         return 0
     rows = [
@@ -59,6 +63,72 @@ def list_models(args: Namespace, out: Out) -> int:
         if model.problem:
             out.line(f"{out.paint('!', 'yellow')} {model.name}: {model.problem}")
     return 0
+
+
+_PLACE_WORDS: Final = {
+    "huggingface": "Hugging Face",
+    "lmstudio": "LM Studio",
+    "llama.cpp": "llama.cpp",
+    "ollama": "Ollama",
+    "folder": "folder",
+}
+
+
+def _list_all(models: Sequence[ModelView], out: Out) -> int:
+    """Of every model where it is and what it can do: yours, then what was found, then presets."""
+    ordered = sorted(models, key=lambda model: (_rank(model), model.name.casefold()))
+    rows = [
+        (
+            model.name + (" *" if model.pinned else ""),
+            out.state(model.state) if model.pulled else out.paint("not here", "dim"),
+            _PLACE_WORDS.get(model.place) or ("preset" if _preset_alone(model) else "yours"),
+            size(model.size) or "-",
+            model.quantisation or "-",
+            _count(model.parameters) or "-",
+            str(model.context_max or model.context or "-"),
+            _can(model),
+            ", ".join(sorted(model.aliases, key=len)[:2]) or "-",
+        )
+        for model in ordered
+    ]
+    if not rows:
+        out.line("There are no models here. `ctl pull` and `ctl add` bring some.")
+        return 0
+    headers = ("MODEL", "STATE", "FROM", "SIZE", "QUANT", "PARAMS", "CTX", "CAN", "ALSO CALLED")
+    out.table(headers, rows)
+    for model in ordered:
+        if model.problem and model.pulled:
+            out.line(f"{out.paint('!', 'yellow')} {model.name}: {model.problem}")
+        if model.clash:
+            first = model.name.rpartition("@")[0]
+            out.line(f"{out.paint('!', 'yellow')} {model.name}: {first} is another model's name")
+    return 0
+
+
+def _preset_alone(model: ModelView) -> bool:
+    return model.preset == model.name
+
+
+def _rank(model: ModelView) -> int:
+    if model.place:
+        return 1
+    return 0 if model.pulled else 2
+
+
+def _count(number: int | None) -> str:
+    """Parameters as people say them: ``8.0B``, ``135M``."""
+    if not number:
+        return ""
+    if number >= 10**9:
+        return f"{number / 10**9:.1f}B"
+    return f"{number / 10**6:.0f}M" if number >= 10**6 else f"{number / 10**3:.0f}K"
+
+
+def _can(model: ModelView) -> str:
+    """``chat``, ``embedding``, …, and what more."""
+    if model.kind in ("embedding", "rerank"):
+        return model.kind
+    return ", ".join([model.kind, *(one for one in model.abilities)])
 
 
 def _tested(model: ModelView) -> str:
@@ -204,9 +274,17 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("kind", "vision" if model.sees and model.kind == "chat" else model.kind),
         ("engine", model.engine or "none found"),
         ("source", model.source if model.pulled else f"{model.source} (not pulled)"),
+        ("found", _PLACE_WORDS.get(model.place, "")),
         ("preset", model.preset or ""),
         ("size", size_text),
         ("chosen", model.choice),
+        ("parameters", _count(model.parameters)),
+        ("architecture", model.architecture),
+        ("can", ", ".join(model.abilities)),
+        ("template", model.template),
+        *(("file", file) for file in model.files if file != model.source),
+        ("projector", model.mmproj),
+        ("by default", ", ".join(f"{name} {value}" for name, value in model.params.items())),
         ("context", f"{context} tokens, {model.slots} slots"),
         ("memory", pools(model.estimate)),
         ("of that", parts),
@@ -257,6 +335,12 @@ def _list_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--presets", action="store_true", help="also the presets that could be added"
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also presets, and what is on this machine: Hugging Face's cache, LM Studio, "
+        "llama.cpp, Ollama, discovery.folders",
+    )
 
 
 def _show_arguments(parser: ArgumentParser) -> None:
@@ -266,7 +350,11 @@ def _show_arguments(parser: ArgumentParser) -> None:
 COMMANDS: Final = {
     "ls": Command(
         summary="list all models (* is pinned; ? was tested with another engine version or file)",
-        examples=(("ctl ls", ""), ("ctl ls --presets", "what can be added by name")),
+        examples=(
+            ("ctl ls", ""),
+            ("ctl ls --all", "what is on this machine too, each servable by name"),
+            ("ctl ls --presets", "what can be added by name"),
+        ),
         run=list_models,
         arguments=_list_arguments,
     ),

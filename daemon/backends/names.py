@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from daemon.access.principals import LOCAL, Principal
 from daemon.backends.prepare import Prepared
 from daemon.config.catalog import Catalog, foreign, matches, means_small
+from daemon.config.finds import Engines, Find
 from daemon.config.model import Model
+from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem
 from daemon.dialects.manner import Manner, reachable
 from daemon.ports import Edits, ModelCard, Resolved, Route
@@ -28,12 +30,14 @@ _TALKING = frozenset({"chat", "vision"})  # kinds of models
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The models that can be named. ``prepared`` holds every model of the file, and presets that
-    are present."""
+    """The models that can be named. ``prepared`` holds every model of the file, presets that are
+    present, and those found on the machine that somebody has named; ``engines`` says what would run
+    the other found ones."""
 
     catalog: Catalog
     prepared: Mapping[str, Prepared]
     created: int  # Unix seconds, for GET /v1/models
+    engines: Engines = field(default_factory=dict, kw_only=True)
     # Asked for each request, and the same for as long as these names are.
     _resolved: dict[_Asked, Resolved] = field(
         default_factory=dict, init=False, compare=False, repr=False
@@ -51,6 +55,9 @@ class Names:
         item = self.prepared.get(model.name) if model is not None else None
         if item is not None:
             return item
+        if model is not None and model.name in self.catalog.found:
+            text = f"{model.name} was found on this machine, and is being looked at."
+            return Problem(Code.MODEL_UNAVAILABLE, text, "Ask again.", 1.0)
         if model is not None:  # a preset whose weights are not here
             return Problem(
                 Code.NOT_PULLED,
@@ -59,10 +66,32 @@ class Names:
             )
         return self.unknown(name, who)
 
+    def unnamed(self, name: str) -> Prepared:
+        """A found model that nobody has named yet, from its header alone."""
+        model, find = self.catalog.found[name], self.catalog.finds[name]
+        problem = None
+        engine = self.engines.get((find.facts.form, find.facts.kind)) if find.facts else None
+        if find.trouble:
+            text = f"{model.name} cannot be served: {find.trouble}."
+            problem = Problem(Code.MODEL_UNAVAILABLE, text)
+        elif isinstance(engine, Problem):
+            problem = engine
+        return Prepared(
+            model,
+            engine if isinstance(engine, str) else None,
+            ModelSpec(model.name, ()),
+            kind=model.kind or find.kind,
+            path=model.path,
+            mmproj=find.mmproj,
+            problem=problem,
+        )
+
     def unknown(self, name: str, who: Principal = LOCAL) -> Problem:
         """No such model, with the nearest names."""
         near = [one for one in self.catalog.nearest(name) if self._named_to(who, one)]
-        have = sorted(one for one, item in self.prepared.items() if sees(who, item.model))
+        mine = {one: item.model for one, item in self.prepared.items()}
+        mine |= {one: m for one, m in self.catalog.found.items() if self.runner(one) is not None}
+        have = sorted(one for one, model in mine.items() if sees(who, model))
         if not have and not near:
             hint = "No model is configured yet. Add one: ctl add PATH or ctl add hf:OWNER/REPO"
         elif near and not foreign(name):
@@ -113,19 +142,20 @@ class Names:
         if route != Route.UPSTREAM.value and route not in reachable(item.routes):
             return self._unsupported(item, route)
         way = self.catalog.settings.server.small_calls
+        stranger = self.catalog.meant(name) is None
+        guessed = bool(name) and stranger and not foreign(name)
         small = way != "own" and (
-            small
-            or route == Route.INFILL.value
-            or (means_small(name) and self.catalog.meant(name) is None)
+            small or route == Route.INFILL.value or (means_small(name) and stranger)
         )
         if not small or not movable:
-            return Resolved(item.model.name, small)
+            return Resolved(item.model.name, small, guessed=guessed)
         if way == "small_model":
             chosen = self._serving(self.catalog.small, route)
             if chosen is not None and not sees(who, chosen.model):
                 chosen = None
-            return Resolved(chosen.model.name if chosen is not None else item.model.name, small)
-        return Resolved(item.model.name, small, self._stand_ins(item, route, who))
+            served = chosen if chosen is not None else item
+            return Resolved(served.model.name, small, guessed=guessed)
+        return Resolved(item.model.name, small, self._stand_ins(item, route, who), guessed)
 
     def edits(self, model: str) -> Edits | None:
         """See ``supervisor.Stock``."""
@@ -170,14 +200,69 @@ class Names:
     # ------------------------------------------------------------ showing
 
     def cards(self, states: Mapping[str, str], who: Principal = LOCAL) -> list[ModelCard]:
-        items = [item for _, item in sorted(self.prepared.items()) if sees(who, item.model)]
-        return [self._card(item, states) for item in items]
+        """Of every model that programs are told of: of the found ones those that can be served,
+        unless ``discovery.listed`` is off."""
+        found = self.catalog.found if self.catalog.settings.discovery.listed else {}
+        cards: dict[str, ModelCard] = {}
+        for name, item in self.prepared.items():
+            told = name not in self.catalog.found or (name in found and item.problem is None)
+            if told and sees(who, item.model):
+                cards[name] = self._card(item, states)
+        for name, model in found.items():
+            if name in self.prepared or not sees(who, model):
+                continue
+            if self.runner(name) is not None:
+                cards[name] = self._found_card(model, self.catalog.finds[name])
+        return [card for _, card in sorted(cards.items())]
+
+    def runner(self, name: str) -> str | None:
+        """The engine that would serve this found model; None: it cannot be served, or nobody has
+        looked at it yet."""
+        find = self.catalog.finds[name]
+        if find.facts is None or find.trouble:
+            return None
+        engine = self.engines.get((find.facts.form, find.facts.kind))
+        return engine if isinstance(engine, str) else None
 
     def card(
         self, name: str, states: Mapping[str, str], route: str = "", who: Principal = LOCAL
     ) -> ModelCard | Problem:
+        model = self.catalog.resolve(name, route, who.default_model)
+        if model is not None and model.name not in self.prepared and sees(who, model):
+            find = self.catalog.finds.get(model.name)
+            if find is not None:
+                return self._found_card(model, find)
         item = self.find(name, route, who)
         return item if isinstance(item, Problem) else self._card(item, states)
+
+    def _found_card(self, model: Model, find: Find) -> ModelCard:
+        """Of one that nobody has named yet, from its header alone."""
+        facts = find.facts
+        kind: str = model.kind or find.kind
+        told = (
+            {}
+            if facts is None
+            else {
+                "slots": model.slots,
+                "size": facts.size,
+                "format": facts.format,
+                "architecture": facts.architecture,
+                "quantisation": facts.quantisation,
+                "n_ctx_train": facts.context,
+            }
+        )
+        sees_images = facts is not None and "vision" in facts.abilities
+        context = min(facts.context, model.ctx or model.ctx_limit) if facts is not None else 0
+        return ModelCard(
+            id=model.name,
+            aliases=model.aliases,
+            created=self.created,
+            context=context or None,
+            engine=self.runner(model.name),
+            kind="vision" if kind == "chat" and sees_images else kind,
+            present=not find.trouble,
+            facts={name: value for name, value in told.items() if value not in ("", 0)},
+        )
 
     def _card(self, item: Prepared, states: Mapping[str, str]) -> ModelCard:
         name = item.model.name

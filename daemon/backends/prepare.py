@@ -6,7 +6,7 @@ Reads files and may run an engine's ``--version``; call it in a thread.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from daemon.backends.learned import Learned, identity_of
 from daemon.backends.prices import PriceList, fixed_bytes
 from daemon.backends.rungs import ladder_of, mark_of
 from daemon.backends.ways import Asked, Ladder, Ways, contexts, ways
+from daemon.config.finds import Engines, Find
 from daemon.config.model import Model
 from daemon.config.settings import Settings
 from daemon.core.messages import ModelSpec
@@ -187,6 +188,11 @@ class Preparer:
             hint = "Is it complete? Pull or copy it again."
             problem = Problem(Code.MODEL_UNAVAILABLE, f"{model.name}: {error}.", hint)
             return replace(item, problem=problem)
+
+    def engines(self, finds: Iterable[Find]) -> Engines:
+        """Which engine would run such weights as were found. Asks programs, once each."""
+        wanted = {(f.facts.form, f.facts.kind) for f in finds if f.facts and f.facts.form}
+        return {(form, kind): self._registry.choose(form, kind) for form, kind in sorted(wanted)}
 
     def _prepare(self, model: Model, item: Prepared) -> Prepared:
         command = (model.engine or "").startswith("command.")

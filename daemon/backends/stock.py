@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from daemon.backends.prepare import Prepared, Preparer
 from daemon.backends.standings import Standings
 from daemon.backends.terms import Places, Timing
 from daemon.config.catalog import Catalog
+from daemon.config.finds import Engines
 from daemon.config.paths import Paths
 from daemon.core.messages import (
     BackendExited,
@@ -251,10 +252,20 @@ class Stock(Names):
         how long a model may be idle."""
         prepared = dict(self.prepared)
         for name, item in self.prepared.items():
-            model = catalog.models.get(name) or catalog.presets.get(name)
+            model = catalog.known(name)
             if model is not None:
                 prepared[name] = item.kept_alive(model.keep_alive)
         return replace(self, catalog=catalog, prepared=prepared)
+
+    def with_found(self, catalog: Catalog, engines: Engines, gone: Set[str]) -> Stock:
+        """The same stock by a catalog that differs in what was found; ``gone``: found models that
+        are no longer here, or as others."""
+        prepared = {}
+        for name, item in self.prepared.items():
+            if name not in gone:
+                known = catalog.found.get(name)
+                prepared[name] = item if known is None else replace(item, model=known)
+        return replace(self, catalog=catalog, prepared=prepared, engines=engines)
 
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""

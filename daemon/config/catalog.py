@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from daemon.config.checks import DAEMON_LOG
 from daemon.config.entry import ModelEntry
+from daemon.config.finds import FileId, Find, named
 from daemon.config.model import Fields, Model, merge
 from daemon.config.presets import FormName, Preset
 from daemon.config.settings import Settings
@@ -25,15 +27,20 @@ _SMALL_NAMES: Final = ("claude-*haiku*", "gpt-*-mini*", "gpt-*-nano*")
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All models by name. ``models`` are those of the file; ``presets`` are the others.
+    """All models by name. ``models`` are those of the file; ``presets`` and those that were
+    ``found`` on the machine are the others.
 
-    Both can be asked for by name. Only the caller knows which presets have their weights on the
-    disk, so it decides which of ``presets`` are listed.
+    All can be asked for by name. Only the caller knows which presets have their weights on the
+    disk, so it decides which of ``presets`` are listed. ``finds`` tells what is known of the found
+    ones, ``clashes`` whose name one of them would have had.
     """
 
     settings: Settings
     models: Mapping[str, Model]
     presets: Mapping[str, Model]
+    found: Mapping[str, Model] = field(default_factory=dict)
+    finds: Mapping[str, Find] = field(default_factory=dict)
+    clashes: Mapping[str, str] = field(default_factory=dict)
     default_model: str | None = None
     small_model: str | None = None
     _names: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
@@ -78,9 +85,6 @@ class Catalog:
             if name not in models
         }
         names = dict(_all_names(models, others, presets))
-        folded: dict[str, Model] = {}
-        for name, model in names.items():
-            folded.setdefault(name.casefold(), model)
         patterns = [
             (alias.casefold(), model)
             for model in models.values()
@@ -95,7 +99,7 @@ class Catalog:
             default_model=settings.server.default_model,
             small_model=settings.server.small_model,
             _names=MappingProxyType(names),
-            _folded=MappingProxyType(folded),
+            _folded=_folded(names),
             _patterns=tuple(patterns),
         )
 
@@ -115,10 +119,38 @@ class Catalog:
             self,
             models=each(self.models),
             presets=each(self.presets),
+            found=each(self.found),
             _names=each(self._names),
             _folded=each(self._folded),
             _patterns=tuple((pattern, kept(model)) for pattern, model in self._patterns),
         )
+
+    def with_found(self, finds: Sequence[Find], held: Mapping[FileId, str]) -> Catalog:
+        """The same with models that were found on the machine, in the order in which they get
+        names. What the file or a preset calls so is never another one's. ``held``: files that
+        models of this catalog serve already: their finds are more names for them."""
+        if not finds:
+            return self
+        taken = {name: model.name for name, model in self._names.items()} | {DAEMON_LOG: DAEMON_LOG}
+        base = merge("found", ModelEntry(), None, self.settings, "gguf", listed=False)
+        got = named(finds, taken, self._patterns, held, base)
+        names = dict(self._names)
+        for name, owner in got.also.items():
+            names[name] = self.models.get(owner) or self.presets[owner]
+        for model in got.models.values():
+            names |= dict.fromkeys((model.name, *model.aliases), model)
+        return replace(
+            self,
+            found=MappingProxyType(dict(got.models)),
+            finds=MappingProxyType(dict(got.finds)),
+            clashes=MappingProxyType(dict(got.clashes)),
+            _names=MappingProxyType(names),
+            _folded=_folded(names),
+        )
+
+    def known(self, name: str) -> Model | None:
+        """The model of the file, of a preset or found that is called just this."""
+        return self.models.get(name) or self.presets.get(name) or self.found.get(name)
 
     def resolve(self, name: str, route: str = "", default: str = "") -> Model | None:
         """The model that ``name`` means to who asks for ``route``, or None. ``default``: of a key,
@@ -179,6 +211,14 @@ class Catalog:
 
         found = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
         return [known[key] for key in found]
+
+
+def _folded(names: Mapping[str, Model]) -> Mapping[str, Model]:
+    """By names without regard to case; who comes first has it."""
+    folded: dict[str, Model] = {}
+    for name, model in names.items():
+        folded.setdefault(name.casefold(), model)
+    return MappingProxyType(folded)
 
 
 def foreign(name: str) -> bool:

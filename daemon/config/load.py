@@ -203,6 +203,9 @@ def _anchored(values: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
                 _anchor(template, ("cwd",), folder)
     for tls in [copied["tls"]] if isinstance(copied.get("tls"), dict) else []:
         _anchor(tls, ("cert", "key"), folder)
+    for table in [copied["discovery"]] if isinstance(copied.get("discovery"), dict) else []:
+        if isinstance(table.get("folders"), list):
+            table["folders"] = [_anchored_path(each, folder) for each in table["folders"]]
     return copied
 
 
@@ -234,6 +237,13 @@ def _anchor(
         if isinstance(value, str) and value:
             if programs and "/" not in value:
                 continue  # the name of a program, looked up in PATH
-            expanded = os.path.expanduser(value)  # noqa: PTH111 (never raises, unlike pathlib's)
-            relative = folder is not None and not expanded.startswith("/")
-            table[key] = str(folder.absolute() / expanded) if folder and relative else expanded
+            table[key] = _anchored_path(value, folder)
+
+
+def _anchored_path(value: Any, folder: Path | None) -> Any:
+    if not isinstance(value, str) or not value:
+        return value
+    expanded = os.path.expanduser(value)  # noqa: PTH111 (never raises, unlike pathlib's)
+    if folder is None or expanded.startswith("/"):
+        return expanded
+    return str(folder.absolute() / expanded)

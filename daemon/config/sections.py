@@ -301,3 +301,23 @@ class Service(Part):
     keep_backends: Flag = Field(
         default=True, description="Backends outlive a restart of the daemon."
     )
+
+
+class Discovery(Part):
+    """Models that are on this machine already, wherever other programs keep theirs."""
+
+    enabled: Flag = Field(default=True, description="Look for models on this machine.")
+    places: tuple[Literal["huggingface", "lmstudio", "llama.cpp", "ollama"], ...] = Field(
+        default=("huggingface", "lmstudio", "llama.cpp", "ollama"),
+        description="Whose models: the caches and folders of these programs.",
+    )
+    folders: tuple[Line, ...] = Field(
+        default=(),
+        description="More folders; relative to the folder of the configuration. Folders in them "
+        "that are links are not entered.",
+    )
+    listed: Flag = Field(
+        default=True,
+        description="Programs are told of found models, too (/v1/models, /api/tags); false: they "
+        "are served to who names them, and shown by ctl ls --all.",
+    )

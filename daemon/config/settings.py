@@ -12,6 +12,7 @@ from daemon.config.entry import Engines, ModelEntry
 from daemon.config.sections import (
     Conversations,
     Defaults,
+    Discovery,
     Downloads,
     History,
     Lan,
@@ -64,6 +65,9 @@ class Settings(BaseSettings):
     history: History = Field(default=History(), description="Numbers of past requests.")
     conversations: Conversations = Field(
         default=Conversations(), description="What is kept of conversations."
+    )
+    discovery: Discovery = Field(
+        default=Discovery(), description="Models that are on this machine already."
     )
     service: Service = Field(default=Service(), description="Running at login.")
 

@@ -141,6 +141,10 @@ class Timing(Part):
     sleep_release: Seconds = _seconds(30.0, "Without work so long, the machine may sleep again.")
     power_poll: Interval = _seconds(60.0, "Between two looks at where power comes from.")
     # downloads and housekeeping
+    discovery_wait: Seconds = _seconds(
+        5.0, "A request for an unknown name waits so long while the disk is looked at."
+    )
+    discovery_pause: Seconds = _seconds(2.0, "Between two looks for unknown names.")
     download_stall: Seconds = _seconds(240.0, "A download without a byte for this long stops.")
     download_retry: Seconds = _seconds(5.0, "Before a stalled download goes on; then doubled.")
     housekeeping: Interval = _seconds(3600.0, "Between two rounds of pruning and tidying.")

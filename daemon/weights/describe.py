@@ -9,13 +9,13 @@ from typing import Final
 
 from daemon.weights import gguf, gguf_layers, hf_config, parts, safetensors
 from daemon.weights.architectures import CACHELESS, EMBEDDERS
-from daemon.weights.errors import WeightsError
+from daemon.weights.errors import PartError, WeightsError
 from daemon.weights.facts import Kind, Layer, Weights, graph_width
 from daemon.weights.ggml import FILE_TYPES
 from daemon.weights.gguf import GGUFHeader, Value
 from daemon.weights.reader import Skipped
 
-__all__ = ["Layer", "Weights", "WeightsError", "describe"]
+__all__ = ["Layer", "PartError", "Weights", "WeightsError", "describe"]
 
 _RANK: Final = 4  # llama.cpp's pooling type of rerankers
 _TEMPLATE_LIMIT: Final = 1 << 20
@@ -98,6 +98,7 @@ def _describe_gguf(path: Path) -> Weights:
         expert_bytes=sum(header.expert_bytes for header in headers),
         exact=shape.exact,
         n_vocab=_vocabulary(metadata, headers),
+        parameters=sum(header.tally.elements for header in headers),
         heads=shape.heads,
         logits=shape.logits,
         recurrence=shape.recurrence,
@@ -131,12 +132,14 @@ def _in_file(
 def _refuse_parts(path: Path, metadata: Mapping[str, Value], architecture: str) -> None:
     """Raise for GGUF files that are a part of a model, named as if they were one."""
     kind = _text(metadata, "general.type")
+    if kind == "imatrix":
+        raise PartError(f"{path.name}: is an importance matrix, made for quantising; no model")
     if not architecture:
         raise WeightsError(f"{path.name}: does not name its architecture; the file is damaged")
     if architecture == "clip" or kind == "mmproj":
-        raise WeightsError(f"{path.name}: is a projector for images; set it as the model's mmproj")
+        raise PartError(f"{path.name}: is a projector for images; set it as the model's mmproj")
     if kind == "adapter":
-        raise WeightsError(f"{path.name}: is an adapter, not a model; name the model it belongs to")
+        raise PartError(f"{path.name}: is an adapter, not a model; name the model it belongs to")
 
 
 def _gguf_kind(
@@ -236,6 +239,7 @@ def _describe_safetensors(folder: Path) -> Weights:
         vision=isinstance(config.get("vision_config"), dict),
         exact=shape.exact,
         recurrence=shape.recurrence,
+        parameters=hf_config.parameters(config, type_bytes),
     )
 
 

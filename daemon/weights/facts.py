@@ -94,6 +94,7 @@ class Weights:
     logits: bool = True  # False: an encoder, whose graph ends in embeddings
     recurrence: Recurrent = NO_RECURRENCE
     parts: Parts = NO_PARTS  # empty where only the sum is known
+    parameters: int = 0  # numbers that it was trained to; 0 where the files do not say
 
     @property
     def recurrent(self) -> bool:

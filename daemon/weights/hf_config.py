@@ -11,6 +11,7 @@ from typing import Any, Final
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import NO_RECURRENCE, Kind, Layer, Recurrent, delta_net, graph_width
 from daemon.weights.gguf_layers import MAX_LAYERS, MAX_NUMBER, Network
+from daemon.weights.safetensors import BITS
 
 # One layer in so many sees everything, where the configuration does not list its layers.
 _PERIODS: Final = {
@@ -226,3 +227,26 @@ def quantisation_of(config: Mapping[str, Any], type_bytes: Mapping[str, int]) ->
         method = other["quant_method"].upper()[:24]
         return f"{method} {bits}bit" if bits else method
     return max(type_bytes, key=lambda name: type_bytes[name])[:24] if type_bytes else "unknown"
+
+
+def parameters(config: Mapping[str, Any], type_bytes: Mapping[str, int]) -> int:
+    """How many numbers it was trained to; 0 where packed tensors do not tell.
+
+    MLX packs ``bits`` of each into words of 32 bits, with a scale and a bias for every group.
+    """
+    if isinstance(config.get("quantization_config"), dict) and "quantization" not in config:
+        return 0
+    count = {name: amount * 8 // BITS.get(name, 8) for name, amount in type_bytes.items()}
+    mlx = config.get("quantization")
+    if not isinstance(mlx, dict):
+        return sum(count.values())
+    bits = Config(mlx).number("bits")
+    group = Config(mlx).number("group_size")
+    alike = mlx.get("mode", "affine") == "affine" and not any(
+        isinstance(value, dict) for value in mlx.values()
+    )
+    if not (alike and bits and group):
+        return 0
+    packed = type_bytes.get("U32", 0) * 8 // bits
+    rest = sum(n for name, n in count.items() if name != "U32")
+    return packed + max(0, rest - 2 * (packed // group))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,9 +27,11 @@ class Tally:
     tied: bool = True  # no output matrix was seen
     gated: bool = False  # a feed-forward layer has a gate
     rows: int = 0  # of the token embedding: the size of the vocabulary
+    elements: int = 0  # numbers in all tensors: what people call parameters
 
     def add(self, name: str, shape: tuple[int, ...], amount: int) -> None:
         """Count the tensor ``name`` of ``amount`` bytes."""
+        self.elements += math.prod(shape)
         match = _LAYER.match(name)
         if match is not None and (index := int(match[1])) < MAX_LAYER:
             table = self.experts if "_exps." in name else self.dense

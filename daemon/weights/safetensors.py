@@ -26,7 +26,7 @@ MAX_CONFIG: Final = 2 << 20
 MAX_TENSORS: Final = 200_000
 MAX_FILES: Final = 10_000
 
-_BITS: Final = {
+BITS: Final = {
     "BOOL": 8,
     "F4": 4,
     "F6_E2M3": 6,
@@ -126,7 +126,7 @@ def _sum(
 
 def _claimed_bytes(tensor: _Tensor) -> int | None:
     """Bytes by type and shape; None where the type is newer than this table."""
-    bits = _BITS.get(tensor.dtype)
+    bits = BITS.get(tensor.dtype)
     if bits is None:
         return None
     for size in tensor.shape[:16]:

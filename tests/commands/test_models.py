@@ -101,11 +101,55 @@ def test_ls(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     assert "ctl add" in ctl("ls").out
 
 
-def test_show(ctl: Ctl, daemon: FakeDaemon) -> None:
+def test_ls_all(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
+    fake.catalog = {"mine": model_view("mine", pinned=True)}
+    fake.found = [
+        model_view(
+            "a/b:Q4_K_M",
+            place="lmstudio",
+            parameters=8_030_000_000,
+            abilities=["tools", "vision"],
+            aliases=["a/b/b-Q4_K_M.gguf", "a/b", "b"],
+        ),
+        model_view("half", place="folder", problem="half cannot be served: it is damaged."),
+        model_view("a/b:Q4_K_M@ollama", place="ollama", clash="a/b:Q4_K_M", kind="embedding"),
+        model_view("odd\x1b[2J", place="folder", parameters=135_000_000),
+    ]
+    lines = ctl("ls", "--all").out.splitlines()
+    assert fake.looked == [""]
+    assert lines[0].split()[:6] == ["MODEL", "STATE", "FROM", "SIZE", "QUANT", "PARAMS"]
+    assert [line.split()[0] for line in lines[1:7]] == [
+        "mine", "a/b:Q4_K_M", "a/b:Q4_K_M@ollama", "half", "odd\\x1b[2J", "preset-one",
+    ]  # fmt: skip
+    for word in ("LM Studio", "8.0B", "131072", "chat, tools, vision", "b, a/b"):
+        assert word in lines[2]
+    assert "embedding" in lines[3]
+    assert "not here" in lines[6]
+    assert "! half: half cannot be served: it is damaged." in lines
+    assert "! a/b:Q4_K_M@ollama: a/b:Q4_K_M is another model's name" in lines
+    shown = ctl("ls", "--all", "--json").json["models"]
+    assert next(m for m in shown if m["name"] == "half")["place"] == "folder"
+    assert len(ctl("ls", "--json").json["models"]) == 1
+
+
+def test_show(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     result = ctl("show", "g")
     assert "32768 of 131072 tokens, 1 slots" in result.out
     assert "ready, pid 4711, keeper 4710, start 4" in result.out
     assert ctl("show", "org/repo:Q4").code == 0
+    assert "org/repo:Q4" in fake.looked, "it may have come a moment ago"
+    fake.catalog["f"] = model_view(
+        "f",
+        place="ollama",
+        parameters=494_000_000,
+        abilities=["tools"],
+        template="its own",
+        mmproj="/p.gguf",
+        params={"top_k": 1},
+    )
+    told = ctl("show", "f").out
+    for word in ("Ollama", "494M", "tools", "its own", "/p.gguf", "top_k 1"):
+        assert word in told
     assert ctl("show", "gemma", "--json").json["backends"][0]["pid"] == 4711
     assert ctl("show", "qwen3-coder", "--json").json["backends"] == []
     assert ctl("show", "qwen3-coder", "--json").json["story"] is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,15 @@ def test_any_environment_is_read_or_refused(environ: dict[str, str]) -> None:
         assert isinstance(load(None, environ=environ), Settings)
     except ConfigError as error:
         check_told(error)
+
+
+def test_folders_to_look_in_are_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[discovery]\nfolders = ["weights", "/abs", "~/mine"]\n')
+    folders = load(file, environ={}).discovery.folders
+    home = os.path.expanduser("~")  # noqa: PTH111
+    assert folders == (str(tmp_path / "weights"), "/abs", f"{home}/mine")
+    file.write_text("[discovery]\nfolders = [5]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ={})
+    assert "discovery.folders" in caught.value.report()

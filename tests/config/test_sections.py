@@ -9,6 +9,7 @@ from daemon.config.base import Part
 from daemon.config.sections import (
     Conversations,
     Defaults,
+    Discovery,
     Downloads,
     Lan,
     Listener,
@@ -39,6 +40,7 @@ from daemon.config.sections import (
         (Logs, {"level": "debug", "max_size": "5MiB", "keep": 3}),
         (Conversations, {"max_size": "1GiB", "max_age": "1d"}),
         (Service, {"scope": "system"}),
+        (Discovery, {"places": ["ollama"], "folders": ["/x"], "listed": False, "enabled": False}),
     ],
 )
 def test_what_is_allowed(part: type[Part], values: dict[str, Any]) -> None:
@@ -70,6 +72,9 @@ def test_what_is_allowed(part: type[Part], values: dict[str, Any]) -> None:
         (Schedule, {"cron": "* * * * *", "do": "load"}),
         (Logs, {"max_size": "1KiB"}),
         (Logs, {"keep": 0}),
+        (Discovery, {"places": ["folder"]}),
+        (Discovery, {"folders": "/x"}),
+        (Discovery, {"folders": ["a\nb"]}),
     ],
 )
 def test_what_is_refused(part: type[Part], values: dict[str, Any]) -> None:

@@ -281,6 +281,8 @@ class FakeControl:
             "qwen3-coder": model_view("qwen3-coder"),
             "org/repo:Q4": model_view("org/repo:Q4"),
         }
+        self.found: list[ModelView] = []  # on the disk
+        self.looked: list[str] = []  # names for which the disk was looked at; "": for all
         self.running: list[BackendView] = [backend_view("gemma")]
         self.calls: list[tuple[Any, ...]] = []
         self.steps: tuple[Progress | ProblemError | BaseException | asyncio.Event, ...] = READY
@@ -381,9 +383,12 @@ class FakeControl:
         )
         return replace(status, **self.changes)
 
-    def models(self, *, presets: bool = False) -> list[ModelView]:
+    async def look(self, name: str = "") -> None:
+        self.looked.append(name)
+
+    def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]:
         extra = [model_view("preset-one", preset="preset-one", pulled=False)] if presets else []
-        return [*self.catalog.values(), *extra]
+        return [*self.catalog.values(), *extra, *(self.found if found else ())]
 
     def model(self, name: str) -> ModelView:
         for model in self.catalog.values():

@@ -13,7 +13,7 @@ from yarl import URL
 from control_api.operation import PREFIX
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Progress
-from tests.control_api.fake import READY, FakeControl, until
+from tests.control_api.fake import READY, FakeControl, model_view, until
 
 TOO_LARGE = ProblemError(
     Problem(Code.MODEL_TOO_LARGE, "It can never fit.", "Take a smaller one.", facts={"needed": 9})
@@ -182,3 +182,16 @@ async def test_findings_are_kept_and_told(http: aiohttp.ClientSession, fake: Fak
         assert "findings[0].step is missing." in await response.text()
     async with http.get(f"{PREFIX}/models/nobody/tests") as response:
         assert response.status == 404
+
+
+async def test_the_disk_is_looked_at_for_a_list_of_what_is_found(
+    http: aiohttp.ClientSession, fake: FakeControl
+) -> None:
+    fake.found = [model_view("later", place="folder", abilities=["tools"])]
+    async with http.get(f"{PREFIX}/models") as response:
+        assert "later" not in [m["name"] for m in (await response.json())["models"]]
+    assert fake.looked == []
+    async with http.get(f"{PREFIX}/models?found=1") as response:
+        (later,) = [m for m in (await response.json())["models"] if m["name"] == "later"]
+    assert (later["place"], later["abilities"]) == ("folder", ["tools"])
+    assert fake.looked == [""]

@@ -6,7 +6,13 @@ import pytest
 
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import Layer
-from daemon.weights.hf_config import kind_of, language_config, network, quantisation_of
+from daemon.weights.hf_config import (
+    kind_of,
+    language_config,
+    network,
+    parameters,
+    quantisation_of,
+)
 
 QWEN3 = {
     "model_type": "qwen3",
@@ -198,3 +204,15 @@ def test_labels(config: dict[str, Any], expected: str) -> None:
 
 def test_a_label_of_nothing() -> None:
     assert quantisation_of({}, {}) == "unknown"
+
+
+def test_parameters() -> None:
+    """Of plain tensors, of MLX's packed ones, and of what does not tell."""
+    plain = {"BF16": 2000, "F32": 40}
+    assert parameters({}, plain) == 1010
+    packed = {"U32": 512, "F16": 2 * (2 * 1024 // 64 + 7)}
+    mlx = {"quantization": {"bits": 4, "group_size": 64}}
+    assert parameters(mlx, packed) == 1024 + 7
+    mixed = {"quantization": {"bits": 4, "group_size": 64, "lm_head": {"bits": 8}}}
+    assert parameters(mixed, packed) == 0
+    assert parameters({"quantization_config": {"quant_method": "awq"}}, packed) == 0

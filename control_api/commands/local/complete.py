@@ -164,7 +164,7 @@ def pullable_names() -> list[str]:
 def model_names() -> list[str]:
     """Names and aliases, from the daemon, else from the configuration, else none."""
     try:
-        data: Any = Client().get("/models", seconds=DAEMON_SECONDS)
+        data: Any = Client().get("/models", seconds=DAEMON_SECONDS, found=True)
         models = data["models"]
     except (UnreachableError, RefusedError, KeyError, TypeError):
         return _configured_names()
