@@ -81,9 +81,10 @@ class Supervisor(Orders):
     def open(self) -> None:
         """The models are known: serve, those first who came before."""
         self._opened = True
-        while self._early:
-            one = self._early.pop(0)
-            one.inner = self.acquire(one.wish, one.done)
+        for one in list(self._early):  # some go on waiting, for a look at the disk
+            if one in self._early:  # it has not left meanwhile
+                self._early.remove(one)
+                one.inner = self.acquire(one.wish, one.done)
 
     def leave(self) -> None:
         """The daemon stops: whoever comes is refused from now on, and so are an operator's waits
