@@ -85,8 +85,8 @@ async def opened(
 ) -> AsyncIterator[Open]:
     made: list[Counter] = []
 
-    async def make(config: str = HF) -> Counter:
-        rooms = await Rooms(short_dir, engine() + config, monkeypatch).open()
+    async def make(config: str = HF, budget: str = "1 GiB") -> Counter:
+        rooms = await Rooms(short_dir, engine() + config, monkeypatch, budget).open()
         hub = Hub(rooms, tiny_gguf)
         monkeypatch.setattr(pulling, "pull", hub.pull)
         made.append(Counter(rooms, hub))
@@ -214,7 +214,7 @@ async def test_without_leave_it_is_refused_with_the_way(opened: Open) -> None:
 
 
 async def test_a_preset_that_nobody_added(opened: Open) -> None:
-    counter = await opened("[defaults]\nauto_pull = true\n")
+    counter = await opened("[defaults]\nauto_pull = true\n", "8 GiB")
     counter.ask("qwen3-0.6b", GUEST)
     assert counter.problem.code is Code.NOT_PULLED, "not by who comes from elsewhere"
     counter.heard.clear()

@@ -173,7 +173,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 async def test_on_battery_idle_models_leave_sooner_and_a_smaller_one_answers(
     den: Open, source: list[Source]
 ) -> None:
-    house = await den(BATTERY)
+    house = await den(BATTERY, 'sleep_hold = "1h"\n')
     await house.power.look_first()
     house.power.start()
     rooms = house.rooms
