@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -69,8 +70,6 @@ def ollama(
 
 def _joined(finds: list[Find]) -> Find:
     """Tags of one and the same model: one model with several names, the plainest first."""
-    from dataclasses import replace
-
     finds.sort(key=lambda f: (f.names[0].endswith(":latest"), len(f.names[0]), f.names[0]))
     names = dict.fromkeys(name for find in finds for name in find.names)
     shorts = dict.fromkeys(name for find in finds for name in find.shorts)
@@ -96,9 +95,7 @@ def names_of(path: str) -> tuple[list[str], list[str]]:
 def _model(path: str, text: str, listing: Listing, read: Callable[[Seen], str]) -> Find | None:
     names, shorts = names_of(path)
     layers = _layers(text)
-    if not names or not (layers or text == ""):
-        return None
-    if layers is None or text == "":
+    if not names or not layers:
         return None
     weights = layers.get("model", [])
     packed = layers.get("tensor", [])
