@@ -61,12 +61,14 @@ def test_others_see_all(stock: Stock) -> None:
 def test_a_keys_own_default(stock: Stock) -> None:
     who = key(default="coder")
     for name in ("", "gpt-99", "what"):
-        assert stock.resolve(name, "chat", who=who) == Resolved("coder")
-        assert stock.resolve(name, "chat") == Resolved("gemma")
+        guessed = name == "what"  # and may be a model that nobody has found yet
+        assert stock.resolve(name, "chat", who=who) == Resolved("coder", guessed=guessed)
+        assert stock.resolve(name, "chat") == Resolved("gemma", guessed=guessed)
     assert stock.resolve("tiny", "chat", who=who) == Resolved("tiny")
     assert stock.resolve("", "chat", who=key("coder", default="coder")) == Resolved("coder")
     unknown(stock.resolve("what", "chat", who=key("coder", default="tiny")))
-    assert stock.resolve("what", "chat", who=key(default="gone")) == Resolved("gemma")
+    found = stock.resolve("what", "chat", who=key(default="gone"))
+    assert found == Resolved("gemma", guessed=True)
 
 
 def test_nobody_stands_in_whom_the_key_may_not_use(stock: Stock) -> None:

@@ -18,8 +18,9 @@ MakeDesk = Callable[..., Desk]
 BESIDE = frozenset(
     f"test_{name}"
     for name in (
-        *("clients", "engine_versions", "faults_daemon", "killed", "ladder", "lan", "life"),
-        *("main_job", "pulls", "vision", "worst_days"),
+        *("clients", "engine_versions", "faults_daemon", "faults_serving", "hardship", "killed"),
+        *("ladder", "lan", "life", "main_job", "neighbour", "proving", "pulls", "vision"),
+        "worst_days",
     )
 )
 """Modules that make up half of the time of all tests: mostly it is spent waiting for processes, so

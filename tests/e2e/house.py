@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from control_api.client import Client, SseEvent, UnreachableError
+from control_api.app import OPERATIONS
+from control_api.client import Client, RefusedError, SseEvent, UnreachableError
+from control_api.operation import JSON
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
@@ -225,6 +227,21 @@ class House:
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.client.get("/status")
         return answer
+
+    def told(self) -> dict[str, bytes]:
+        """All that the control API tells, by path: of the model ``a`` and the request ``canary-1``.
+        Logs, which are no JSON, are left to ``ctl``."""
+        found = {}
+        for one in OPERATIONS:
+            if one.method != "GET" or one.media != JSON:
+                continue
+            path = one.path.replace("{name}", "a").replace("{id}", "canary-1")
+            try:
+                found[path] = repr(self.client.get(path)).encode()
+            except RefusedError as error:
+                assert one.path == "/pulls/{name}", "nothing is being pulled; all else answers"
+                found[path] = f"{error} {error.hint} {error.facts}".encode()
+        return found
 
     def events(self) -> list[SseEvent]:
         return list(self.client.events(since=0, follow=False))

@@ -14,9 +14,7 @@ from typing import get_args
 import psutil
 import pytest
 
-from control_api.app import OPERATIONS
-from control_api.client import RefusedError
-from control_api.operation import JSON, PREFIX
+from control_api.operation import PREFIX
 from daemon.config.load import load
 from daemon.service.places import Manager, Scope
 from daemon.service.render import Recipe, addresses, render, stop_seconds
@@ -154,15 +152,7 @@ def units(house: House) -> dict[str, bytes]:
 
 def said(house: House) -> dict[str, bytes]:
     """What programs and people are told."""
-    found: dict[str, bytes] = {"events": repr(house.events()).encode()}
-    for one in OPERATIONS:
-        if one.method == "GET" and one.media == JSON:  # logs are read by ctl, below
-            path = one.path.replace("{name}", "a").replace("{id}", "canary-1")
-            try:
-                found[path] = repr(house.client.get(path)).encode()
-            except RefusedError as error:
-                assert one.path == "/pulls/{name}", "nothing is being pulled; all else answers"
-                found[path] = f"{error} {error.hint} {error.facts}".encode()
+    found = {"events": repr(house.events()).encode(), **house.told()}
     for words in COMMANDS:
         done = house.ctl(*words)
         found["ctl " + " ".join(words)] = (done.stdout + done.stderr).encode()

@@ -215,10 +215,7 @@ def said_anywhere(house: House) -> dict[str, bytes]:
     for process in [daemon, *daemon.children(recursive=True)]:
         for name in ("cmdline", "environ"):
             found[f"{process.pid} {name}"] = Path(f"/proc/{process.pid}/{name}").read_bytes()
-    for one in OPERATIONS:
-        if one.method == "GET" and one.media == "application/json":
-            path = one.path.replace("{name}", "a").replace("{id}", "canary-1")
-            found[path] = json.dumps(house.client.get(path)).encode()
+    found |= house.told()
     found["events"] = repr(house.events()).encode()
     return found
 
