@@ -155,6 +155,12 @@ class Control:
     async def look(self, name: str = "") -> None:
         """See ``ControlPort``."""
         await (self.finder.meant(name) if name else self.finder.look())
+        if name:
+            await self.configured.decide(name)
+
+    async def decide(self) -> None:
+        """See ``ControlPort``."""
+        await self.configured.decide()
 
     def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]:
         stock = self.configured.stock
@@ -286,6 +292,7 @@ class Control:
         self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
     ) -> AsyncIterator[Progress]:
         """See ``ControlPort``. The load goes on when the caller leaves."""
+        await self.configured.decide(name)
         item = self._find(name)
         engine = f" ({item.engine_name})" if item.engine_name else ""
         yield Progress("resolve", f"{item.model.name}{engine}")

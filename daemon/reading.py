@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,7 @@ class Reader:
     finds: tuple[Find, ...] = ()  # models on this machine, as last looked
     held: Mapping[FileId, str] = field(default_factory=dict)  # files of the other models
     served: set[str] = field(default_factory=set)  # names of found models that are prepared
+    asked: set[str] = field(default_factory=set)  # presets whose weights somebody had chosen
     known: Known = field(init=False)
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
@@ -111,7 +113,7 @@ class Reader:
         preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
         for name, model in catalog.presets.items():
-            if self.present(model):
+            if name not in catalog.undecided and self.present(model):
                 prepared[name] = preparer.prepare(model)
         self.held = files_held(prepared)
         self.finds = self.look(settings, read=False)
@@ -140,16 +142,17 @@ class Reader:
         watched = marks(facts, settings.memory.tier, by_hand=written)
         return Reading(settings, stock, amounts, source, watched)
 
-    def catalog(self, settings: Settings) -> Catalog:
+    def catalog(self, settings: Settings, before: Catalog | None = None) -> Catalog:
         """All models, as they are with the power that there is now, and in the windows
-        of the calendar that are open."""
+        of the calendar that are open. ``before``: the catalog of the same settings until now."""
         if self.on_battery:
             from daemon.config.powered import on_battery
 
             settings = on_battery(settings)
         presets = load_presets()
         settler = self._settler(settings, presets)
-        catalog = Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
+        pick = partial(settler.needed, before=before, asked=self.asked)
+        catalog = Catalog.build(settings, presets, form=settler.form, pick=pick)
         return catalog.with_found(self.finds, self.held).kept(self.kept)
 
     def _settler(self, settings: Settings, presets: Mapping[str, Preset]) -> Settler:
