@@ -12,12 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from daemon.backends.learned import Learned
 from daemon.backends.leftovers import records
 from daemon.backends.prepare import Located, Prepared, Preparer
-from daemon.backends.sizing import Sizer
 from daemon.backends.standings import Standings
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
@@ -43,6 +42,9 @@ from daemon.machine.budget import budget
 from daemon.machine.pressure import Marks, marks
 from daemon.settling import Found, Settler
 from daemon.translate import backend_timing, budget_text
+
+if TYPE_CHECKING:
+    from daemon.backends.sizing import Sized
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,13 @@ class Reader:
         """What gives presets the weights that suit this machine."""
         registry = self._registry(settings, Found)
         pools = tuple(pool.name for pool in self.facts.pools)
-        sizer = Sizer(settings, presets, registry, pools, self.files_of)
-        return Settler(sizer, registry, self._room, self.present, self._chosen, held)
+
+        def size(model: Model) -> Sized:
+            from daemon.backends.sizing import Sizer  # with the first that is weighed
+
+            return Sizer(settings, presets, registry, pools, self.files_of).size(model)
+
+        return Settler(size, registry, self._room, self.present, self._chosen, held)
 
     def _registry(self, settings: Settings, kind: type[Registry] = Registry) -> Registry:
         cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)

@@ -20,7 +20,7 @@ from daemon.engines.registry import Registry
 from daemon.weights.quants import bits, plain
 
 if TYPE_CHECKING:
-    from daemon.backends.sizing import Sized, Sizer
+    from daemon.backends.sizing import Sized
     from daemon.choosing import Offer
     from daemon.planning import Option
 
@@ -46,20 +46,21 @@ class Found(Registry):
 
 
 class Settler:
-    """Settles models one by one. ``present``: whether a model's weights are on this disk;
-    ``held``: the quantisations of a repository that are, and their bytes; ``kept``: by model the
-    ``hf`` that was chosen, remembered from one reading to the next."""
+    """Settles models one by one. ``size``: what one would take (``Sizer.size``); ``present``:
+    whether a model's weights are on this disk; ``held``: the quantisations of a repository that
+    are, and their bytes; ``kept``: by model the ``hf`` that was chosen, remembered from one reading
+    to the next."""
 
     def __init__(
         self,
-        sizer: Sizer,
+        size: Callable[[Model], Sized],
         registry: Registry,
         budget: Mapping[str, int],
         present: Callable[[Model], bool],
         kept: MutableMapping[str, str],
         held: Callable[[str], Mapping[str, int]] = lambda repo: {},
     ) -> None:
-        self._sizer = sizer
+        self._size = size
         self._registry = registry
         self._budget = budget
         self._present = present
@@ -123,7 +124,7 @@ class Settler:
         from daemon.choosing import Offer
 
         try:
-            sized = self._sizer.size(model)
+            sized = self._size(model)
             ways = self._ways(sized)
         except ProblemError:
             return Offer(model, here=here)

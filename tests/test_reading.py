@@ -239,6 +239,8 @@ def test_presets_are_weighed_when_somebody_asks(
         weighed.append(forms[0].name)
         return pick(self, forms)
 
+    pool = PoolFacts("ram", 64 * GIB, 60 * GIB, None, "test")
+    monkeypatch.setattr(observe, "facts", lambda: MachineFacts((pool,), pool.total, "linux"))
     monkeypatch.setattr(Settler, "pick", picked)
     reading = desk.read('[memory]\nbudget = "14 GiB"\n')
     idle = reading.stock.catalog
@@ -252,7 +254,7 @@ def test_presets_are_weighed_when_somebody_asks(
     assert chosen.choice is not None
     assert desk.reader.catalog(reading.settings, found).presets["qwen3-coder"] == chosen
     assert weighed == ["qwen3-coder"], "with the same budget it is the same"
-    larger = desk.read('[memory]\nbudget = "64 GiB"\n').stock.catalog
+    larger = desk.read('[memory]\nbudget = "48 GiB"\n').stock.catalog
     assert larger.presets["qwen3-coder"].quant == "Q8_0"
     assert weighed == ["qwen3-coder"] * 2, "and what was asked for is decided at each reading"
     assert diff(idle, found).changed == diff(found, idle).changed == ()

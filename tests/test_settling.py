@@ -73,7 +73,7 @@ def catalog(
     def held(repo: str) -> dict[str, int]:
         return {name.partition(":")[2]: GB for name in here if name.startswith(f"{repo}:")}
 
-    settler = Settler(sizer, registry, budget, lambda model: model.hf in here, kept, held)
+    settler = Settler(sizer.size, registry, budget, lambda model: model.hf in here, kept, held)
     pick = partial(settler.needed, before=before, asked=asked) if lazy else settler.pick
     return Catalog.build(settings, presets, form=settler.form, pick=pick)
 
