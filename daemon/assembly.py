@@ -177,7 +177,6 @@ class Daemon:
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.powering = self._powering()
-            self.timetable = self._timetable(housekeeper)
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             await self._open_control(front, runners)
@@ -189,8 +188,7 @@ class Daemon:
             housekeeper.start()
             self.watcher.start()
             self.powering.start()
-            await asyncio.to_thread(self.timetable.load)
-            self.timetable.start(self.settings)
+            await self._keep_time()
             self.awake.on_wake = self._woke
             self._later(self.control.bringing.take_up(), "pulls")
             self.control.finder.begin(give_back)
@@ -228,7 +226,8 @@ class Daemon:
         return self.keys.any_good()
 
     async def _follow(self, front: Front, listeners: Listeners, settings: Settings) -> list[str]:
-        """Every port but the fixed one, as configured now."""
+        """Every port but the fixed one, and the schedule, as configured now."""
+        await self._keep_time()
         return [*await listeners.follow(settings), *await self._beyond(front, settings)]
 
     async def _beyond(self, front: Front, settings: Settings) -> list[str]:
@@ -319,18 +318,26 @@ class Daemon:
         self.control.power = powering.words
         return powering
 
-    def _timetable(self, housekeeper: Housekeeper) -> Timetable:
+    async def _keep_time(self) -> None:
+        """The schedule. Who has none has nothing of it in memory."""
+        if self.timetable is not None or not self.settings.schedule:
+            return
+        from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
         from daemon.timetable import Timetable
 
-        timetable = Timetable(
-            housekeeper.calendar,
+        timetable = self.timetable = Timetable(
+            AsyncIOScheduler(timezone="UTC"),
             self.control,
             self.configured.hold,
             self.bus,
             self.paths.state_dir / "schedule.json",
         )
         self.control.lines = timetable.views
-        return timetable
+        await asyncio.to_thread(timetable.load)
+        if not self._stopping.is_set():
+            timetable.calendar.start()
+            timetable.start(self.settings)
 
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
@@ -478,6 +485,8 @@ class Daemon:
         front.abort()
         if self.timetable is not None:
             await self.timetable.stop()
+            if self.timetable.calendar.running:
+                self.timetable.calendar.shutdown(wait=False)
         if housekeeper is not None:
             housekeeper.stop()
         if self.powering is not None:
