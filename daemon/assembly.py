@@ -15,8 +15,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -366,7 +366,8 @@ class Daemon:
     async def _open_control(self, front: Front, runners: list[web.AppRunner]) -> None:
         """The private socket, whose file permissions are the password; and the front's own, on
         which it states who asks, under a secret of this start."""
-        from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
+        with no_authorities():
+            from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
 
         private = self.paths.control_socket
         auth = MembersAuth(GROUP) if self.paths.shared else OwnerAuth()
@@ -556,6 +557,25 @@ class Daemon:
             DISK.write(self.paths.public_json, (json.dumps(told) + "\n").encode())
             with suppress(OSError):
                 self.paths.public_json.chmod(0o644)
+
+
+@contextmanager
+def no_authorities() -> Iterator[None]:
+    """While aiohttp is imported for the first time: it reads the system's certificate authorities
+    then, for requests of its own over TLS, and holds 2 MB of them. This process makes none, it only
+    answers on sockets of its own; such a request would be refused.
+
+    ``SSL_CERT_FILE`` is where OpenSSL looks for them (``SSL_CTX_set_default_verify_paths(3)``).
+    """
+    name, before = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")
+    os.environ[name] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def tidy_memory() -> None:
