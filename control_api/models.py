@@ -38,6 +38,8 @@ async def list_models(call: Call) -> web.StreamResponse:
     presets, found = call.query["presets"], call.query["found"]
     if found:
         await call.port.look()
+    if presets:
+        await call.port.decide()
     return answer(Models(models=call.port.models(presets=presets, found=found)))
 
 

@@ -15,8 +15,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -177,7 +177,6 @@ class Daemon:
             # Only now what takes long to import: the port is served already.
             housekeeper = self._housekeeper()
             self.powering = self._powering()
-            self.timetable = self._timetable(housekeeper)
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
             await self._open_control(front, runners)
@@ -189,8 +188,7 @@ class Daemon:
             housekeeper.start()
             self.watcher.start()
             self.powering.start()
-            await asyncio.to_thread(self.timetable.load)
-            self.timetable.start(self.settings)
+            await self._keep_time()
             self.awake.on_wake = self._woke
             self._later(self.control.bringing.take_up(), "pulls")
             self.control.finder.begin(give_back)
@@ -228,7 +226,8 @@ class Daemon:
         return self.keys.any_good()
 
     async def _follow(self, front: Front, listeners: Listeners, settings: Settings) -> list[str]:
-        """Every port but the fixed one, as configured now."""
+        """Every port but the fixed one, and the schedule, as configured now."""
+        await self._keep_time()
         return [*await listeners.follow(settings), *await self._beyond(front, settings)]
 
     async def _beyond(self, front: Front, settings: Settings) -> list[str]:
@@ -319,18 +318,26 @@ class Daemon:
         self.control.power = powering.words
         return powering
 
-    def _timetable(self, housekeeper: Housekeeper) -> Timetable:
+    async def _keep_time(self) -> None:
+        """The schedule. Who has none has nothing of it in memory."""
+        if self.timetable is not None or not self.settings.schedule:
+            return
+        from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
         from daemon.timetable import Timetable
 
-        timetable = Timetable(
-            housekeeper.calendar,
+        timetable = self.timetable = Timetable(
+            AsyncIOScheduler(timezone="UTC"),
             self.control,
             self.configured.hold,
             self.bus,
             self.paths.state_dir / "schedule.json",
         )
         self.control.lines = timetable.views
-        return timetable
+        await asyncio.to_thread(timetable.load)
+        if not self._stopping.is_set():
+            timetable.calendar.start()
+            timetable.start(self.settings)
 
     def _apply(self, front: Front, housekeeper: Housekeeper, changed: Settings) -> None:
         """What was read again counts from now on, apart from what is bound once."""
@@ -359,7 +366,8 @@ class Daemon:
     async def _open_control(self, front: Front, runners: list[web.AppRunner]) -> None:
         """The private socket, whose file permissions are the password; and the front's own, on
         which it states who asks, under a secret of this start."""
-        from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
+        with no_authorities():
+            from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
 
         private = self.paths.control_socket
         auth = MembersAuth(GROUP) if self.paths.shared else OwnerAuth()
@@ -478,6 +486,8 @@ class Daemon:
         front.abort()
         if self.timetable is not None:
             await self.timetable.stop()
+            if self.timetable.calendar.running:
+                self.timetable.calendar.shutdown(wait=False)
         if housekeeper is not None:
             housekeeper.stop()
         if self.powering is not None:
@@ -547,6 +557,25 @@ class Daemon:
             DISK.write(self.paths.public_json, (json.dumps(told) + "\n").encode())
             with suppress(OSError):
                 self.paths.public_json.chmod(0o644)
+
+
+@contextmanager
+def no_authorities() -> Iterator[None]:
+    """While aiohttp is imported for the first time: it reads the system's certificate authorities
+    then, for requests of its own over TLS, and holds 2 MB of them. This process makes none, it only
+    answers on sockets of its own; such a request would be refused.
+
+    ``SSL_CERT_FILE`` is where OpenSSL looks for them (``SSL_CTX_set_default_verify_paths(3)``).
+    """
+    name, before = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")
+    os.environ[name] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def tidy_memory() -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.choosing import refusal
 from daemon.config.model import Model
 from daemon.configured import Configured
 from daemon.core.problems import Code, Problem, ProblemError
@@ -72,6 +71,8 @@ class Bringing:
         Raises ProblemError: MODEL_TOO_LARGE among others for a preset of which nothing fits this
         machine, unless it is to be brought ``anyway``.
         """
+        if not name.startswith(HUB):
+            await self.configured.decide(name)
         model, reader = self.wanted(name), self.configured.reader
         if model.path is None and model.repo is None and model.install is None:
             yield Progress("pull", f"{model.name} needs no download", 1.0)
@@ -83,14 +84,22 @@ class Bringing:
         elif model.repo is None and not await asyncio.to_thread(reader.present, model):
             raise ProblemError(reader.missing(model))
         else:
-            too_large = refusal(model, self.configured.stock.catalog.presets.values())
-            if too_large is not None and not anyway:
-                raise ProblemError(too_large)
+            if model.choice is not None and model.choice.refusal is not None and not anyway:
+                raise ProblemError(await self._too_large(model))
             if model.choice is not None:
                 yield Progress("choose", model.choice.text)
             waits = patience(self.configured.settings)
             async for step in self._pulls.watch(model, waits, again=again):
                 yield step
+
+    async def _too_large(self, model: Model) -> Problem:
+        """Why it is not fetched, and which preset is to be taken instead: of all."""
+        from daemon.choosing import refusal
+
+        await self.configured.decide()
+        problem = refusal(model, self.configured.stock.catalog.presets.values())
+        assert problem is not None, "it has one already: only its hint was sought"
+        return problem
 
     async def done(self, name: str) -> Progress:
         """The last step of a pull: what is there now, and the name that it is asked for by."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from daemon.config.model import Choice, Model
 from daemon.core.budget import fits
 from daemon.core.messages import Bytes
 from daemon.core.problems import Code, Problem
 from daemon.core.units import format_amounts, format_bytes
-from daemon.planning import Option
 from daemon.weights.quants import bits, named_in, plain
+
+if TYPE_CHECKING:
+    from daemon.planning import Option  # what is on the disk needs no plan
 
 FEW_BITS = 3.5  # of a weight; the guides' models are useful with 4, and break below 3
 

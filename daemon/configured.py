@@ -176,8 +176,9 @@ class Configured:
             return True
 
     async def _retune(self) -> None:
-        """The catalog anew, where only keep-alives and the default model are others."""
-        catalog = await asyncio.to_thread(self.reader.catalog, self.settings)
+        """The catalog anew, where only keep-alives, the default model and what is chosen of presets
+        that are not here are others."""
+        catalog = await asyncio.to_thread(self.reader.catalog, self.settings, self.stock.catalog)
         self._stock = self.stock.retuned(catalog)
         for name, override in self._overrides.items():
             keep_alive = self.original(name).keep_alive
@@ -244,9 +245,24 @@ class Configured:
             problem=self.reader.missing(model),
         )
 
+    async def decide(self, name: str = "") -> None:
+        """Choose the weights of a preset that nobody has asked for before, by any of its names;
+        without a name of all presets. Choosing takes time and memory, so it waits until then.
+        Raises ProblemError while the daemon is still starting."""
+        model = self.stock.catalog.meant(name) if name else None
+        if name and (model is None or model.name not in self.stock.catalog.undecided):
+            return
+        async with self._changing:
+            undecided = self.stock.catalog.undecided
+            wanted = undecided & {model.name} if model is not None else undecided
+            if wanted and not self.supervisor.draining:
+                self.reader.asked |= wanted
+                await self._retune()
+
     async def sized(self, name: str, ctx: int | None) -> Prepared:
         """The model with every context from the wanted one (``ctx``, else as configured) down to
         its smallest, priced; nothing is changed by it. Raises ProblemError."""
+        await self.decide(name)
         item = self.named(name)
         if isinstance(item, Problem):
             raise ProblemError(item)
@@ -264,6 +280,7 @@ class Configured:
         can never fit; then all is as before.
         """
         usual = ctx is None and fit is None
+        await self.decide(name)
         async with self._changing:
             item = self.named(name)
             if isinstance(item, Problem):
@@ -463,8 +480,12 @@ class Configured:
     async def arrived(self, pulled: Model) -> None:
         """Its files are here now: it can be served, if it is configured."""
         async with self._changing:
-            name, catalog = pulled.name, self.stock.catalog
-            model = catalog.known(name)
+            name = pulled.name
+            known = self.stock.catalog.known(name)
+            if known is not None and known.hf != pulled.hf:  # the file was read again meanwhile
+                self._refuse_if_stopping()
+                await self._retune()
+            model = self.stock.catalog.known(name)
             if model is None:  # removed meanwhile
                 return
             item = await asyncio.to_thread(self._prepare, model, True)

@@ -44,12 +44,10 @@ from daemon.picture import (
     where,
 )
 from daemon.ports import Lease, LoadFit, Progress
-from daemon.preflight import Way, gpu_limit, preflight
 from daemon.requests import Requests
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.telemetry.incidents import Book
-from daemon.telemetry.stories import stories
 from daemon.verdicts import Served, Verdicts
 from daemon.views import (
     BackendView,
@@ -155,6 +153,12 @@ class Control:
     async def look(self, name: str = "") -> None:
         """See ``ControlPort``."""
         await (self.finder.meant(name) if name else self.finder.look())
+        if name:
+            await self.configured.decide(name)
+
+    async def decide(self) -> None:
+        """See ``ControlPort``."""
+        await self.configured.decide()
 
     def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]:
         stock = self.configured.stock
@@ -264,6 +268,8 @@ class Control:
 
     async def fit(self, name: str, *, ctx: int | None = None) -> FitView:
         """See ``ControlPort``."""
+        from daemon.preflight import Way, gpu_limit, preflight  # for people who ask beforehand
+
         item = await self.configured.sized(name, ctx)
         pages, ledger = self.supervisor.scheduler.pages, self.supervisor.scheduler.ledger
         setting = self.configured.original(item.model.name).fit if ctx is None else "refuse"
@@ -286,6 +292,7 @@ class Control:
         self, name: str, *, ctx: int | None = None, fit: LoadFit | None = None
     ) -> AsyncIterator[Progress]:
         """See ``ControlPort``. The load goes on when the caller leaves."""
+        await self.configured.decide(name)
         item = self._find(name)
         engine = f" ({item.engine_name})" if item.engine_name else ""
         yield Progress("resolve", f"{item.model.name}{engine}")
@@ -434,6 +441,8 @@ class Control:
 
     def stories(self, incidents: Sequence[IncidentView]) -> list[StoryView]:
         """See ``ControlPort``."""
+        from daemon.telemetry.stories import stories  # once something has died
+
         return stories(incidents, self.supervisor.states())
 
     def verdicts(self, name: str) -> list[VerdictView]:

@@ -92,7 +92,8 @@ class Finder:
         reader, stock = self.configured.reader, self.configured.stock
         own = {n: item for n, item in stock.prepared.items() if n not in reader.served}
         reader.held = files_held(own)
-        return reader.catalog(self.configured.settings), stock.preparer.engines(reader.finds)
+        catalog = reader.catalog(self.configured.settings, stock.catalog)
+        return catalog, stock.preparer.engines(reader.finds)
 
     async def meant(self, name: str) -> None:
         """Look if there is no model of this name; make a found one ready to be served."""

@@ -1,8 +1,7 @@
 """What is done by the clock and decides nothing: looking at memory, pruning logs.
 
-APScheduler keeps the calendar, which goes by the time of day. What is done every few seconds goes
-by the loop's own clock: a time of day that is set back would stop it for as long. Every policy
-timer is the core's.
+All of it goes by the loop's own clock: a time of day that is set back would stop it for as long.
+Every policy timer is the core's.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from daemon.backends.backend import Backend
 from daemon.backends.learned import Learned, Promise, combined
@@ -110,29 +107,21 @@ class Housekeeper:
     rounds: Rounds
     attend: Callable[[bool], None] = lambda _: None  # whether the clock is read every few seconds
     disk: Disk = DISK
-    calendar: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
     _settling: asyncio.Task[None] | None = None
     _known: dict[str, dict[str, int]] = field(default_factory=dict)  # what was kept last, by key
     _sampling: Round = field(init=False)
     _looking: Round = field(init=False)
     _writing: Round = field(init=False)
+    _tidying: Round = field(init=False)
 
     def __post_init__(self) -> None:
         self._sampling = Round(self.sample, self.rounds.sample)
         self._looking = Round(self.look_around, self.rounds.machine)
         self._writing = Round(self._write_late, self.rounds.disk)
+        self._tidying = Round(partial(asyncio.to_thread, self.tidy), self.rounds.tidy)
 
     def start(self) -> None:
-        self.calendar.start()
-        # However late it is: the clock may have been set, or the machine asleep.
-        self.calendar.add_job(
-            self.tidy,
-            "interval",
-            seconds=self.rounds.tidy,
-            id="tidy",
-            misfire_grace_time=None,
-            coalesce=True,
-        )
+        self._tidying.begin()
         self.supervisor.wake_sampler = self.wake
         self.wake()
         loop = asyncio.get_running_loop()
@@ -142,22 +131,19 @@ class Housekeeper:
 
     def follow(self, settings: Settings) -> None:
         """Rounds as configured now. One that stays as it was is not begun anew."""
-        before, self.rounds = self.rounds, Rounds.of(settings)
+        self.rounds = Rounds.of(settings)
         self._sampling.every(self.rounds.sample)
         self._looking.every(self.rounds.machine)
         self._writing.every(self.rounds.disk)
-        if before.tidy != self.rounds.tidy and self.calendar.get_job("tidy") is not None:
-            self.calendar.reschedule_job("tidy", trigger="interval", seconds=self.rounds.tidy)
+        self._tidying.every(self.rounds.tidy)
 
     def stop(self) -> None:
         """No more jobs and timers, whoever comes or goes."""
         self.supervisor.wake_sampler = lambda: None
         self.disk.on_trouble = lambda: None
-        if self.calendar.running:
-            self.calendar.shutdown(wait=False)
         if self._settling is not None:
             self._settling.cancel()
-        for each in (self._sampling, self._looking, self._writing):
+        for each in (self._sampling, self._looking, self._writing, self._tidying):
             each.end()
 
     def wake(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
@@ -18,8 +18,10 @@ from daemon.core.units import format_bytes
 from daemon.discovery.header import facts_of
 from daemon.files import DISK
 from daemon.logs.files import lost_lines
-from daemon.preflight import Preflight
 from daemon.views import ChoiceView, ClaimView, FitView, PoolView, VictimView, WaitView
+
+if TYPE_CHECKING:
+    from daemon.preflight import Preflight
 
 
 def left(at: float | None, now: float) -> float | None:

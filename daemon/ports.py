@@ -254,8 +254,12 @@ class ControlPort(Protocol):
     def status(self) -> StatusView: ...
     async def look(self, name: str = "") -> None:
         """See what models are on the disk now, before they are asked for; ``name``: only if there
-        is no such model yet, and make one that was found ready to be served. Never raises for what
-        is or is not there."""
+        is no such model yet, and make one that was found ready to be served, or choose the weights
+        of a preset. Never raises for what is or is not there."""
+        ...
+
+    async def decide(self) -> None:
+        """Choose the weights of the presets that nobody has asked for yet, before all are shown."""
         ...
 
     def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]: ...

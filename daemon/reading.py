@@ -10,13 +10,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from daemon.backends.learned import Learned
 from daemon.backends.leftovers import records
 from daemon.backends.prepare import Located, Prepared, Preparer
-from daemon.backends.sizing import Sizer
 from daemon.backends.standings import Standings
 from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
@@ -42,6 +42,9 @@ from daemon.machine.budget import budget
 from daemon.machine.pressure import Marks, marks
 from daemon.settling import Found, Settler
 from daemon.translate import backend_timing, budget_text
+
+if TYPE_CHECKING:
+    from daemon.backends.sizing import Sized
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Reader:
     finds: tuple[Find, ...] = ()  # models on this machine, as last looked
     held: Mapping[FileId, str] = field(default_factory=dict)  # files of the other models
     served: set[str] = field(default_factory=set)  # names of found models that are prepared
+    asked: set[str] = field(default_factory=set)  # presets whose weights somebody had chosen
     known: Known = field(init=False)
     _facts: MachineFacts | None = None
     _room: Mapping[str, int] = field(default_factory=dict)
@@ -111,7 +115,7 @@ class Reader:
         preparer = self.preparer(settings)
         prepared = {name: preparer.prepare(model) for name, model in catalog.models.items()}
         for name, model in catalog.presets.items():
-            if self.present(model):
+            if name not in catalog.undecided and self.present(model):
                 prepared[name] = preparer.prepare(model)
         self.held = files_held(prepared)
         self.finds = self.look(settings, read=False)
@@ -140,24 +144,30 @@ class Reader:
         watched = marks(facts, settings.memory.tier, by_hand=written)
         return Reading(settings, stock, amounts, source, watched)
 
-    def catalog(self, settings: Settings) -> Catalog:
+    def catalog(self, settings: Settings, before: Catalog | None = None) -> Catalog:
         """All models, as they are with the power that there is now, and in the windows
-        of the calendar that are open."""
+        of the calendar that are open. ``before``: the catalog of the same settings until now."""
         if self.on_battery:
             from daemon.config.powered import on_battery
 
             settings = on_battery(settings)
         presets = load_presets()
         settler = self._settler(settings, presets)
-        catalog = Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
+        pick = partial(settler.needed, before=before, asked=self.asked)
+        catalog = Catalog.build(settings, presets, form=settler.form, pick=pick)
         return catalog.with_found(self.finds, self.held).kept(self.kept)
 
     def _settler(self, settings: Settings, presets: Mapping[str, Preset]) -> Settler:
         """What gives presets the weights that suit this machine."""
         registry = self._registry(settings, Found)
         pools = tuple(pool.name for pool in self.facts.pools)
-        sizer = Sizer(settings, presets, registry, pools, self.files_of)
-        return Settler(sizer, registry, self._room, self.present, self._chosen, held)
+
+        def size(model: Model) -> Sized:
+            from daemon.backends.sizing import Sizer  # with the first that is weighed
+
+            return Sizer(settings, presets, registry, pools, self.files_of).size(model)
+
+        return Settler(size, registry, self._room, self.present, self._chosen, held)
 
     def _registry(self, settings: Settings, kind: type[Registry] = Registry) -> Registry:
         cache, shelf = self.paths.cache_dir / "engines.json", Shelf(self.paths.engines_dir)

@@ -1,23 +1,28 @@
 """Settling which weights presets get on this machine: the shell around ``daemon.choosing``.
 
-Reads files, and finds engines: for a thread.
+Reads files, and finds engines: for a thread. What weighs is imported only when something is to be
+weighed: a daemon without models does without.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Set
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from daemon.backends.sizing import Sized, Sizer
-from daemon.choosing import Offer, choose
+from daemon.config.catalog import Catalog
 from daemon.config.model import Model
 from daemon.config.presets import FormName
 from daemon.core.problems import ProblemError
 from daemon.engines.base import Installed
 from daemon.engines.registry import Registry
-from daemon.planning import Option, loss, on_each_gpu, options
 from daemon.weights.quants import bits, plain
+
+if TYPE_CHECKING:
+    from daemon.backends.sizing import Sized
+    from daemon.choosing import Offer
+    from daemon.planning import Option
 
 
 class Found(Registry):
@@ -41,20 +46,21 @@ class Found(Registry):
 
 
 class Settler:
-    """Settles models one by one. ``present``: whether a model's weights are on this disk;
-    ``held``: the quantisations of a repository that are, and their bytes; ``kept``: by model the
-    ``hf`` that was chosen, remembered from one reading to the next."""
+    """Settles models one by one. ``size``: what one would take (``Sizer.size``); ``present``:
+    whether a model's weights are on this disk; ``held``: the quantisations of a repository that
+    are, and their bytes; ``kept``: by model the ``hf`` that was chosen, remembered from one reading
+    to the next."""
 
     def __init__(
         self,
-        sizer: Sizer,
+        size: Callable[[Model], Sized],
         registry: Registry,
         budget: Mapping[str, int],
         present: Callable[[Model], bool],
         kept: MutableMapping[str, str],
         held: Callable[[str], Mapping[str, int]] = lambda repo: {},
     ) -> None:
-        self._sizer = sizer
+        self._size = size
         self._registry = registry
         self._budget = budget
         self._present = present
@@ -66,16 +72,36 @@ class Settler:
         """What presets with both formats are taken in, where nothing else decides."""
         return "mlx" if self._registry.platform.apple_silicon else "gguf"
 
+    def needed(
+        self, forms: Sequence[Model], before: Catalog | None, asked: Set[str]
+    ) -> Model | None:
+        """As :meth:`pick`, for the models of the file, presets that somebody has ``asked`` for, and
+        those of which something is here; None for the others. What was chosen ``before`` is not
+        weighed anew, unless its weights are not here, and others are."""
+        name = forms[0].name
+        here = any(map(self._present, self._wanted(forms)))
+        old = before.known(name) if before is not None and name not in before.undecided else None
+        if old is not None and (not here or self._present(old)):
+            form = next((form for form in forms if form.form == old.form), forms[0])
+            return replace(form, hf=old.hf, file=old.file, size=old.size, choice=old.choice)
+        return self.pick(forms) if here or forms[0].listed or name in asked else None
+
     def pick(self, forms: Sequence[Model]) -> Model:
         """The model in one of its forms, with one of its quantisations. ``forms``: the one to
         prefer first."""
         if not all(_of_a_preset(form) for form in forms):
             return forms[0]
-        wanted = [each for form in forms for each in (*_quantised(form), *self._others(form))]
-        found = choose(self._offers(wanted), self._budget, self._kept.get(forms[0].name))
+        from daemon.choosing import choose
+
+        offers = self._offers(list(self._wanted(forms)))
+        found = choose(offers, self._budget, self._kept.get(forms[0].name))
         if found.hf is not None:
             self._kept[found.name] = found.hf
         return found
+
+    def _wanted(self, forms: Sequence[Model]) -> Iterator[Model]:
+        for form in forms:
+            yield from (*_quantised(form), *self._others(form))
 
     def _others(self, model: Model) -> Iterator[Model]:
         """What the disk has of its repository that its preset does not offer."""
@@ -86,6 +112,8 @@ class Settler:
                 yield replace(model, hf=f"{model.repo}:{name}", file=None, size=size)
 
     def _offers(self, wanted: Sequence[Model]) -> list[Offer]:
+        from daemon.choosing import Offer
+
         here = [each for each in wanted if self._present(each)]
         if len(here) == 1:  # nothing is to be weighed, nothing to be read
             engine = here[0].engine or ""
@@ -93,8 +121,10 @@ class Settler:
         return [self._offer(each, here=bool(here)) for each in here or wanted]
 
     def _offer(self, model: Model, *, here: bool) -> Offer:
+        from daemon.choosing import Offer
+
         try:
-            sized = self._sizer.size(model)
+            sized = self._size(model)
             ways = self._ways(sized)
         except ProblemError:
             return Offer(model, here=here)
@@ -102,6 +132,8 @@ class Settler:
         return Offer(model, ways, here, engine)
 
     def _ways(self, sized: Sized) -> tuple[Option, ...]:
+        from daemon.planning import loss, on_each_gpu, options
+
         model = sized.model
         fixed = model.ctx if model.fit == "refuse" else None  # it would not be shrunk
         places = on_each_gpu(sized, tuple(self._budget))

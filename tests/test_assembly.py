@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from control_api.app import _WORLD_KEY
 from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, control_limits
+from daemon.assembly import Daemon, control_limits, no_authorities
 from daemon.bounds import relay_limits
 from daemon.config import presets
 from daemon.config.load import load
@@ -368,3 +369,15 @@ def test_tidying_memory_harms_nobody() -> None:
     code += "assert gc.get_freeze_count() > 0; print('well')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "well"), done.stderr
+
+
+@pytest.mark.parametrize("before", [None, "/mine.pem"])
+def test_authorities_are_out_of_sight_for_an_import_only(
+    monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if before is not None:
+        monkeypatch.setenv("SSL_CERT_FILE", before)
+    with no_authorities():
+        assert ssl.create_default_context().get_ca_certs() == []
+    assert os.environ.get("SSL_CERT_FILE") == before

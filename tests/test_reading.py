@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from daemon.config import presets
+from daemon.config.diff import diff
 from daemon.config.mistakes import ConfigError
+from daemon.config.model import Model
 from daemon.config.paths import Paths
+from daemon.config.presets import load_presets
 from daemon.core.problems import Code, ProblemError
 from daemon.core.units import GIB
 from daemon.downloads import locate
@@ -17,6 +21,7 @@ from daemon.engines.registry import Registry
 from daemon.machine import observe
 from daemon.machine.base import MachineFacts, PoolFacts
 from daemon.reading import Reader, Reading
+from daemon.settling import Settler
 from tests.rooms import MIB, engine, model
 
 
@@ -222,3 +227,45 @@ def test_a_model_that_vanishes_between_two_readings(desk: Desk, tiny_gguf: Path)
     assert desk.read(config).stock.prepared["m"].problem is None
     weights.unlink()
     assert "there is no" in problem(desk.read(config), "m")
+
+
+def test_presets_are_weighed_when_somebody_asks(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[str] = []
+    pick = Settler.pick
+
+    def picked(self: Settler, forms: Sequence[Model]) -> Model:
+        weighed.append(forms[0].name)
+        return pick(self, forms)
+
+    pool = PoolFacts("ram", 64 * GIB, 60 * GIB, None, "test")
+    monkeypatch.setattr(observe, "facts", lambda: MachineFacts((pool,), pool.total, "linux"))
+    monkeypatch.setattr(Settler, "pick", picked)
+    reading = desk.read('[memory]\nbudget = "14 GiB"\n')
+    idle = reading.stock.catalog
+    assert weighed == []
+    assert idle.undecided == idle.presets.keys()
+    desk.reader.asked.add("qwen3-coder")
+    found = desk.reader.catalog(reading.settings, idle)
+    assert weighed == ["qwen3-coder"]
+    chosen = found.presets["qwen3-coder"]
+    assert chosen.quant == "IQ2_XXS"
+    assert chosen.choice is not None
+    assert desk.reader.catalog(reading.settings, found).presets["qwen3-coder"] == chosen
+    assert weighed == ["qwen3-coder"], "with the same budget it is the same"
+    larger = desk.read('[memory]\nbudget = "48 GiB"\n').stock.catalog
+    assert larger.presets["qwen3-coder"].quant == "Q8_0"
+    assert weighed == ["qwen3-coder"] * 2, "and what was asked for is decided at each reading"
+    assert diff(idle, found).changed == diff(found, idle).changed == ()
+
+
+def test_a_preset_that_is_here_is_decided_at_the_reading(desk: Desk, tiny_gguf: Path) -> None:
+    coder = load_presets()["qwen3-coder"].gguf
+    assert coder is not None
+    assert coder.hf is not None
+    desk.cached(coder.hf.partition(":")[0], tiny_gguf, "Qwen3-Coder-30B-A3B-Instruct-Q6_K.gguf")
+    stock = desk.read("").stock
+    assert stock.catalog.presets["qwen3-coder"].quant == "Q6_K"
+    assert "qwen3-coder" not in stock.catalog.undecided
+    assert "qwen3-coder" in stock.prepared

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def catalog(
     models: Mapping[str, Any] | None = None,
     kept: dict[str, str] | None = None,
     presets: Mapping[str, Preset] = SOME,
+    lazy: bool = False,
+    before: Catalog | None = None,
+    asked: Set[str] = frozenset(),
 ) -> Catalog:
     """As a daemon would have it. ``here``: what is in the cache, as ``owner/repo:QUANT``."""
     settings = Settings.from_layers({"models": models or {}})
@@ -69,8 +73,9 @@ def catalog(
     def held(repo: str) -> dict[str, int]:
         return {name.partition(":")[2]: GB for name in here if name.startswith(f"{repo}:")}
 
-    settler = Settler(sizer, registry, budget, lambda model: model.hf in here, kept, held)
-    return Catalog.build(settings, presets, form=settler.form, pick=settler.pick)
+    settler = Settler(sizer.size, registry, budget, lambda model: model.hf in here, kept, held)
+    pick = partial(settler.needed, before=before, asked=asked) if lazy else settler.pick
+    return Catalog.build(settings, presets, form=settler.form, pick=pick)
 
 
 def coder(budget: int, **more: Any) -> Model:
@@ -175,6 +180,26 @@ def test_what_the_user_wrote_is_not_chosen_for_him() -> None:
     )  # fmt: skip
     assert [model.choice for name, model in found.items() if name != "file"] == [None] * 3
     assert found["disk"].path == Path("/x.gguf")
+
+
+def test_what_nobody_needs_is_left_for_later_and_then_kept() -> None:
+    models = {"mine": {"preset": "qwen3-coder"}}
+    idle = catalog({"ram": 64 * GB}, lazy=True, models=models)
+    assert idle.undecided == set(SOME)
+    assert idle.models["mine"].quant == "Q8_0", "which the file names"
+    asked = catalog({"ram": 64 * GB}, lazy=True, before=idle, asked={"qwen3-coder"})
+    assert asked.undecided == {"glm-4.7-flash"}
+    decided = asked.presets["qwen3-coder"]
+    assert decided.choice is not None
+    later = catalog({"ram": 12 * GB}, lazy=True, before=asked)
+    assert later.presets["qwen3-coder"] == decided, "it is not weighed anew"
+    assert later.presets["qwen3-coder"].choice == decided.choice
+    here = frozenset({f"{REPO}:Q3_K_XL"})
+    found = catalog({"ram": 64 * GB}, lazy=True, here=here, before=later)
+    assert found.presets["qwen3-coder"].quant == "Q3_K_XL", "others have come to the disk"
+    assert found.undecided == {"glm-4.7-flash"}
+    both = catalog({"ram": 64 * GB}, lazy=True, here=here | {f"{REPO}:Q8_0"}, before=found)
+    assert both.presets["qwen3-coder"].quant == "Q3_K_XL", "its own are here still"
 
 
 def test_cards() -> None:

@@ -1,6 +1,7 @@
 """One model made ready to be served: engine found, weights read, every way to run it priced.
 
-Reads files and may run an engine's ``--version``; call it in a thread.
+Reads files and may run an engine's ``--version``; call it in a thread. What reads weights and
+prices them is imported with the first model: a daemon without any does without.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon.backends.learned import Learned, identity_of
-from daemon.backends.prices import PriceList, fixed_bytes
-from daemon.backends.rungs import ladder_of, mark_of
-from daemon.backends.ways import Asked, Ladder, Ways, contexts, ways
 from daemon.config.finds import Engines, Find
 from daemon.config.model import Model
 from daemon.config.settings import Settings
@@ -22,16 +21,19 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.dialects.manner import Manner
 from daemon.dialects.norms import Norms
 from daemon.dialects.quirks import manner_of
-from daemon.engines import pricing, tokens
+from daemon.engines import tokens
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.command import ROUTES
 from daemon.engines.registry import Registry
 from daemon.engines.tokens import Recipe
 from daemon.ports import Edits
-from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
-from daemon.weights.facts import Weights
-from daemon.weights.footprint import Breakdown
+
+if TYPE_CHECKING:
+    from daemon.backends.ways import Ladder, Ways
+    from daemon.engines import pricing
+    from daemon.weights.facts import Weights
+    from daemon.weights.footprint import Breakdown
 
 LOAD_BYTES_PER_SECOND = 1.5e9  # first guess of a disk; real loads replace it
 _ABSENT = (Code.NOT_PULLED,)
@@ -178,7 +180,7 @@ class Preparer:
 
     def prepare(self, model: Model) -> Prepared:
         """Everything that can be known before a start; what is wrong becomes ``problem``."""
-        spec = _spec(model, Ways({}, ()))
+        spec = _spec(model, None)
         item = Prepared(model, model.engine, spec, kind=model.kind or "chat")
         try:
             return self._prepare(model, item)
@@ -195,6 +197,8 @@ class Preparer:
         return {(form, kind): self._registry.choose(form, kind) for form, kind in sorted(wanted)}
 
     def _prepare(self, model: Model, item: Prepared) -> Prepared:
+        from daemon.weights.describe import describe
+
         command = (model.engine or "").startswith("command.")
         place = Located(None) if command and not (model.path or model.hf) else self._locate(model)
         weights = None
@@ -268,6 +272,10 @@ class Preparer:
         return self._others[name]
 
     def _priced(self, item: Prepared) -> Prepared:
+        from daemon.backends.prices import PriceList, fixed_bytes
+        from daemon.backends.ways import Asked, contexts, ways
+        from daemon.engines import pricing
+
         model = item.model
         assert item.engine is not None
         name = item.engine.name
@@ -314,6 +322,8 @@ class Preparer:
         helps: Callable[[Running, Running], bool],
     ) -> Ladder | None:
         """What may be given up after running out of memory; None: nothing."""
+        from daemon.backends.rungs import ladder_of
+
         return ladder_of(
             item.model,
             self._settings,
@@ -327,12 +337,16 @@ class Preparer:
         )
 
     def _ladder_key(self, item: Prepared, identity: str, site: pricing.Site, found: Ways) -> str:
+        from daemon.backends.rungs import mark_of
+
         settings = [repr(self._settings.memory.budget), self._settings.memory.tier]
         told = [*settings, item.kind, item.engine_name or "", *site.args]
         return mark_of(identity, site.version, told, found, self._totals)
 
     def _site(self, item: Prepared, args: tuple[str, ...]) -> pricing.Site:
         """Where it runs, and by which command line."""
+        from daemon.engines import pricing
+
         installed = item.installed
         return pricing.site(
             item.engine.name if item.engine else "",
@@ -345,11 +359,11 @@ class Preparer:
         )
 
 
-def _spec(model: Model, found: Ways, size: int = 0, ladder: str = "") -> ModelSpec:
+def _spec(model: Model, found: Ways | None, size: int = 0, ladder: str = "") -> ModelSpec:
     return ModelSpec(
         model.name,
-        found.variants,
-        alone=found.alone,
+        found.variants if found is not None else (),
+        alone=found.alone if found is not None else 0,
         ladder=ladder,
         slots=model.slots,
         keep_alive=model.keep_alive,

@@ -21,7 +21,6 @@ from daemon.engines import pricing
 from daemon.engines.base import Running
 from daemon.engines.pricing import Site
 from daemon.engines.registry import Registry
-from daemon.weights import published
 from daemon.weights.describe import describe
 from daemon.weights.errors import WeightsError
 from daemon.weights.facts import Kind, Weights
@@ -174,6 +173,8 @@ class Sizer:
     # ------------------------------------------------------------ what is not here
 
     def _published(self, model: Model, absent: Problem) -> Sized:
+        from daemon.weights import published  # a large table, and seldom asked
+
         found = self._form(model)
         figures = published.figures(found[0], found[1]) if found else None
         if found is None or figures is None:

@@ -31,13 +31,15 @@ class Catalog:
     ``found`` on the machine are the others.
 
     All can be asked for by name. Only the caller knows which presets have their weights on the
-    disk, so it decides which of ``presets`` are listed. ``finds`` tells what is known of the found
-    ones, ``clashes`` whose name one of them would have had.
+    disk, so it decides which of ``presets`` are listed. ``undecided`` are presets whose weights
+    nobody has needed to choose yet. ``finds`` tells what is known of the found ones, ``clashes``
+    whose name one of them would have had.
     """
 
     settings: Settings
     models: Mapping[str, Model]
     presets: Mapping[str, Model]
+    undecided: frozenset[str] = frozenset()
     found: Mapping[str, Model] = field(default_factory=dict)
     finds: Mapping[str, Find] = field(default_factory=dict)
     clashes: Mapping[str, str] = field(default_factory=dict)
@@ -54,14 +56,16 @@ class Catalog:
         presets: Mapping[str, Preset],
         *,
         form: FormName = "gguf",
-        pick: Callable[[Sequence[Model]], Model] = lambda forms: forms[0],
+        pick: Callable[[Sequence[Model]], Model | None] = lambda forms: forms[0],
     ) -> Catalog:
         """The catalog of valid settings.
 
         ``form`` is what presets with both formats are rather taken in where no engine is named:
         ``mlx`` on Apple Silicon, else ``gguf``. ``pick`` decides: it gets a model in every form
-        that it may have, the preferred one first, and may give it another quantisation.
+        that it may have, the preferred one first, and may give it another quantisation; None
+        leaves that for later.
         """
+        undecided: set[str] = set()
 
         def made(
             name: str, entry: ModelEntry, preset: Preset | None, *, listed: bool = True
@@ -71,9 +75,11 @@ class Catalog:
                 merge(name, entry, preset, settings, wanted, listed=listed)
                 for wanted in ((form, other) if _has_both(preset) else (form,))
             ]
-            return pick(
-                [m for i, m in enumerate(forms) if m.form not in {f.form for f in forms[:i]}]
-            )
+            forms = [m for i, m in enumerate(forms) if m.form not in {f.form for f in forms[:i]}]
+            picked = pick(forms)
+            if picked is None:
+                undecided.add(name)
+            return picked or forms[0]
 
         models = {
             name: made(name, entry, presets.get(entry.preset or ""))
@@ -96,6 +102,7 @@ class Catalog:
             settings=settings,
             models=MappingProxyType(models),
             presets=MappingProxyType(others),
+            undecided=frozenset(undecided),
             default_model=settings.server.default_model,
             small_model=settings.server.small_model,
             _names=MappingProxyType(names),

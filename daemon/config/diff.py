@@ -79,6 +79,9 @@ def diff(old: Catalog, new: Catalog) -> Changes:
     before = {**old.presets, **old.models}
     after = {**new.presets, **new.models}
     kinds = {name: _kind(before[name], after[name]) for name in before.keys() & after.keys()}
+    for name in old.undecided ^ new.undecided:
+        if kinds.get(name) == "changed":
+            del kinds[name]  # one of the two has no weights yet: nothing can run of it
     new_or_gone = old.models.keys() ^ new.models.keys()
     keys = sorted(_changed_keys(old.settings, new.settings))
     sections = sorted({key[0] for key in keys if key[0] != "engines"}, key=str)

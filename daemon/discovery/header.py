@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from daemon.config.finds import Find, HeaderFacts
 from daemon.config.types import Kind
 from daemon.files import Kept
-from daemon.weights.describe import describe
 from daemon.weights.errors import PartError, WeightsError
-from daemon.weights.facts import Weights
+
+if TYPE_CHECKING:
+    from daemon.weights.facts import Weights
 
 MAX_KNOWN: Final = 4000  # models that are remembered
 MAX_CACHE: Final = 8 << 20  # bytes of the file that holds them
@@ -53,6 +54,8 @@ def facts_of(weights: Weights, *, sees: bool) -> HeaderFacts:
 
 def read_header(find: Find) -> HeaderFacts:
     """Read a find's header; what is wrong with it becomes ``problem``. Blocks: up to a second."""
+    from daemon.weights.describe import describe  # with the first model: many machines have none
+
     problem = ""
     try:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from daemon.engines import llama, xllamacpp_flags
+from daemon.engines import llama
 from daemon.engines.adapter import LlamaAdapter
 from daemon.engines.base import Installed, Launch, LaunchPlan
 from daemon.engines.binaries import Facts, Inspector, missing, named_path, runnable, stamp_of
@@ -53,12 +53,14 @@ class Xllamacpp(LlamaAdapter):
             )
         if facts is None:
             raise missing(self.name, f"{python} cannot import it")
+        from daemon.engines.xllamacpp_flags import known_flags  # a large table
+
         return Installed(
             engine=self.name,
             # -P: or the module beside the runner would hide the wheel of the same name
             program=(str(python), "-P", str(RUNNER)),
             version=facts.version,
-            flags=xllamacpp_flags.known_flags(),
+            flags=known_flags(),
             accelerators=facts.accelerators,
             warning=gpu_warning(self.name, facts.accelerators, self._platform),
             sockets=facts.sockets,

@@ -282,6 +282,7 @@ class FakeControl:
             "org/repo:Q4": model_view("org/repo:Q4"),
         }
         self.found: list[ModelView] = []  # on the disk
+        self.decided = 0  # times that all presets were asked for
         self.looked: list[str] = []  # names for which the disk was looked at; "": for all
         self.running: list[BackendView] = [backend_view("gemma")]
         self.calls: list[tuple[Any, ...]] = []
@@ -385,6 +386,9 @@ class FakeControl:
 
     async def look(self, name: str = "") -> None:
         self.looked.append(name)
+
+    async def decide(self) -> None:
+        self.decided += 1
 
     def models(self, *, presets: bool = False, found: bool = False) -> list[ModelView]:
         extra = [model_view("preset-one", preset="preset-one", pulled=False)] if presets else []

@@ -184,6 +184,15 @@ async def test_findings_are_kept_and_told(http: aiohttp.ClientSession, fake: Fak
         assert response.status == 404
 
 
+async def test_presets_are_decided_for_a_list_of_them(
+    http: aiohttp.ClientSession, fake: FakeControl
+) -> None:
+    for query, times in (("", 0), ("?found=1", 0), ("?presets=1", 1)):
+        async with http.get(f"{PREFIX}/models{query}") as response:
+            assert response.status == 200
+        assert fake.decided == times
+
+
 async def test_the_disk_is_looked_at_for_a_list_of_what_is_found(
     http: aiohttp.ClientSession, fake: FakeControl
 ) -> None:

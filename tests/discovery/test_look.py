@@ -11,11 +11,12 @@ import pytest
 from daemon.config.finds import Find
 from daemon.config.sections import Discovery
 from daemon.config.types import Kind
-from daemon.discovery import header, listing, places
+from daemon.discovery import listing, places
 from daemon.discovery import look as looking
-from daemon.discovery.header import Known
+from daemon.discovery.header import Known, abilities
 from daemon.discovery.look import look, places_of
 from daemon.discovery.places import Place, Told
+from daemon.weights import describe as describing
 from daemon.weights.describe import describe
 from daemon.weights.facts import Weights
 from tests.discovery.trees import Ollama, hub, llama_cache, lmstudio
@@ -80,7 +81,7 @@ def test_a_second_start_reads_no_header(
         read.append(path)
         return describe(path, mmproj=mmproj)
 
-    monkeypatch.setattr(header, "describe", counted)
+    monkeypatch.setattr(describing, "describe", counted)
     where = [Place("folder", folder)]
     first = look(where, known)
     again = Known(known.file)
@@ -298,7 +299,7 @@ def test_settings_of_lm_studio_that_say_nothing(text: str) -> None:
 def test_what_a_model_can_do(
     kind: Kind, template: str | None, sees: bool, able: tuple[str, ...]
 ) -> None:
-    assert header.abilities(kind, template, sees=sees) == able
+    assert abilities(kind, template, sees=sees) == able
 
 
 def test_a_broken_projector_is_told(
