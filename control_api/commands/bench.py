@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from control_api.client import Client, RefusedError, segment, view
+from control_api.commands.asking import agreed
 from control_api.commands.bench_compare import before, changes, settings
 from control_api.commands.command import Command
 from control_api.commands.output import Out, duration, pools, size
@@ -96,17 +96,10 @@ def _make_cold(client: Client, name: str, args: Namespace, out: Out) -> None:
     waiting, busy = int(backend["queue"]), int(backend["leases"])
     if (waiting or busy) and not args.yes:
         text = f"{name} is in use ({busy} running, {waiting} waiting): a cold start unloads it."
-        if not _agreed(f"{text} Go on once they are done?", out):
+        if not agreed(f"{text} Go on once they are done?", out):
             hint = "--warm measures it as it is; --yes unloads it once its requests are over."
             raise RefusedError("model_busy", text, hint)
     client.post(f"/models/{segment(name)}/unload", seconds=3600.0, force=False)
-
-
-def _agreed(question: str, out: Out) -> bool:
-    if out.json or sys.stdin is None or not sys.stdin.isatty():
-        return False
-    print(f"{question} [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _backend(client: Client, name: str) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from control_api.commands.asking import agreed, nobody
 from control_api.commands.command import Command
-from control_api.commands.local.asking import agreed, nobody
 from control_api.commands.local.settings import add_config_flag, tell_daemon
 from control_api.commands.local.weights import Shelf
 from control_api.commands.output import Out, size

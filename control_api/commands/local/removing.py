@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from control_api.client import PING_SECONDS, Client, RefusedError, UnreachableError, state_dir
 from control_api.clients.kept import KeptError
 from control_api.clients.registry import CLIENTS
+from control_api.commands.asking import terminal
 from control_api.commands.daemon import STOP_SECONDS, wait_gone
 from control_api.commands.local import serviced, wished
 from control_api.commands.local.service_install import paths_of
@@ -209,9 +210,8 @@ def _gpu(removal: Removal, paths: Paths) -> None:
 
 
 def _restore_gpu(plan: gpu_limit.Plan, state: Path, out: Out) -> list[str]:
-    asks = sys.stdin is not None and sys.stdin.isatty()
     try:
-        gpu_limit.apply(plan, state, run=gpu_limit.run_program, interactive=asks)
+        gpu_limit.apply(plan, state, run=gpu_limit.run_program, interactive=terminal())
     except ProblemError as error:
         return [error.problem.text]
     return []

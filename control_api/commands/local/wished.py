@@ -96,14 +96,6 @@ def write_own(name: str, wish: Wish, out: Out) -> list[str]:
     return paths
 
 
-def agreed(question: str, out: Out) -> bool:
-    """Ask on the terminal; False where nobody is there."""
-    if out.json or sys.stdin is None or not sys.stdin.isatty():
-        return False
-    print(f"{question} [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
 def add_shared(parser: ArgumentParser, names: Sequence[str]) -> None:
     """The arguments of both."""
     parser.add_argument("client", metavar="CLIENT", choices=names, help=", ".join(names))
