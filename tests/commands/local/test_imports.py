@@ -185,6 +185,19 @@ def test_a_model_of_ollama(ctl: Ctl, home: Path) -> None:
     }
 
 
+def test_a_model_of_ollama_that_is_not_whole(ctl: Ctl, home: Path) -> None:
+    ollama_model(home)
+    for name in ("a", "b"):
+        blob = home / ".ollama" / "models" / "blobs" / ("sha256-" + name * 64)
+        blob.rename(blob.with_name("away"))
+        refused = ctl("import", "ollama", "tiny:1b", "--yes")
+        assert (refused.code, "`ollama pull tiny:1b` brings it again" in refused.err) == (1, True)
+        blob.with_name("away").rename(blob)
+    (manifest,) = (home / ".ollama" / "models" / "manifests").rglob("1b")
+    manifest.write_text("[")
+    assert "is no manifest" in ctl("import", "ollama", "tiny:1b", "--yes").err
+
+
 @pytest.mark.parametrize("name", ["nothing", "../../x", "a/b/c/d", "tiny:../x", ""])
 def test_a_model_that_ollama_has_not(ctl: Ctl, home: Path, name: str) -> None:
     result = ctl("import", "ollama", name)
@@ -223,6 +236,20 @@ def test_the_models_of_lm_studio(ctl: Ctl, home: Path) -> None:
     other = home / "other.json"
     other.write_text("{}")
     assert ctl("import", "lm-studio", str(other)).code == 1
+
+
+def test_models_that_lm_studio_keeps_elsewhere(ctl: Ctl, home: Path) -> None:
+    folder = home / "big" / "someone" / "Far-GGUF"
+    folder.mkdir(parents=True)
+    for name in ("Far-Q4_K_M.gguf", "Half-Q4_K_M.gguf.part"):
+        (folder / name).touch()
+    (home / ".lmstudio").mkdir()
+    settings = {"downloadsFolder": str(home / "big")}
+    (home / ".lmstudio" / "settings.json").write_text(json.dumps(settings))
+    result = ctl("import", "lm-studio", "--print")
+    (entry,) = tomllib.loads(result.out)["models"].values()
+    assert entry["path"] == str(folder / "Far-Q4_K_M.gguf")
+    assert "still being copied or downloaded" in result.err
 
 
 def test_help_has_examples(ctl: Ctl) -> None:
