@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.choosing import refusal
-from daemon.config.finds import FileId
 from daemon.config.model import Model
 from daemon.configured import Configured
 from daemon.core.problems import Code, Problem, ProblemError
@@ -18,6 +17,7 @@ from daemon.downloads.locate import locate, locate_projector, shards
 from daemon.downloads.wanted import HUB, of_hub
 from daemon.ports import Progress
 from daemon.pulling import Pulls
+from daemon.reading import file_id
 from daemon.translate import patience
 from daemon.views import PullView
 
@@ -117,7 +117,7 @@ class Bringing:
             async with asyncio.timeout(self.configured.settings.timing.discovery_wait):
                 await self.look()
         place = Path(str(path))
-        file = await asyncio.to_thread(_identity, place)
+        file = await asyncio.to_thread(file_id, place)
         if file is not None and (owner := self.configured.reader.held.get(file)):
             return {"served_as": owner}
         for name, find in self.configured.stock.catalog.finds.items():
@@ -156,14 +156,6 @@ def _on_disk(model: Model) -> dict[str, object]:
     if projector is not None:
         facts["projector"] = projector.name
     return facts
-
-
-def _identity(path: Path) -> FileId | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _sizes(path: Path) -> Iterator[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from daemon.downloads.locate import default_cache, storage
+from daemon.downloads.locate import MARK, default_cache, storage
 from daemon.downloads.protocol import PullRequest
 from daemon.files import Kept
 
@@ -66,4 +66,4 @@ def _texts(value: object) -> Iterable[str]:
 
 def _plausible(folder: Path) -> bool:
     """A folder of one repository, as the hub's cache has it, and nothing else."""
-    return folder.is_absolute() and folder.name.startswith("models--") and ".." not in folder.parts
+    return folder.is_absolute() and folder.name.startswith(MARK) and ".." not in folder.parts

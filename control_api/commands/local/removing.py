@@ -26,6 +26,7 @@ from control_api.hosts import Hosts
 from daemon.config.paths import Paths
 from daemon.core.problems import ProblemError
 from daemon.downloads import pulled
+from daemon.downloads.locate import repo_of
 from daemon.downloads.pulled import Pulled
 from daemon.machine import gpu_limit
 from daemon.service import origin as origins
@@ -239,7 +240,7 @@ def _models(args: Namespace, removal: Removal, paths: Paths) -> None:
     before we pulled them."""
     ours = [one for one in Pulled(paths.state_dir / pulled.FILE).folders() if one.is_dir()]
     for folder in ours:
-        name = folder.name.removeprefix("models--").replace("--", "/")
+        name = repo_of(folder.name)
         if not args.models:
             removal.stays.append((folder, f"weights of {name}; --models removes them"))
             continue
