@@ -10,9 +10,9 @@ if [ "$#" -gt 0 ]; then
     exec .venv/bin/python -m pytest "$@"
 fi
 
-# Real clients and a real systemd mostly wait for programs of their own: they run beside the rest,
-# and what they say comes after it.
-apart="clients or systemd"
+# Half of the time is spent waiting for other programs, most of it by real clients, a real systemd and
+# daemons that are killed: they run beside the rest, and what they say comes after it.
+apart="clients or systemd or beside"
 said=$(mktemp)
 .venv/bin/python -m pytest -m "not slow and ($apart)" -p no:cacheprovider >"$said" 2>&1 &
 beside=$!
@@ -21,7 +21,7 @@ trap 'kill "$beside" 2>/dev/null || :; wait "$beside" 2>/dev/null || :; rm -f "$
 trap 'exit 130' INT TERM
 status=0
 .venv/bin/python -m pytest -m "not slow and not ($apart)" || status=$?
-echo "== Real clients, and a real systemd (run beside the above)"
+echo "== Real clients, a real systemd, daemons that are killed (run beside the above)"
 others=0
 wait "$beside" || others=$?
 cat "$said"

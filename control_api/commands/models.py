@@ -60,7 +60,7 @@ def list_models(args: Namespace, out: Out) -> int:
         ("MODEL", "STATE", "ENGINE", "SIZE", "QUANT", "CTX", "TESTED", "ALIASES", "SOURCE"), rows
     )
     for model in models:
-        if model.problem:
+        if model.problem and not (_preset_alone(model) and not model.pulled):
             out.line(f"{out.paint('!', 'yellow')} {model.name}: {model.problem}")
     return 0
 
@@ -272,7 +272,7 @@ def _model_facts(model: ModelView, out: Out) -> list[tuple[str, str]]:
         ("aliases", ", ".join(model.aliases)),
         ("state", out.state(model.state)),
         ("kind", "vision" if model.sees and model.kind == "chat" else model.kind),
-        ("engine", model.engine or "none found"),
+        ("engine", model.engine or ("none found" if model.pulled else "")),
         ("source", model.source if model.pulled else f"{model.source} (not pulled)"),
         ("found", _PLACE_WORDS.get(model.place, "")),
         ("preset", model.preset or ""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -83,8 +84,6 @@ def ollama(
 
 def _joined(finds: list[Find]) -> Find:
     """Tags of one and the same model: one model with several names, the plainest first."""
-    from dataclasses import replace
-
     finds.sort(key=lambda f: (f.names[0].endswith(":latest"), len(f.names[0]), f.names[0]))
     names = dict.fromkeys(name for find in finds for name in find.names)
     shorts = dict.fromkeys(name for find in finds for name in find.shorts)

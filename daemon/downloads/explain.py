@@ -73,8 +73,8 @@ def explain(error: BaseException, about: Circumstances) -> Problem:
     if isinstance(error, PermissionError):
         return _failed(f"The folder of downloads may not be written: {error}.", "", about)
     if is_connection(error):
-        return offline(about, because=_first_line(error))
-    return _failed(f"The download failed: {type(error).__name__}: {_first_line(error)}", "", about)
+        return offline(about, because=first_line(error))
+    return _failed(f"The download failed: {type(error).__name__}: {first_line(error)}", "", about)
 
 
 def offline(about: Circumstances, *, because: str = "") -> Problem:
@@ -155,6 +155,7 @@ def _asked_wait(error: BaseException) -> float:
     return float(reset[1]) if reset else _CROWDED_RETRY
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without what its library goes on to advise."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__

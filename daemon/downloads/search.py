@@ -51,7 +51,7 @@ def search(words: str, formats: Sequence[str], limit: int) -> list[Found]:
             return list(pool.map(lambda one: _measured(api, one), merged))
     except Exception as error:
         if explain.is_connection(error):
-            raise ProblemError(_away(type(error).__name__)) from error
+            raise ProblemError(_away(explain.first_line(error))) from error
         if not _of_hub(error):
             raise
         about = explain.Circumstances("", "main", constants.ENDPOINT, get_token() is not None)

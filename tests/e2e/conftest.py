@@ -15,7 +15,23 @@ from tests.fakes import start
 
 MakeHouse = Callable[..., House]
 MakeDesk = Callable[..., Desk]
+BESIDE = frozenset(
+    f"test_{name}"
+    for name in (
+        *("clients", "engine_versions", "faults_daemon", "killed", "ladder", "lan", "life"),
+        *("main_job", "pulls", "vision", "worst_days"),
+    )
+)
+"""Modules that make up half of the time of all tests: mostly it is spent waiting for processes, so
+``scripts/test.sh`` runs them beside the other half."""
+
 DIALECTS = {"native": ["chat", "messages", "responses"], "chat": ["chat"]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem in BESIDE:
+            item.add_marker(pytest.mark.beside)
 
 
 @pytest.fixture

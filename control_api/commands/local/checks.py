@@ -184,7 +184,8 @@ def check_engines(found: Iterable[Found], named: Mapping[str, str]) -> Iterator[
         if engine.program:
             some = True
             runs_on = ", ".join(engine.accelerators) or "cpu"
-            text = f"{engine.name} {engine.version}, {runs_on}, {engine.program[0]}"
+            what = f"{engine.name} {engine.version}".strip()
+            text = f"{what}, {runs_on}, {engine.program[0]}"
             verdict: Verdict = "warn" if engine.warning else "ok"
             yield Check("engine", verdict, text, engine.warning)
         elif model is not None:
