@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from daemon.downloads.locate import locate, locate_projector, shards
 from daemon.downloads.wanted import HUB, of_hub
 from daemon.ports import Progress
 from daemon.pulling import Pulls
+from daemon.reading import file_id
 from daemon.translate import patience
 from daemon.views import PullView
 
@@ -26,6 +28,7 @@ class Bringing:
     """Pulls as people ask for them: by any name of a model, or as ``hf:OWNER/REPO[:QUANT]``."""
 
     configured: Configured
+    look: Callable[[], Awaitable[None]]  # for models on this disk
 
     def views(self) -> list[PullView]:
         """Those under way, the oldest first."""
@@ -104,18 +107,32 @@ class Bringing:
     async def done(self, name: str) -> Progress:
         """The last step of a pull: what is there now, and the name that it is asked for by."""
         model = self.wanted(name)
-        facts: dict[str, object] = {"model": model.name, "served_as": self._served_as(model)}
+        facts: dict[str, object] = {"model": model.name, "served_as": model.name}
         if model.repo is not None:
             facts["source"] = f"{HUB}{model.hf}"
             facts |= await asyncio.to_thread(_on_disk, model)
+        if model.name.startswith(HUB):
+            facts |= await self._served_as(model, facts.get("path"))
         return Progress("done", f"{model.name} is on this machine", 1.0, facts)
 
-    def _served_as(self, model: Model) -> str:
-        """ "" if nobody has given it a name."""
-        if not model.name.startswith(HUB):
-            return model.name
+    async def _served_as(self, model: Model, path: object) -> dict[str, object]:
+        """By which name what nobody has configured is served: a model of the same files has one, or
+        it is found (``found``) as any other on this disk; "" where it is not."""
         served = self.configured.stock.prepared.values()
-        return next((item.model.name for item in served if item.model.hf == model.hf), "")
+        known = next((item.model.name for item in served if item.model.hf == model.hf), "")
+        if known or path is None:
+            return {"served_as": known}
+        with suppress(TimeoutError):  # a disk that hangs: it is found later
+            async with asyncio.timeout(self.configured.settings.timing.discovery_wait):
+                await self.look()
+        place = Path(str(path))
+        file = await asyncio.to_thread(file_id, place)
+        if file is not None and (owner := self.configured.reader.held.get(file)):
+            return {"served_as": owner}
+        for name, find in self.configured.stock.catalog.finds.items():
+            if (find.path == place or find.file == file) and not find.trouble:
+                return {"served_as": name, "found": True}
+        return {"served_as": ""}
 
     async def take_up(self) -> None:
         """Go on with the pulls in whose middle the daemon was ended."""

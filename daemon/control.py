@@ -99,8 +99,8 @@ class Control:
     finder: Finder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bringing = Bringing(self.configured)
         self.finder = Finder(self.configured, self.supervisor.clock)
+        self.bringing = Bringing(self.configured, self.finder.look)
         self.key_ring = Keys(KeyStore(self.paths.keys_file))
         self.measurements = Benchmarks(self.paths.state_dir / "history.db")
 

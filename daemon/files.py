@@ -6,6 +6,7 @@ Everything here blocks: for a thread.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import stat
@@ -14,7 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger("modelport.files")
 
@@ -29,17 +32,21 @@ def read_private(path: Path, limit: int) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no plain file")
-        if about.st_uid != os.geteuid():
-            raise ValueError(f"it belongs to user {about.st_uid}")
-        if stat.S_IMODE(about.st_mode) & 0o022:
-            raise ValueError("others can write to it")
+        check_private(os.fstat(descriptor))
         data = file.read(limit + 1)
         if len(data) > limit:
             raise ValueError(f"it has more than {limit} bytes")
         return data
+
+
+def check_private(about: os.stat_result) -> None:
+    """ValueError unless it is a plain file of ours that nobody else can write to."""
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no plain file")
+    if about.st_uid != os.geteuid():
+        raise ValueError(f"it belongs to user {about.st_uid}")
+    if stat.S_IMODE(about.st_mode) & 0o022:
+        raise ValueError("others can write to it")
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -162,6 +169,24 @@ class Kept:
         except (OSError, ValueError) as error:
             if mend:
                 move_aside(self.path, str(error), now)
+            return None
+
+    def load(
+        self, version: int, made: Callable[[dict[str, Any]], T], *, mend: bool = True
+    ) -> T | None:
+        """What is ``made`` of its JSON, which has a ``version``; None where that is another one, or
+        it is not ours to understand: it is moved aside (``mend``)."""
+        data = self.read(mend=mend)
+        if data is None:
+            return None
+        try:
+            stored = json.loads(data)
+            if stored["version"] != version:
+                raise ValueError(f"its version is {stored['version']!r:.20}, ours is {version}")
+            return made(stored)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            if mend:
+                move_aside(self.path, str(error))
             return None
 
     def write(self, data: bytes) -> bool:

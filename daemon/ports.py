@@ -299,7 +299,8 @@ class ControlPort(Protocol):
     async def reload(self) -> ReloadView: ...
     def pull(self, name: str) -> AsyncIterator[Progress]:
         """Bring the files of a model or of ``hf:OWNER/REPO[:QUANT]``; the last step is ``done``
-        (its facts: ``served_as``, "" where no model is configured so, and where the files are).
+        (its facts: ``served_as``, "" where no model is served so, ``found`` where it has no entry,
+        and where the files are).
         Goes on when the caller leaves."""
         ...
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -265,8 +264,15 @@ def files_held(prepared: Mapping[str, Prepared]) -> dict[FileId, str]:
     """Which file is served by which model of the configuration or its presets. Looks at files."""
     held: dict[FileId, str] = {}
     for name, item in prepared.items():
-        if item.weights is not None:
-            with suppress(OSError):
-                status = item.weights.files[0].stat()
-                held.setdefault((status.st_dev, status.st_ino), name)
+        if item.weights is not None and (file := file_id(item.weights.files[0])) is not None:
+            held.setdefault(file, name)
     return held
+
+
+def file_id(path: Path) -> FileId | None:
+    """Which file that is, by whatever name; None: there is none. Looks at it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from daemon.config.occasions import in_words, last_before, next_after, open_wind
 from daemon.config.sections import Schedule
 from daemon.config.settings import Settings
 from daemon.core.problems import ProblemError
-from daemon.files import Kept, move_aside
+from daemon.files import Kept
 from daemon.machine.alarm import Alarm
 from daemon.ports import Progress
 from daemon.telemetry.bus import Bus
@@ -361,17 +360,11 @@ _PAST: Final = {"load": "loaded", "unload": "unloaded", "keep": "kept"}
 
 def _read(kept: Kept) -> dict[str, Outcome]:
     """What is known of lines; nothing where the file is not ours."""
-    data = kept.read()
-    if data is None:
-        return {}
-    try:
-        table = json.loads(data)
-        if table["version"] != VERSION:
-            raise ValueError(f"version {table['version']}")
-        return {str(key): _outcome(one) for key, one in table["lines"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        move_aside(kept.path, f"no schedule of ours: {error}", time.time())
-        return {}
+
+    def made(stored: dict[str, Any]) -> dict[str, Outcome]:
+        return {str(key): _outcome(one) for key, one in stored["lines"].items()}
+
+    return kept.load(VERSION, made) or {}
 
 
 def _outcome(one: Any) -> Outcome:

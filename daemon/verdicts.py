@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon.backends.prepare import Prepared
-from daemon.files import Kept, move_aside
+from daemon.files import Kept
 from daemon.proving.verdict import ORDER, verdict
 from daemon.views import FindingView, VerdictView
 from daemon.writing import Writer
@@ -142,17 +142,11 @@ def _view(entry: Entry, *, current: bool) -> VerdictView:
 
 def _read(kept: Kept) -> list[Entry]:
     """The entries of a file; none of it where it is not ours to understand."""
-    data = kept.read()
-    if data is None:
-        return []
-    try:
-        stored = json.loads(data)
-        if stored["version"] != VERSION:
-            raise ValueError(f"its version is {stored['version']!r:.20}, ours is {VERSION}")
+
+    def made(stored: dict[str, Any]) -> list[Entry]:
         return [_entry(value) for value in stored["entries"][-MAX_ENTRIES:]]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        move_aside(kept.path, str(error))
-        return []
+
+    return kept.load(VERSION, made) or []
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:

@@ -231,3 +231,19 @@ def test_no_bytes_are_too_strange(name: str, data: bytes, tmp_path: Path) -> Non
 def test_no_reader_waits_for_a_fifo(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     READERS[name](tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": 2, "names": []}', '{"version": 1}', "[" * 5000]
+)
+def test_what_is_not_ours_to_understand_is_kept_for_people(tmp_path: Path, text: str) -> None:
+    kept = Kept(tmp_path / "x.json", 1 << 16)
+    write_private(kept.path, text.encode())
+    assert kept.load(1, lambda stored: stored["names"], mend=False) is None
+    assert kept.path.exists()
+    assert kept.load(1, lambda stored: stored["names"]) is None
+    (aside,) = tmp_path.glob("x.json.corrupt-*")
+    assert aside.read_text() == text
+    assert kept.load(1, lambda stored: stored["names"]) is None, "nothing is there"
+    write_private(kept.path, b'{"version": 1, "names": ["a"]}')
+    assert kept.load(1, lambda stored: stored["names"]) == ["a"]

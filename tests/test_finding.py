@@ -16,6 +16,7 @@ from daemon.core.problems import Code, Problem
 from daemon.finding import Finder
 from daemon.ports import Lease, Route, Wish
 from daemon.reading import Reader
+from tests.discovery.trees import hub
 from tests.rooms import Rooms, model
 
 Open = Callable[..., Awaitable[Rooms]]
@@ -263,3 +264,32 @@ async def test_switched_off(opened: Open, tiny_gguf: Path) -> None:
     await rooms.control.look()
     assert rooms.control.models(found=True) == []
     assert isinstance(await asked(rooms, "m"), Problem)
+
+
+async def brought(rooms: Rooms) -> dict[str, object]:
+    step = await rooms.control.bringing.done("hf:owner/tiny:F16")
+    return {key: (step.facts or {}).get(key) for key in ("served_as", "found")}
+
+
+async def test_the_end_of_a_pull_tells_by_which_name_it_is_served(
+    opened: Open, tiny_gguf: Path
+) -> None:
+    rooms = await opened(ENGINE)
+    text = rooms.paths.config_file.read_text()
+    rooms.paths.config_file.write_text(text.replace("places = []", 'places = ["huggingface"]'))
+    await rooms.configured.reload()
+    assert await brought(rooms) == {"served_as": "", "found": None}, "nothing came"
+    snapshot = hub(rooms.hub, "owner/tiny", {"tiny-F16.gguf": tiny_gguf})
+    assert await brought(rooms) == {"served_as": "owner/tiny:F16", "found": True}
+    assert str(await asked(rooms, "owner/tiny:F16")).startswith("start owner/tiny:F16: ")
+    text = rooms.paths.config_file.read_text()
+    path = snapshot / "tiny-F16.gguf"
+    rooms.paths.config_file.write_text(text + model("mine", path))
+    await rooms.configured.reload()
+    assert await brought(rooms) == {"served_as": "mine", "found": None}
+
+
+async def test_what_is_not_looked_for_is_served_by_no_name(opened: Open, tiny_gguf: Path) -> None:
+    rooms = await opened(enabled="false")
+    hub(rooms.hub, "owner/tiny", {"tiny-F16.gguf": tiny_gguf})
+    assert await brought(rooms) == {"served_as": "", "found": None}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from control_api.client import Client, RefusedError, segment, view
+from control_api.commands.asking import agreed
 from control_api.commands.bench_compare import before, changes, settings
-from control_api.commands.command import Command
+from control_api.commands.command import Command, whole
 from control_api.commands.output import Out, duration, pools, size
 from control_api.commands.progress import Steps
 from control_api.commands.stories import clock
@@ -96,17 +96,10 @@ def _make_cold(client: Client, name: str, args: Namespace, out: Out) -> None:
     waiting, busy = int(backend["queue"]), int(backend["leases"])
     if (waiting or busy) and not args.yes:
         text = f"{name} is in use ({busy} running, {waiting} waiting): a cold start unloads it."
-        if not _agreed(f"{text} Go on once they are done?", out):
+        if not agreed(f"{text} Go on once they are done?", out):
             hint = "--warm measures it as it is; --yes unloads it once its requests are over."
             raise RefusedError("model_busy", text, hint)
     client.post(f"/models/{segment(name)}/unload", seconds=3600.0, force=False)
-
-
-def _agreed(question: str, out: Out) -> bool:
-    if out.json or sys.stdin is None or not sys.stdin.isatty():
-        return False
-    print(f"{question} [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _backend(client: Client, name: str) -> dict[str, Any] | None:
@@ -315,19 +308,8 @@ def _row(one: BenchView) -> Sequence[str]:
     )  # fmt: skip
 
 
-def _whole(least: int, most: int, what: str) -> Callable[[str], int]:
-    """A type for argparse."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and least <= int(text[:20]) <= most):
-            raise ArgumentTypeError(f"{text[:40]!r}: {what} from {least} to {most} are wanted")
-        return int(text)
-
-    return read
-
-
 def _arguments(parser: ArgumentParser) -> None:
-    tokens = _whole(1, MOST_TOKENS, "tokens")
+    tokens = whole(1, MOST_TOKENS, "tokens")
     parser.add_argument("bench", metavar="MODEL|ls", help="name or alias; ls: what was measured")
     parser.add_argument("model", metavar="MODEL", nargs="?", help="with ls: this model alone")
     parser.add_argument(
@@ -338,7 +320,7 @@ def _arguments(parser: ArgumentParser) -> None:
         "--generate", type=tokens, metavar="N", help=f"tokens to write (default {GENERATE})"
     )
     parser.add_argument(
-        "--runs", type=_whole(1, MOST_RUNS, "runs"), metavar="K", help=f"default {RUNS}"
+        "--runs", type=whole(1, MOST_RUNS, "runs"), metavar="K", help=f"default {RUNS}"
     )
     parser.add_argument("--warm", action="store_true", help="as it is loaded: no cold start")
     parser.add_argument(

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from control_api.commands.output import Out
 
 
 def no_arguments(parser: ArgumentParser) -> None:
     """For verbs that take nothing."""
+
+
+def whole(least: int, most: int, what: str) -> Callable[[str], int]:
+    """A type for argparse: a number of ``what``."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdecimal() and len(text) < 20
+        if not (digits and least <= int(text) <= most):
+            raise ArgumentTypeError(f"{text[:40]!r}: {what} from {least} to {most} are wanted")
+        return int(text)
+
+    return read
+
+
+LOG_LINES: Final = whole(0, 100_000, "lines")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

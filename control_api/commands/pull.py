@@ -53,6 +53,8 @@ def _print_end(name: str, last: dict[str, Any], took: float, out: Out) -> None:
     served, source = facts.get("served_as"), str(facts.get("source") or name)
     if served and served != name:
         out.line(f"It is served as {served}: ctl run {served}")
+        if facts.get("found"):
+            out.line(f"For a name and settings of your own: ctl add {source} NAME")
     elif not served and name.startswith("hf:"):
         out.line(f"To serve it, give it a name: ctl add {source} NAME, then ctl run NAME")
         if facts.get("projector"):

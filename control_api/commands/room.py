@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from control_api.client import Client, RefusedError, segment, view
+from control_api.commands.asking import nobody
 from control_api.commands.output import Out
 from daemon.views import ChoiceView, FitView
 
@@ -54,7 +55,7 @@ def decide(
         return Decision(ctx, None)  # not pulled yet, unknown …: the load says it
     if found.verdict not in TIGHT:
         return Decision(ctx, None)
-    if _somebody_there(out) and not yes:
+    if out.err.isatty() and not nobody(out) and not yes:
         return _ask(found, found.choices, out)
     out.note(found.text)
     if found.verdict == "shrinks" or fit == "ask" or yes:
@@ -66,10 +67,6 @@ def look(client: Client, model: str, ctx: int | None) -> Mapping[str, Any]:
     """The daemon's answer, as JSON."""
     found: Mapping[str, Any] = client.get(f"/models/{segment(model)}/fit", ctx=ctx or 0)
     return found
-
-
-def _somebody_there(out: Out) -> bool:
-    return not out.json and out.err.isatty() and bool(sys.stdin) and sys.stdin.isatty()
 
 
 def _safe(choices: Sequence[ChoiceView], ctx: int | None, out: Out) -> Decision:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from control_api.client import Client, RefusedError, UnreachableError, daemon_facts
+from control_api.commands.asking import terminal
 from control_api.commands.command import Command
 from control_api.commands.output import Out, clean, duration
 
@@ -101,7 +102,7 @@ def _prompt(words: list[str]) -> str | None:
     prompt = "\n\n".join(filter(None, (given, piped)))
     if prompt:
         return prompt
-    if sys.stdin is not None and sys.stdin.isatty():
+    if terminal():
         return None
     raise RefusedError("invalid_request", "There is no prompt.", 'ctl run MODEL "prompt"')
 

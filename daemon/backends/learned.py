@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from daemon.engines.memory_log import Allotted, allotted
-from daemon.files import Kept, move_aside
+from daemon.files import Kept
 
 VERSION: Final = 1
 MAX_ENTRIES: Final = 512  # the ones used last are kept
@@ -209,19 +209,12 @@ def identity_of(files: Iterable[Path]) -> str:
 
 def _read(kept: Kept, mend: bool) -> dict[str, Entry]:
     """The entries of a file; none of it where it is not ours to understand."""
-    data = kept.read(mend=mend)
-    if data is None:
-        return {}
-    try:
-        stored = json.loads(data)
-        if stored["version"] != VERSION:
-            raise ValueError(f"its version is {stored['version']!r:.20}, ours is {VERSION}")
+
+    def made(stored: dict[str, Any]) -> dict[str, Entry]:
         items = list(stored["entries"].items())[-MAX_ENTRIES:]
         return {key: _entry(value) for key, value in items}
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        if mend:
-            move_aside(kept.path, str(error))
-        return {}
+
+    return kept.load(VERSION, made, mend=mend) or {}
 
 
 def _entry(value: dict[str, object]) -> Entry:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from daemon.core.messages import Standing
 from daemon.files import Kept as File
-from daemon.files import move_aside
 
 VERSION: Final = 1
 MAX_ENTRIES: Final = 256  # those that failed last are kept
@@ -119,20 +118,14 @@ class Standings:
 
 def _read(file: File) -> tuple[dict[str, Kept], dict[str, str]]:
     """The entries of a file; none of it where it is not ours to understand."""
-    data = file.read()
-    if data is None:
-        return {}, {}
-    try:
-        stored = json.loads(data)
-        if stored["version"] != VERSION:
-            raise ValueError(f"its version is {stored['version']!r:.20}, ours is {VERSION}")
+
+    def made(stored: dict[str, Any]) -> tuple[dict[str, Kept], dict[str, str]]:
         items = list(stored["entries"].items())[-MAX_ENTRIES:]
         remedies = list(stored.get("remedies", {}).items())[-MAX_REMEDIES:]
         entries = {key: _kept(value) for key, value in items}
         return entries, {key: str(engine)[:MAX_TEXT] for key, engine in remedies}
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        move_aside(file.path, str(error))
-        return {}, {}
+
+    return file.load(VERSION, made) or ({}, {})
 
 
 def _kept(value: dict[str, object]) -> Kept:

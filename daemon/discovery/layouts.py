@@ -9,29 +9,27 @@ commit. LM Studio: ``PUBLISHER/REPO/FILE``. llama.cpp: the hub's layout since sp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from daemon.config.finds import Find, PlaceName
 from daemon.discovery.listing import Listing, Seen
 from daemon.discovery.repos import Shelf, folder, repository
-
-_HUB: Final = "models--"
+from daemon.downloads.locate import MARK, repo_of
 
 
 def hub_folder(name: str) -> bool:
     """Whether this folder of the hub's cache is worth a look: its blobs are seen by their links."""
     parts = name.split("/")
-    return parts[0].startswith(_HUB) and (len(parts) == 1 or parts[1] in ("snapshots", "refs"))
+    return parts[0].startswith(MARK) and (len(parts) == 1 or parts[1] in ("snapshots", "refs"))
 
 
 def any_folder(name: str) -> bool:
     """The same for a place that may be laid out like the hub's cache in part."""
-    return not name.startswith(_HUB) or hub_folder(name)
+    return not name.startswith(MARK) or hub_folder(name)
 
 
 def hub_refs(listing: Listing) -> list[str]:
     """The files of which the text is needed: they say which snapshot is the newest."""
-    return [s.name for s in listing.files if s.name.startswith(_HUB) and "/refs/main" in s.name]
+    return [s.name for s in listing.files if s.name.startswith(MARK) and "/refs/main" in s.name]
 
 
 def hub(listing: Listing, texts: Mapping[str, str], place: PlaceName) -> list[Find]:
@@ -39,14 +37,14 @@ def hub(listing: Listing, texts: Mapping[str, str], place: PlaceName) -> list[Fi
     repos: dict[str, dict[str, dict[str, Seen]]] = {}
     for seen in listing.files:
         parts = seen.name.split("/", 3)
-        if len(parts) == 4 and parts[0].startswith(_HUB) and parts[1] == "snapshots":
+        if len(parts) == 4 and parts[0].startswith(MARK) and parts[1] == "snapshots":
             repos.setdefault(parts[0], {}).setdefault(parts[2], {})[parts[3]] = seen
     found: list[Find] = []
     for kept, snapshots in repos.items():
         main = texts.get(f"{kept}/refs/main", "").strip()
         order = sorted(snapshots, key=lambda commit: _age(commit, main, snapshots[commit]))
         known: set[tuple[str, ...]] = set()
-        repo = kept.removeprefix(_HUB).replace("--", "/", 1)
+        repo = repo_of(kept)
         for commit in order:
             for find in repository(repo, Shelf(place, listing.root, snapshots[commit])):
                 if find.names[:1] not in known:  # an older one of the same file
@@ -69,12 +67,7 @@ def lmstudio(listing: Listing) -> list[Find]:
             repos.setdefault(f"{parts[0]}/{parts[1]}", {})[parts[2]] = seen
         else:
             rest.append(seen)
-    found = [
-        find
-        for repo, files in repos.items()
-        for find in repository(repo, Shelf("lmstudio", listing.root, files))
-    ]
-    return [*found, *folders(listing, "lmstudio", rest)]
+    return [*_repositories(listing, "lmstudio", repos), *folders(listing, "lmstudio", rest)]
 
 
 def llama_cache(listing: Listing, texts: Mapping[str, str]) -> list[Find]:
@@ -92,19 +85,22 @@ def llama_cache(listing: Listing, texts: Mapping[str, str]) -> list[Find]:
         if mine:
             prefix = max(mine, key=len)
             repos.setdefault(prefixes[prefix], {})[seen.name[len(prefix) :]] = seen
-        elif not seen.name.startswith(_HUB):
+        elif not seen.name.startswith(MARK):
             rest.append(seen)
-    found = [
-        find
-        for repo, files in repos.items()
-        for find in repository(repo, Shelf(place, listing.root, files))
-    ]
+    found = _repositories(listing, place, repos)
     return [*found, *hub(listing, texts, place), *folders(listing, place, rest)]
+
+
+def _repositories(
+    listing: Listing, place: PlaceName, repos: Mapping[str, Mapping[str, Seen]]
+) -> list[Find]:
+    shelves = {repo: Shelf(place, listing.root, files) for repo, files in repos.items()}
+    return [find for repo, shelf in shelves.items() for find in repository(repo, shelf)]
 
 
 def anything(listing: Listing, texts: Mapping[str, str]) -> list[Find]:
     """The models of a folder that the user has named; a hub's cache in it is read as one."""
-    rest = [seen for seen in listing.files if not seen.name.startswith(_HUB)]
+    rest = [seen for seen in listing.files if not seen.name.startswith(MARK)]
     return [*hub(listing, texts, "folder"), *folders(listing, "folder", rest)]
 
 

@@ -25,11 +25,12 @@ _FOLDERS: Final = ("manifests-v2/", "manifest-v2/", "manifests/")
 _HOME: Final = frozenset({"registry.ollama.ai", "ollama.com"})
 _MEDIA: Final = "application/vnd.ollama.image."
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-f]{64})")
-# Fields that mean the same in a chat completion for llama.cpp.
-_PARAMS: Final = (
-    "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "repeat_last_n", "seed",
-    "presence_penalty", "frequency_penalty", "typical_p", "stop",
-)  # fmt: skip
+SAME: Final = {
+    "temperature": float, "top_p": float, "min_p": float, "typical_p": float, "top_k": int,
+    "seed": int, "repeat_penalty": float, "repeat_last_n": int, "presence_penalty": float,
+    "frequency_penalty": float,
+}  # fmt: skip
+"""Numbers that mean the same in a chat completion for llama.cpp."""
 # By what a template of Ollama's own form contains, llama.cpp's name of the same one.
 _BUILT_IN: Final = (
     ("<|start_header_id|>", "llama3"),
@@ -48,6 +49,19 @@ def ollama_folder(name: str) -> bool:
 def manifests(listing: Listing) -> list[str]:
     """The files of which the text is needed."""
     return [s.name for s in listing.files if s.name.startswith(_FOLDERS)][:MAX_MANIFESTS]
+
+
+def manifest_of(name: str, listing: Listing) -> str | None:
+    """Of the model that Ollama calls so, where it is told as itself tells it or in full."""
+    named = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    for host in _HOME:
+        named = named.removeprefix(f"{host}/")
+    named = named.removeprefix("library/")
+    for folder in _FOLDERS:
+        for path in manifests(listing):
+            if path.startswith(folder) and named in names_of(path.removeprefix(folder))[0]:
+                return path
+    return None
 
 
 def ollama(
@@ -94,14 +108,14 @@ def names_of(path: str) -> tuple[list[str], list[str]]:
 
 def _model(path: str, text: str, listing: Listing, read: Callable[[Seen], str]) -> Find | None:
     names, shorts = names_of(path)
-    layers = _layers(text)
-    if not names or not layers:
+    kinds = layers(text)
+    if not names or not kinds:
         return None
-    weights = layers.get("model", [])
-    packed = layers.get("tensor", [])
+    weights = kinds.get("model", [])
+    packed = kinds.get("tensor", [])
     if not weights and not packed:
         return None  # one that is served elsewhere, or none of ours
-    blobs = {kind: [_blob(d, listing) for d in digests] for kind, digests in layers.items()}
+    blobs = {kind: [blob(d, listing) for d in digests] for kind, digests in kinds.items()}
     problem = ""
     if not weights:
         problem = "its weights are in Ollama's own form, which no other program reads"
@@ -133,7 +147,7 @@ def _model(path: str, text: str, listing: Listing, read: Callable[[Seen], str]) 
     )
 
 
-def _layers(text: str) -> dict[str, list[str]] | None:
+def layers(text: str) -> dict[str, list[str]] | None:
     """Digests by what they are (``model``, ``template``, …); None where it is no manifest."""
     try:
         listed = json.loads(text)["layers"]
@@ -148,7 +162,7 @@ def _layers(text: str) -> dict[str, list[str]] | None:
     return found
 
 
-def _blob(digest: str, listing: Listing) -> Seen | None:
+def blob(digest: str, listing: Listing) -> Seen | None:
     match = _DIGEST.fullmatch(digest)
     if match is None:
         return None
@@ -169,7 +183,7 @@ def _params(text: str) -> tuple[dict[str, JsonValue], int | None]:
         return {}, None
     if not isinstance(given, dict):
         return {}, None
-    params = {name: given[name] for name in _PARAMS if _plain(given.get(name))}
+    params = {name: given[name] for name in (*SAME, "stop") if _plain(given.get(name))}
     ctx = given.get("num_ctx")
     sound = isinstance(ctx, int) and not isinstance(ctx, bool) and 256 <= ctx <= 1 << 24
     return params, ctx if sound else None

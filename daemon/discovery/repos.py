@@ -22,12 +22,12 @@ from daemon.downloads.choose import (
     choose_projector,
     groups,
     is_projector,
-    quant_of,
+    series,
+    unsharded,
 )
 
 MAX_NAME: Final = 160  # of 200: there may come more behind it
 _ODD: Final = re.compile(r"[^A-Za-z0-9._:/@+-]+")
-_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_MODEL: Final = re.compile(
     r"(^|[-_.])(draft|imatrix|lora|adapter|vocab)([-_.]|$)", re.IGNORECASE
 )
@@ -98,7 +98,7 @@ def name_of(text: str) -> str:
 
 def stem_of(name: str) -> str:
     """A file's name without its folder, its ending and the number of its part."""
-    return _SHARD.sub("", PurePosixPath(name).stem)
+    return unsharded(PurePosixPath(name).stem)
 
 
 def plain_repo(repo: str) -> str:
@@ -151,7 +151,7 @@ def folder(at: str, shelf: Shelf) -> list[Find]:
     """The models of one folder, ``at`` below its place, that knows no repositories."""
     files = shelf.listed()
     models = [model for model in groups(files) if not _NO_MODEL.search(stem_of(_first(model)))]
-    kinds = {_series(stem_of(_first(model))) for model in models}
+    kinds = {series(stem_of(_first(model))) for model in models}
     found = []
     below = f"{at}/" if at else ""
     for model in models:
@@ -160,7 +160,7 @@ def folder(at: str, shelf: Shelf) -> list[Find]:
         found.append(
             shelf.find(
                 [stem, f"{below}{stem}", f"{below}{_first(model)}"],
-                [_series(stem)],
+                [series(stem)],
                 [file.name for file in model.files],
                 mmproj=mmproj,
             )
@@ -183,19 +183,12 @@ def _preferred(files: Sequence[RepoFile], models: Sequence[Weights]) -> Weights:
     return next((model for model in models if chosen in model.files), models[0])
 
 
-def _series(stem: str) -> str:
-    """A file's stem without its quantisation: what several of one model share."""
-    quant = quant_of(f"{stem}.gguf")
-    cut = stem.upper().rfind(quant) if quant else -1
-    return stem[:cut].rstrip("-._") if cut > 0 else stem
-
-
 def _projector_for(stem: str, files: Sequence[RepoFile], *, alone: bool) -> str | None:
     """The projector of one model among several: any if it is alone, else that with its name."""
     if alone:
         found = choose_projector(files)
     else:
-        mine = _plain(_series(stem))
+        mine = _plain(series(stem))
         named = [f for f in files if is_projector(f.name) and mine in _plain(stem_of(f.name))]
         found = choose_projector(named)
     return found.name if found is not None else None

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.downloads.choose import groups, is_projector
-from daemon.downloads.locate import PART, Snapshot, snapshots, storage
-
-_MARK = "models--"
+from daemon.downloads.locate import MARK, PART, Snapshot, repo_of, snapshots, storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,10 @@ class Partial:
 def repositories(cache: Path) -> list[str]:
     """All repositories of models in the cache, by name."""
     try:
-        names = [one.name for one in cache.iterdir() if one.name.startswith(_MARK) and one.is_dir()]
+        names = [one.name for one in cache.iterdir() if one.name.startswith(MARK) and one.is_dir()]
     except OSError:
         return []
-    return sorted(name.removeprefix(_MARK).replace("--", "/", 1) for name in names)
+    return sorted(map(repo_of, names))
 
 
 def holdings(repo: str, cache: Path) -> list[Holding]:

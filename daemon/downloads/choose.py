@@ -66,11 +66,21 @@ def quant_of(name: str) -> str:
     'UD-Q4_K_XL'
     """
     path = PurePosixPath(name)
-    stem = _SHARD.sub("", path.stem)
-    for text in (stem, path.parent.name):
+    for text in (unsharded(path.stem), path.parent.name):
         if match := _QUANT.search(text):
             return match[1].upper().replace("FP16", "F16").replace("FP32", "F32")
     return ""
+
+
+def unsharded(stem: str) -> str:
+    """The stem of a file without the number of its shard."""
+    return _SHARD.sub("", stem)
+
+
+def series(stem: str) -> str:
+    """The same without its quantisation: what several of one model share."""
+    plain = unsharded(stem)
+    return _QUANT.sub("", plain).rstrip("-._") or plain
 
 
 def groups(files: Iterable[RepoFile]) -> list[Weights]:
@@ -175,7 +185,7 @@ def _rank(quant: str) -> int:
 
 def _matches(model: Weights, quant: str) -> bool:
     wanted = quant.upper()
-    stem = _SHARD.sub("", PurePosixPath(model.files[0].name).stem).upper()
+    stem = unsharded(PurePosixPath(model.files[0].name).stem).upper()
     ends = any(stem.endswith(mark + wanted) for mark in "-._")
     return model.quant in (wanted, f"UD-{wanted}") or ends
 

@@ -16,6 +16,8 @@ from typing import Final
 from daemon.core.problems import ProblemError
 from daemon.downloads.choose import RepoFile, choose_files, choose_projector, groups, quants
 
+MARK: Final = "models--"
+"""With which folders of models begin."""
 PART: Final = ".modelport.incomplete"
 """What a download of ours is called behind the name of its content, until it is whole."""
 
@@ -30,7 +32,12 @@ def default_cache() -> Path:
 
 def storage(repo: str, cache_dir: Path) -> Path:
     """The folder of one repository in the cache."""
-    return cache_dir / f"models--{repo.replace('/', '--')}"
+    return cache_dir / f"{MARK}{repo.replace('/', '--')}"
+
+
+def repo_of(folder: str) -> str:
+    """The repository that such a folder is called after."""
+    return folder.removeprefix(MARK).replace("--", "/", 1)
 
 
 @dataclass(frozen=True, slots=True)

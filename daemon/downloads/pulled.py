@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from daemon.downloads.locate import default_cache, storage
+from daemon.downloads.locate import MARK, default_cache, storage
 from daemon.downloads.protocol import PullRequest
 from daemon.files import Kept
 
@@ -48,16 +48,11 @@ class Pulled:
 
     def folders(self, *, mend: bool = False) -> list[Path]:
         """Those that were written down, whether they are still there or not."""
-        raw = Kept(self.path, _LIMIT).read(mend=mend)
-        if raw is None:
-            return []
-        try:
-            found = json.loads(raw)
-            if found["version"] != VERSION:
-                return []
-            return [Path(one) for one in _texts(found["folders"]) if _plausible(Path(one))]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            return []
+
+        def made(stored: dict[str, Any]) -> list[Path]:
+            return [Path(one) for one in _texts(stored["folders"]) if _plausible(Path(one))]
+
+        return Kept(self.path, _LIMIT).load(VERSION, made, mend=mend) or []
 
 
 def _texts(value: object) -> Iterable[str]:
@@ -66,4 +61,4 @@ def _texts(value: object) -> Iterable[str]:
 
 def _plausible(folder: Path) -> bool:
     """A folder of one repository, as the hub's cache has it, and nothing else."""
-    return folder.is_absolute() and folder.name.startswith("models--") and ".." not in folder.parts
+    return folder.is_absolute() and folder.name.startswith(MARK) and ".." not in folder.parts

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from daemon.files import Kept
 
@@ -46,17 +46,11 @@ class Unfinished:
             return self._read()
 
     def _read(self) -> list[str]:
-        raw = Kept(self.path, _LIMIT).read()
-        if raw is None:
-            return []
-        try:
-            found = json.loads(raw)
-            if found["version"] != VERSION:
-                return []
-            names = [one for one in found["names"] if isinstance(one, str) and 0 < len(one) < 300]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            return []
-        return list(dict.fromkeys(names))[:_MOST]
+        def made(stored: dict[str, Any]) -> list[str]:
+            names = [one for one in stored["names"] if isinstance(one, str) and 0 < len(one) < 300]
+            return list(dict.fromkeys(names))[:_MOST]
+
+        return Kept(self.path, _LIMIT).load(VERSION, made) or []
 
     def _write(self, names: Iterable[str]) -> None:
         value = {"version": VERSION, "names": list(names)}

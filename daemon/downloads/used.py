@@ -8,7 +8,7 @@ import math
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from daemon.files import Kept
 
@@ -36,16 +36,11 @@ class Used:
 
     def times(self, *, mend: bool = False) -> dict[str, float]:
         """All that is known."""
-        raw = Kept(self.path, _LIMIT).read(mend=mend)
-        if raw is None:
-            return {}
-        try:
-            found = json.loads(raw)
-            if found["version"] != VERSION:
-                return {}
-            return {str(path): float(at) for path, at in found["used"].items() if _moment(at)}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return {}
+
+        def made(stored: dict[str, Any]) -> dict[str, float]:
+            return {str(path): float(at) for path, at in stored["used"].items() if _moment(at)}
+
+        return Kept(self.path, _LIMIT).load(VERSION, made, mend=mend) or {}
 
 
 def _moment(value: object) -> bool:

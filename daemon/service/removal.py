@@ -22,12 +22,12 @@ from daemon.config.paths import Paths
 KNOWN: Final = {
     "state": (
         "daemon.json", "learned.json", "ladder.json", "incidents.jsonl*", "tests.json", "keys.json",
-        "keys.lock", "worked.json", "gpu-limit.json", "pulled.json", "upgrade.json", "upgrade.lock",
-        "clients", "engines", "tls", "run", "history.db*",
-        "*.json.corrupt-*", "*.jsonl.corrupt-*",
+        "keys.lock", "worked.json", "gpu-limit.json", "pulled.json", "pulls.json", "used.json",
+        "schedule.json", "upgrade.json", "upgrade.lock", "clients", "engines", "tls", "run",
+        "history.db*", "*.json.corrupt-*", "*.jsonl.corrupt-*",
     ),
     "log": ("modelportd.log*", "launchd.log*", "models"),
-    "cache": ("engines.json",),
+    "cache": ("engines", "engines.json", "found.json", "*.json.corrupt-*"),
     "runtime": ("lock", "control.sock", "front.sock", "public.json", "b"),
 }  # fmt: skip
 """What we write into a folder that may be another's, too (patterns)."""
@@ -81,8 +81,9 @@ def _holds(path: Path, other: Path) -> bool:
 
 
 def matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
-    """The names that are ours."""
-    return sorted(name for name in names if any(fnmatchcase(name, one) for one in patterns))
+    """The names that are ours, with what ``files.write_private`` was killed over."""
+    ours = [*patterns, *(f".{one}.[0-9]*" for one in patterns)]
+    return sorted(name for name in names if any(fnmatchcase(name, one) for one in ours))
 
 
 def present(target: Target) -> list[Path]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
-from daemon.files import move_aside
+from daemon.files import check_private, move_aside
 from daemon.views import BenchView
 
 if TYPE_CHECKING:
@@ -158,12 +157,10 @@ def _prepare(path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(path, flags, 0o600))
         return
-    if not stat.S_ISREG(about.st_mode):
-        raise _NotOursError("it is no plain file")
-    if about.st_uid != os.geteuid():
-        raise _NotOursError(f"it belongs to user {about.st_uid}")
-    if stat.S_IMODE(about.st_mode) & 0o022:
-        raise _NotOursError("others can write to it")
+    try:
+        check_private(about)
+    except ValueError as error:
+        raise _NotOursError(str(error)) from None
 
 
 def _migrate(db: sqlite3.Connection) -> None:

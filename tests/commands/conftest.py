@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -32,6 +33,16 @@ class Result:
 
 
 Ctl = Callable[..., Result]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A person at a terminal who types this."""
+    monkeypatch.setattr(sys, "stdin", Terminal(text))
 
 
 @pytest.fixture

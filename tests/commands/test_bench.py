@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 
 from control_api.commands.local.complete import candidates
 from daemon.core.problems import Code, Problem, ProblemError
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.control_api.fake import (
     FakeControl,
     FakeDaemon,
@@ -97,14 +95,10 @@ def test_who_uses_it_is_asked_for(
     assert "--warm measures it as it is" in refused.err
     assert fake.calls == []
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    answering(monkeypatch, "n\n")
     assert ctl("bench", "gemma", *SHORT).code == 1
     assert fake.calls == []
-    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    answering(monkeypatch, "y\n")
     assert ctl("bench", "gemma", *SHORT).code == 0
     fake.running = [backend_view("gemma", context=2000, leases=2, queue=1)]
     assert ctl("bench", "gemma", *SHORT, "--yes").code == 0

@@ -7,11 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_api.commands.output import Out, clean, duration, pools, size, width
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.commands.conftest import Terminal
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ def test_what_nobody_has_configured_says_how_to_use_it(
     fake.steps = (done(**{**facts, "served_as": "gemma"}),)
     assert "It is served as gemma: ctl run gemma" in ctl("pull", ADHOC).out
     assert ctl("pull", ADHOC, "--json").json["facts"]["served_as"] == "gemma"
+    fake.steps = (done(**{**facts, "served_as": "owner/name:Q4_K_M", "found": True}),)
+    assert ctl("pull", ADHOC).out.splitlines()[1:] == [
+        "It is served as owner/name:Q4_K_M: ctl run owner/name:Q4_K_M",
+        f"For a name and settings of your own: ctl add {ADHOC} NAME",
+    ]
 
 
 def test_begin_and_come_back(ctl: Ctl, daemon: FakeDaemon) -> None:

@@ -182,6 +182,25 @@ def test_names_as_ollama_writes_them(path: str, names: list[str], shorts: list[s
     assert ollama.names_of(path) == (names, shorts)
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("m:1b", "registry.ollama.ai/library/m/1b"),
+        ("library/m:1b", "registry.ollama.ai/library/m/1b"),
+        ("registry.ollama.ai/library/m:1b", "registry.ollama.ai/library/m/1b"),
+        ("hf.co/a/b", "hf.co/a/b/latest"),
+        ("a/b:latest", "hf.co/a/b/latest"),
+        ("m", None),
+        ("", None),
+        ("../library/m:1b", None),
+        ("m:../m/1b", None),
+    ],
+)
+def test_a_manifest_by_the_name_that_ollama_gives_it(name: str, found: str | None) -> None:
+    there = store("manifests/registry.ollama.ai/library/m/1b", "manifests/hf.co/a/b/latest")
+    assert ollama.manifest_of(name, there) == (f"manifests/{found}" if found else None)
+
+
 def test_a_manifest_names_all_that_belongs_to_a_model() -> None:
     text = manifest(("model", D), ("projector", P), ("params", P), ("template", P), ("adapter", P))
     path = "manifests/registry.ollama.ai/library/m/1b"

@@ -21,7 +21,7 @@ def test_a_llama_swap_file_answers(
             "      -c 2048 --parallel 2 -t 1 -ngl 99 --temp 0\n"
             "    aliases: [tiny-one]\n    ttl: 90\n    unlisted: true\n"
         )
-        imported = house.ctl("import", "llama-swap", str(swap))
+        imported = house.ctl("import", "llama-swap", str(swap), "--yes")
         assert imported.returncode == 0, imported.stderr
         assert "# not carried over: unlisted = true" in imported.stdout
         assert "# mine" in house.config_file.read_text("utf-8")

@@ -235,8 +235,12 @@ def test_pull_add_run_rm_prune(
             done = one.result(90)
             assert done.returncode == 0, done.stderr
             assert f"pulled  {source}  " in done.stdout
+            assert "It is served as owner/SmolLM2-GGUF:Q4_1: ctl run owner/" in done.stdout
             assert f"ctl add {source} NAME" in done.stdout
         assert len(hub.asked("GET", ".gguf")) == 1, "two watchers, one download"
+        said = house.ctl("run", "owner/SmolLM2-GGUF:Q4_1", "Say hi.", "--json", seconds=120)
+        assert said.returncode == 0, said.stderr
+        assert house.ctl("unload", "owner/SmolLM2-GGUF:Q4_1").returncode == 0
         added = house.ctl("add", source, "smol", "--engine", "xllamacpp", "--ctx", "512")
         assert added.returncode == 0, added.stderr
         again = house.ctl("pull", source, "--json")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.config.paths import Paths
+from daemon.downloads import pulled
 from daemon.service.removal import (
     KNOWN,
     Remover,
@@ -98,7 +103,8 @@ def test_all_of_it_goes_and_nothing_beyond(
 
 
 def test_only_what_is_known_goes_where_others_may_live(tmp_path: Path) -> None:
-    for name in ("learned.json", "notes.txt", "incidents.jsonl", "x.json.corrupt-12", "clients"):
+    ours = ("learned.json", ".used.json.12", "incidents.jsonl", "x.json.corrupt-12", "clients")
+    for name in ("notes.txt", *ours):
         (tmp_path / name).write_text("")
     remover = Remover(US)
     remover.remove(Target(Role.STATE, tmp_path, KNOWN["state"]))
@@ -106,6 +112,64 @@ def test_only_what_is_known_goes_where_others_may_live(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").unlink()
     remover.remove(Target(Role.STATE, tmp_path, KNOWN["state"]))
     assert not tmp_path.exists(), "empty, it goes as well"
+
+
+ROOT = Path(__file__).parents[2]
+PLACE = re.compile(r"(state|cache|log|runtime)(_dir)?")
+HUB = (ROOT / "daemon" / "downloads", ROOT / "daemon" / "discovery")  # their cache is the hub's
+
+
+def written(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Names that a module joins to our folders: role, name, where."""
+    tree = ast.parse(path.read_text("utf-8"))
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    names = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+    def constant(node: ast.expr) -> object:
+        match node:
+            case ast.Constant(value):
+                return value
+            case ast.Name(name):
+                home, called = names.get(name, (module, name))
+                if (ROOT / home.replace(".", "/") / f"{called}.py").exists():
+                    return importlib.import_module(f"{home}.{called}")
+                return getattr(importlib.import_module(home), called, None)
+            case ast.Attribute(value, name):
+                return getattr(constant(value), name, None)
+            case _:
+                return None
+
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
+            continue
+        left = node.left.orelse if isinstance(node.left, ast.IfExp) else node.left
+        left = left.func if isinstance(left, ast.Call) else left
+        called = {ast.Attribute: "attr", ast.Name: "id"}.get(type(left), "")
+        role = PLACE.fullmatch(getattr(left, called, ""))
+        if role is None:
+            continue
+        name = constant(node.right)
+        where = f"{path.relative_to(ROOT)}:{node.lineno}"
+        assert isinstance(name, str), f"{where}: write this name so that it can be read here"
+        yield role[1], name, where
+
+
+def test_every_name_that_we_write_is_known() -> None:
+    found = []
+    for package in ("daemon", "control_api"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if not any(hub in path.parents for hub in HUB):
+                found += written(path)
+    unknown = [one for one in found if not matching([one[1]], KNOWN[one[0]])]
+    assert unknown == [], "add them to KNOWN"
+    assert {("state", pulled.FILE), ("state", "history.db"), ("cache", "found.json")} <= {
+        one[:2] for one in found
+    }
 
 
 def test_what_is_spared_stays(tmp_path: Path) -> None:

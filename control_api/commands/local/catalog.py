@@ -18,8 +18,6 @@ from control_api.commands.local.settings import (
 )
 from control_api.commands.output import Out, size
 
-_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}$")
-_QUANT: Final = re.compile(r"[-._](?:UD-)?(?:I?Q\d\w*|BF16|F16|F32|MXFP4\w*)$", re.IGNORECASE)
 _FORMAT: Final = re.compile(r"[-._](?:GGUF|MLX)$", re.IGNORECASE)
 
 
@@ -112,8 +110,9 @@ def source_entry(source: str) -> tuple[dict[str, Any], str]:
 
 def suggest_name(text: str) -> str:
     """A short name: without the shard's number, the quantisation and the format, in lower case."""
-    for pattern in (_SHARD, _QUANT, _FORMAT):
-        text = pattern.sub("", text)
+    from daemon.downloads.choose import series
+
+    text = _FORMAT.sub("", series(text))
     return re.sub(r"[^a-z0-9._+-]+", "-", text.lower()).strip("-._+") or "model"
 
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import RefusedError
+from control_api.commands.asking import agreed
 from control_api.commands.command import Command
 from control_api.commands.local.settings import (
     add_config_flag,
@@ -151,7 +151,7 @@ def _edited(copy: Path, path: Path, out: Out) -> bytes:
             _validate(copy, path)
         except ConfigError as error:
             out.note(error.report())
-            if not _again(out):
+            if not agreed("Edit again?", out, usual=True):
                 raise _refused_edit(error, copy) from error
             continue
         return copy.read_bytes()
@@ -168,13 +168,6 @@ def _validate(copy: Path, path: Path) -> None:
         found = Mistake(str(path), str(error), "a file of UTF-8 text")
         raise ConfigError([found], path.name) from None
     load_text(text, name=str(path), folder=path.parent)
-
-
-def _again(out: Out) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    print("Edit again? [Y/n] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"", "y", "yes"}
 
 
 def _refused_edit(error: ConfigError, copy: Path) -> RefusedError:

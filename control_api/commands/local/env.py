@@ -11,6 +11,7 @@ from control_api.clients import open_webui, shell
 from control_api.clients.kept import KeptError
 from control_api.clients.registry import CLIENTS
 from control_api.clients.values import Plan, Wish
+from control_api.commands.asking import agreed
 from control_api.commands.command import Command
 from control_api.commands.local import wished
 from control_api.commands.output import Out
@@ -66,7 +67,7 @@ def _undo(args: Namespace, out: Out) -> int:
             return True
         if not out.json and out.err.isatty():
             out.note("This was changed since, and would be lost:\n" + lost)
-        return wished.agreed("Put the old text back all the same?", out)
+        return agreed("Put the old text back all the same?", out)
 
     try:
         paths = [str(path) for path in wished.keeper().undo(args.client, consent=consent)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from control_api.client import RefusedError
 from control_api.commands.local.catalog import suggest_name
@@ -18,9 +18,10 @@ from control_api.commands.local.importing.values import (
     clean_name,
 )
 
-MOST_FILES: Final = 20_000  # looked at below a folder of models
+if TYPE_CHECKING:
+    from daemon.config.finds import Find
+
 _SETTINGS: Final = Path(".internal") / "user-concrete-model-default-config"
-_REGISTRY: Final = "registry.ollama.ai"
 
 
 def read_text(path: Path) -> str:
@@ -74,40 +75,52 @@ def ollama(source: str, name: str | None) -> Imported:
         )
     recipe = ollama_recipe(source)
     if recipe is None:
+        stores = " and ".join(map(str, _folders("ollama")))
         raise refuse(
             f"There is no file {path}, and Ollama has no model {source[:100]!r} on this machine.",
-            f"`ollama list` shows its models; they are looked for in {ollama_folder()}.",
+            f"`ollama list` shows its models; they are looked for in {stores}.",
         )
     called = name or clean_name(source.removesuffix(":latest"))
     return modelfile.of_recipe(recipe, f"Ollama's {source}", called, path.parent, ollama_recipe)
 
 
-def ollama_folder() -> Path:
-    """Where Ollama keeps its models, by OLLAMA_MODELS, else in the user's home or the service's."""
-    named = os.environ.get("OLLAMA_MODELS")
-    if named:
-        return Path(named).expanduser().absolute()
-    own = Path.home() / ".ollama" / "models"
-    service = Path("/usr/share/ollama/.ollama/models")
-    return own if own.is_dir() or not os.access(service, os.R_OK | os.X_OK) else service
+def _folders(program: Literal["lmstudio", "ollama"]) -> list[Path]:
+    """Where a program's models are, as they are found without an import, too."""
+    from daemon.config.sections import Discovery
+    from daemon.discovery.look import places_of
+
+    found = places_of(Discovery(places=(program,)), os.environ, Path())
+    return [place.folder for place in found]
 
 
 def ollama_recipe(name: str) -> modelfile.Recipe | None:
     """What Ollama knows of a model of its own; None: it is not there. Raises ``RefusedError``."""
-    folder = ollama_folder()
-    whole, _, tag = name.partition(":")
-    parts = whole.split("/")
-    if any(part in ("", ".", "..") for part in parts) or len(parts) > 3 or "/" in tag:
+    from daemon.discovery import ollama as store
+    from daemon.discovery.listing import text_of, walk
+
+    for folder in _folders("ollama"):
+        listing = walk(folder, store.ollama_folder)
+        manifest = store.manifest_of(name, listing)
+        if manifest is not None:
+            break
+    else:
         return None
-    if len(parts) < 3:
-        parts = [_REGISTRY, *(["library"] if len(parts) == 1 else []), *parts]
-    manifest = folder.joinpath("manifests", *parts, tag or "latest")
-    if not manifest.is_file():
-        return None
-    blobs = folder / "blobs"
-    recipe, small = modelfile.layers(read_text(manifest), name, lambda digest: blobs / digest)
-    for kind, path in small.items():
-        modelfile.add_small(recipe, kind, read_text(path), f"{kind} of {name}")
+    layers = store.layers(text_of(folder / manifest))
+    if layers is None:
+        raise refuse(f"{folder / manifest} is no manifest.", f"`ollama pull {name}` mends it.")
+    if not layers.get("model"):
+        raise refuse(f"{name} has no weights here in a form that other programs read.")
+    paths: dict[str, list[Path]] = {}
+    for kind in modelfile.KINDS:
+        for digest in layers.get(kind, ()):
+            seen = store.blob(digest, listing)
+            if seen is None:
+                raise refuse(f"A part of {name} is missing: `ollama pull {name}` brings it again.")
+            paths.setdefault(kind, []).append(listing.path(seen))
+    recipe = modelfile.of_files(paths)
+    for kind in modelfile.SMALL:
+        for path in paths.get(kind, ()):
+            modelfile.add_small(recipe, kind, read_text(path), f"{kind} of {name}")
     return recipe
 
 
@@ -117,83 +130,94 @@ def ollama_recipe(name: str) -> modelfile.Recipe | None:
 def lm_studio_models(source: str | None) -> Imported:
     """The models of LM Studio's folder with their settings, or that of one file of settings.
     Raises ``RefusedError``."""
+    homes = _homes()
     if source is None:
-        home = lm_studio_home()
-        return _studio(home, home / "models", None)
+        there = [folder for folder in _folders("lmstudio") if folder.is_dir()]
+        return _studio(homes, there or [homes[0] / "models"], None)
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".json":
         found = next((p.parent.parent for p in path.parents if p.name == _SETTINGS.name), None)
         if found is None:
-            hint = f"Settings lie in {lm_studio_home() / _SETTINGS}."
+            hint = f"Settings lie in {homes[0] / _SETTINGS}."
             raise refuse(f"{path} is none of LM Studio's settings of a model.", hint)
-        return _studio(found, found / "models", path)
+        return _studio([found], [found / "models"], path)
     if not path.is_dir():
         raise refuse(f"There is no folder {path}.", "LM Studio's own, or that of its models.")
     if (path / "models").is_dir():
-        return _studio(path, path / "models", None)
-    home = path.parent if (path.parent / _SETTINGS).is_dir() else lm_studio_home()
-    return _studio(home, path, None)
+        return _studio([path], [path / "models"], None)
+    return _studio([path.parent, *homes], [path], None)
 
 
-def lm_studio_home() -> Path:
-    """LM Studio's folder: as its pointer says, else where it usually is."""
-    try:
-        named = (Path.home() / ".lmstudio-home-pointer").read_text("utf-8")[:4096].strip()
-    except (OSError, ValueError):
-        named = ""
-    for place in (named, str(Path.home() / ".lmstudio"), str(Path.home() / ".cache/lm-studio")):
-        if place.startswith("/") and Path(place).is_dir():
-            return Path(place)
-    return Path.home() / ".lmstudio"
+def _homes() -> list[Path]:
+    """LM Studio's own folders, the likeliest first."""
+    from daemon.discovery.listing import text_of
+    from daemon.discovery.places import POINTER, homes
+
+    found = homes(Path.home(), text_of(Path.home() / POINTER))
+    return [home for home in found if home.is_dir()] or found[:1]
 
 
-def _studio(home: Path, models: Path, only: Path | None) -> Imported:
+def _studio(homes: Sequence[Path], folders: Sequence[Path], only: Path | None) -> Imported:
+    """``only``: the settings of the one model that is wanted."""
     found = Imported("LM Studio")
-    if not models.is_dir():
-        raise refuse(f"There is no folder {models}.", "Name LM Studio's folder, or its models'.")
-    settings = home / _SETTINGS
     names: set[str] = set()
-    for path in _weights(models):
-        file = settings / path.relative_to(models)
-        file = file.with_name(f"{file.name}.json")
-        if only is not None and file != only:
-            continue
-        gguf = path.suffix == ".gguf"
-        name = suggest_name(path.stem if gguf else path.name)
-        if name in names:
-            name = clean_name((path.stem if gguf else path.name).lower())
-        names.add(name)
-        item = Item(name, {"path": str(path)})
-        projector = next(iter(sorted(path.parent.glob("*mmproj*.gguf"))), None) if gguf else None
-        if projector is not None:
-            item.set("mmproj", str(projector))
-        if file.is_file():
-            lm_studio.apply(item, read_text(file), file.name, gguf=gguf)
-        found.items.append(item)
-        if len(found.items) > MAX_MODELS:
-            raise refuse(f"There are more than {MAX_MODELS} models in {models}.")
-    if not found.items:
+    for models in folders:
+        for find in _finds(models):
+            path, gguf = find.path, find.path.suffix.lower() == ".gguf"
+            file = _settings(path.relative_to(models), homes)
+            if only is not None and file != only:
+                continue
+            name = suggest_name(path.stem if gguf else path.name)
+            if name in names:
+                name = clean_name((path.stem if gguf else path.name).lower())
+            names.add(name)
+            if find.problem:
+                found.skipped[name] = find.problem
+                continue
+            item = Item(name, {"path": str(path)})
+            if find.mmproj is not None:
+                item.set("mmproj", str(find.mmproj))
+            if file is not None:
+                lm_studio.apply(item, read_text(file), file.name, gguf=gguf)
+            found.items.append(item)
+            if len(found.items) > MAX_MODELS:
+                raise refuse(f"There are more than {MAX_MODELS} models in {models}.")
+    if not found.items and not found.skipped:
         what = f"the model of {only.name}" if only is not None else "a model"
-        raise refuse(f"{models} has not {what}.", "Name LM Studio's folder, or its models'.")
+        hint = "Name LM Studio's folder, or its models'."
+        raise refuse(f"{' and '.join(map(str, folders))} has not {what}.", hint)
     return found
 
 
-def _weights(models: Path) -> Iterator[Path]:
-    """GGUF files (of several parts the first) and folders of MLX, by name."""
-    seen = 0
-    for folder, inner, files in os.walk(models):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if len(Path(folder).relative_to(models).parts) >= 3:
-            inner.clear()
-        seen += len(files)
-        if seen > MOST_FILES:
-            raise refuse(f"{models} has more than {MOST_FILES} files.", "Name a folder inside it.")
-        if "config.json" in files and any(name.endswith(".safetensors") for name in files):
-            yield Path(folder)
-        for name in sorted(files):
-            first = "-of-" not in name or "-00001-of-" in name
-            if name.endswith(".gguf") and first and "mmproj" not in name.lower():
-                yield Path(folder) / name
+def _settings(model: Path, homes: Sequence[Path]) -> Path | None:
+    """Those of a model, by where it is among the models."""
+    files = [home / _SETTINGS / model.with_name(f"{model.name}.json") for home in homes]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _finds(models: Path) -> list[Find]:
+    """The models of a folder as it is laid out by LM Studio, by path. A lone later part of one is
+    left out."""
+    from daemon.discovery.layouts import any_folder, lmstudio
+    from daemon.discovery.listing import MAX_ENTRIES, walk
+
+    if not models.is_dir():
+        raise refuse(f"There is no folder {models}.", "Name LM Studio's folder, or its models'.")
+    listing = walk(models, any_folder)
+    if listing.cut:
+        raise refuse(f"{models} has more than {MAX_ENTRIES} files.", "Name a folder inside it.")
+    found = sorted(lmstudio(listing), key=lambda find: find.path)
+    return [find for find in found if _first(find.path)]
+
+
+def _first(path: Path) -> bool:
+    from daemon.weights.errors import WeightsError
+    from daemon.weights.gguf import shard_paths
+
+    try:
+        return shard_paths(path)[0] == path
+    except WeightsError:
+        return False
 
 
 def taken(values: Mapping[str, object]) -> tuple[set[str], set[str], set[str]]:

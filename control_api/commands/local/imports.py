@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from control_api.commands.asking import agreed, need_somebody
 from control_api.commands.command import Command
 from control_api.commands.local.settings import (
     add_config_flag,
@@ -66,9 +66,12 @@ def _import(found: Imported, args: Namespace, out: Out) -> int:
         else:
             out.line(f"Nothing was written: without --dry-run this is put into {path}.")
         return 0
-    if not _agreed(args, path, out):
-        out.line("Nothing was written.")
-        return 0
+    if not args.yes:
+        hint = "--yes writes it, --dry-run only shows it."
+        need_somebody(f"This changes {path}", hint, out)
+        if not agreed(f"Put this into {path}?", out):
+            out.note("Nothing was written.")
+            return 1
     from daemon.config.edit import append_models
 
     append_models(path, text, replaced)
@@ -181,13 +184,6 @@ def _hidden(text: str) -> str:
     from control_api.commands.local.importing.values import hide
 
     return "\n".join(one if one.startswith("#") else hide(one) for one in text.split("\n"))
-
-
-def _agreed(args: Namespace, path: Path, out: Out) -> bool:
-    if args.yes or out.json or not (sys.stdin.isatty() and out.tty):
-        return True
-    print(f"Put this into {path}? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _flags(parser: ArgumentParser) -> None:

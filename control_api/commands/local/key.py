@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import Client, UnreachableError, segment, view
-from control_api.commands.command import Command
+from control_api.commands.command import Command, whole
 from control_api.commands.output import Out, duration
 from daemon.views import KeyView
 
@@ -136,12 +136,6 @@ def _lasts(text: str) -> float | None:
     return float(int(match[1]) * _UNITS[match[2]])
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
-        raise ArgumentTypeError(f"{text!r} is no number from 1 to 1000000")
-    return int(text)
-
-
 def _models(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -168,10 +162,18 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="it goes before those with a lower one",
     )
     parser.add_argument(
-        "--limit", type=_count, default=0, metavar="N", help="requests at once, at the most"
+        "--limit",
+        type=whole(1, 1_000_000, "requests"),
+        default=0,
+        metavar="N",
+        help="requests at once, at the most",
     )
     parser.add_argument(
-        "--per-minute", type=_count, default=0, metavar="N", help="requests a minute, at the most"
+        "--per-minute",
+        type=whole(1, 1_000_000, "requests"),
+        default=0,
+        metavar="N",
+        help="requests a minute, at the most",
     )
     parser.add_argument(
         "--default-model",

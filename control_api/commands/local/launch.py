@@ -28,6 +28,7 @@ from control_api.client import (
 from control_api.clients import cage
 from control_api.clients.registry import LAUNCHED, ClientProgram
 from control_api.clients.values import Plan, Wish
+from control_api.commands.asking import agreed, nobody
 from control_api.commands.command import Command
 from control_api.commands.local import wished
 from control_api.commands.local.aside import own_folder, sweep
@@ -166,7 +167,7 @@ def _print(args: Namespace, out: Out) -> int:
 def _choose(client: Client, args: Namespace, out: Out) -> str:
     if args.model:
         return str(client.get(f"/models/{segment(args.model)}")["name"])
-    if not args.yes and not out.json and sys.stdin is not None and sys.stdin.isatty():
+    if not args.yes and not nobody(out):
         from control_api.commands.local.picker import pick
 
         return pick(client, out)
@@ -180,7 +181,7 @@ def _load(client: Client, name: str, args: Namespace, out: Out) -> None:
         return
     if not model.pulled and not args.yes:
         about = f" ({size(model.size)})" if model.size else ""
-        if not wished.agreed(f"{name} is not on the disk{about}. Download it?", out):
+        if not agreed(f"{name} is not on the disk{about}. Download it?", out):
             raise RefusedError(
                 "not_pulled", f"{name} is not on the disk.", f"`ctl pull {name}`, or say --yes."
             )

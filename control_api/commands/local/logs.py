@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from control_api.client import PING_SECONDS, Client, RefusedError, UnreachableError
-from control_api.commands.command import Command
+from control_api.commands.command import LOG_LINES, Command
 from control_api.commands.local.settings import find_paths
 from control_api.commands.output import Out
 
@@ -69,18 +69,15 @@ def _print(lines: Iterable[str], out: Out) -> None:
             out.line(line)
 
 
-def _lines(text: str) -> int:
-    from argparse import ArgumentTypeError
-
-    if not (text.isascii() and text.isdecimal() and int(text) <= 100_000):
-        raise ArgumentTypeError(f"{text!r} is not a number of lines (0 to 100000)")
-    return int(text)
-
-
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("log", metavar="MODEL|daemon", help="whose log")
     parser.add_argument(
-        "-n", "--lines", type=_lines, default=LINES, metavar="N", help="lines (default %(default)s)"
+        "-n",
+        "--lines",
+        type=LOG_LINES,
+        default=LINES,
+        metavar="N",
+        help="lines (default %(default)s)",
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
 

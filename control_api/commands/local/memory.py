@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import SLOW_SECONDS, Client, RefusedError, UnreachableError
+from control_api.commands.asking import agreed, need_somebody, terminal
 from control_api.commands.command import Command
 from control_api.commands.local.settings import add_config_flag, find_paths
 from control_api.commands.output import Out
@@ -52,7 +53,7 @@ def _carry_out(plan: Plan, args: Namespace, out: Out) -> int:
         plan,
         find_paths(args.config).state_dir,
         run=gpu_limit.run_program,
-        interactive=sys.stdin is not None and sys.stdin.isatty(),
+        interactive=terminal(),
     )
     if out.json:
         out.value(_facts(plan))
@@ -82,13 +83,10 @@ def _facts(plan: Plan) -> dict[str, Any]:
 def _agreed(plan: Plan, change: str, out: Out) -> bool:
     """Ask on the terminal. Raises ``RefusedError`` where there is none."""
     line = " ".join(plan.argv)
-    if sys.stdin is None or not sys.stdin.isatty():
-        text = f"{line} changes the system, and nobody is here to be asked."
-        raise RefusedError("invalid_request", text, "Say --yes to have it run.")
+    need_somebody(f"{line} changes the system", "Say --yes to have it run.", out)
     out.note(f"GPU limit: {change}")
     out.note(f"This runs: {line}")
-    print("Go on? [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return agreed("Go on?", out)
 
 
 def megabytes(text: str) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from control_api.client import RefusedError
+from control_api.commands.asking import agreed, need_somebody
 from control_api.commands.command import Command
 from control_api.commands.local.planned import Decided, Row, decide, entries
 from control_api.commands.local.settings import add_config_flag, report_change, tell_daemon
@@ -184,17 +184,14 @@ def _write(
 
 def _agreed(changes: Mapping[str, Mapping[str, Any]], path: str, out: Out) -> bool:
     """Show what would be written, and ask. Raises ``RefusedError`` where nobody can be asked."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        text = f"This changes {path}, and nobody is here to be asked."
-        raise RefusedError("invalid_request", text, "Say --yes to have it written.")
+    need_somebody(f"This changes {path}", "Say --yes to have it written.", out)
     for name, entry in changes.items():
         words = [
             f"{key} = {_toml(value)}" if value is not None else f"no {key}"
             for key, value in entry.items()
         ]
         out.note(f"[models.{name}] {', '.join(words)}")
-    print(f"Write this to {path}? [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return agreed(f"Write this to {path}?", out)
 
 
 def _toml(value: object) -> str:

@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from control_api.commands.command import Command
-from control_api.commands.local.asking import agreed, nobody
+from control_api.commands.asking import agreed, nobody
+from control_api.commands.command import Command, whole
 from control_api.commands.local.settings import add_config_flag, tell_daemon
 from control_api.commands.local.weights import Shelf
 from control_api.commands.output import Out, size
@@ -138,19 +138,10 @@ def _json(items: Sequence[Item], freed: int, *, dry_run: bool) -> dict[str, Any]
     return {"items": told, "could_free": going, "freed": freed, "dry_run": dry_run}
 
 
-def _days(text: str) -> int:
-    """A type for argparse."""
-    from argparse import ArgumentTypeError
-
-    if not (text.isascii() and text.isdecimal()) or len(text) > 5:
-        raise ArgumentTypeError(f"{text[:20]!r} is no number of days such as 30")
-    return int(text)
-
-
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--days",
-        type=_days,
+        type=whole(0, 99_999, "days"),
         default=DAYS,
         metavar="N",
         help=f"unused for so long (default: {DAYS})",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from control_api.client import PING_SECONDS, Client, RefusedError, UnreachableError, state_dir
 from control_api.clients.kept import KeptError
 from control_api.clients.registry import CLIENTS
+from control_api.commands.asking import terminal
 from control_api.commands.daemon import STOP_SECONDS, wait_gone
 from control_api.commands.local import serviced, wished
 from control_api.commands.local.service_install import paths_of
@@ -25,6 +26,7 @@ from control_api.hosts import Hosts
 from daemon.config.paths import Paths
 from daemon.core.problems import ProblemError
 from daemon.downloads import pulled
+from daemon.downloads.locate import repo_of
 from daemon.downloads.pulled import Pulled
 from daemon.machine import gpu_limit
 from daemon.service import origin as origins
@@ -209,9 +211,8 @@ def _gpu(removal: Removal, paths: Paths) -> None:
 
 
 def _restore_gpu(plan: gpu_limit.Plan, state: Path, out: Out) -> list[str]:
-    asks = sys.stdin is not None and sys.stdin.isatty()
     try:
-        gpu_limit.apply(plan, state, run=gpu_limit.run_program, interactive=asks)
+        gpu_limit.apply(plan, state, run=gpu_limit.run_program, interactive=terminal())
     except ProblemError as error:
         return [error.problem.text]
     return []
@@ -239,7 +240,7 @@ def _models(args: Namespace, removal: Removal, paths: Paths) -> None:
     before we pulled them."""
     ours = [one for one in Pulled(paths.state_dir / pulled.FILE).folders() if one.is_dir()]
     for folder in ours:
-        name = folder.name.removeprefix("models--").replace("--", "/")
+        name = repo_of(folder.name)
         if not args.models:
             removal.stays.append((folder, f"weights of {name}; --models removes them"))
             continue

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any, Final
 
-from control_api.commands.command import Command
+from control_api.commands.command import Command, whole
 from control_api.commands.output import Out, size
 
 if TYPE_CHECKING:
@@ -100,22 +100,17 @@ def _json(one: Found, room: int) -> dict[str, Any]:
     }
 
 
-def _number(text: str) -> int:
-    """A type for argparse."""
-    from argparse import ArgumentTypeError
-
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text[:9]) <= 100:
-        raise ArgumentTypeError(f"{text[:20]!r} is no number from 1 to 100")
-    return int(text)
-
-
 def _arguments(parser: ArgumentParser) -> None:
     from control_api.commands.local.settings import add_config_flag
 
     parser.add_argument("words", metavar="WORDS", nargs="+", help="what its name has")
     parser.add_argument("--format", choices=_FORMATS, help="only this one")
     parser.add_argument(
-        "--limit", type=_number, default=LIMIT, metavar="N", help=f"how many (default: {LIMIT})"
+        "--limit",
+        type=whole(1, 100, "results"),
+        default=LIMIT,
+        metavar="N",
+        help=f"how many (default: {LIMIT})",
     )
     add_config_flag(parser)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import SLOW_SECONDS, Client, RefusedError, UnreachableError
-from control_api.commands.command import Command
+from control_api.commands.command import LOG_LINES, Command
 from control_api.commands.local.settings import add_config_flag
 from control_api.commands.output import Out, duration
 
@@ -229,12 +229,6 @@ def _print(line: str, out: Out) -> None:
     out.value_line({"line": text, "at": seconds, "priority": entry.get("PRIORITY")})
 
 
-def _lines(text: str) -> int:
-    from control_api.commands.local.logs import _lines as lines
-
-    return lines(text)
-
-
 def _scope(parser: ArgumentParser) -> None:
     whose = parser.add_mutually_exclusive_group()
     parser.set_defaults(scope=None)
@@ -270,7 +264,12 @@ def _uninstall_arguments(parser: ArgumentParser) -> None:
 def _logs_arguments(parser: ArgumentParser) -> None:
     _scope(parser)
     parser.add_argument(
-        "-n", "--lines", type=_lines, default=LINES, metavar="N", help="lines (default %(default)s)"
+        "-n",
+        "--lines",
+        type=LOG_LINES,
+        default=LINES,
+        metavar="N",
+        help="lines (default %(default)s)",
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from control_api.client import RefusedError
+from control_api.commands.asking import agreed, nobody
 from control_api.commands.local.service_ports import make_room
 from control_api.commands.local.serviced import Serviced, changes, places, read, session
 from control_api.commands.output import Out
@@ -361,10 +362,9 @@ def _linger(args: Namespace, service: Serviced, asks: bool, out: Out) -> bool | 
     if now is not False or not isinstance(service.manager, Systemd):
         return now
     want = args.linger if args.linger is not None or asks else False
-    if want is None and sys.stdin is not None and sys.stdin.isatty() and not args.yes:
+    if want is None and not nobody(out) and not args.yes:
         out.note("Without lingering the service starts at your login and ends with it.")
-        print("Let it run without a login, too? [y/N] ", end="", file=out.err, flush=True)
-        want = sys.stdin.readline().strip().lower() in {"y", "yes"}
+        want = agreed("Let it run without a login, too?", out)
     if not want:
         if want is None:
             out.note("It runs while you are logged in. Without a login, too: --linger.")

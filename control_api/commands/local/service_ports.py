@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from control_api.client import Client, RefusedError, UnreachableError
+from control_api.commands.asking import agreed
 from control_api.commands.daemon import STOP_SECONDS, wait_gone
-from control_api.commands.local.asking import agreed
 from control_api.commands.local.serviced import Serviced
 from control_api.commands.output import Out
 

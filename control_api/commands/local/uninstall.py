@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any, Final
 
-from control_api.client import RefusedError
+from control_api.commands.asking import agreed, need_somebody
 from control_api.commands.command import Command
 from control_api.commands.output import Out, size
 from control_api.commands.progress import Steps
@@ -30,7 +29,9 @@ def uninstall(args: Namespace, out: Out) -> int:
     if not args.yes:
         if not out.json:
             _show(removal, out)
-        if not _agreed(removal, out):
+        text = f"{len(removal.steps)} things would be removed"
+        need_somebody(text, "--dry-run lists them, --yes removes them.", out)
+        if not agreed("Remove all of it?", out):
             out.note("Nothing was removed.")
             return 1
     done = [step.as_json() | _outcome(_do(step, out)) for step in removal.steps]
@@ -103,15 +104,6 @@ def _say_rest(removal: Removal, out: Out) -> None:
         out.line(f"stays    {path} ({why})")
     if removal.program:
         out.line(f"-> The program itself: {removal.program}")
-
-
-def _agreed(removal: Removal, out: Out) -> bool:
-    """Raises ``RefusedError`` where nobody can be asked."""
-    if sys.stdin is None or not sys.stdin.isatty() or out.json:
-        text = f"{len(removal.steps)} things would be removed, and nobody is here to be asked."
-        raise RefusedError("invalid_request", text, "--dry-run lists them, --yes removes them.")
-    print("Remove all of it? [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _arguments(parser: ArgumentParser) -> None:

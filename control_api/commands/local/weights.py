@@ -121,7 +121,7 @@ class Shelf:
 
 def remove_weights(name: str, *, yes: bool, config: str | None, out: Out) -> Removed:
     """Look, ask, and give what is to go. Nothing has been removed yet. Raises ``RefusedError``."""
-    from control_api.commands.local.asking import agreed, nobody
+    from control_api.commands.asking import agreed, need_somebody
     from daemon.downloads.cache import with_projectors
 
     shelf = Shelf(config)
@@ -145,9 +145,7 @@ def remove_weights(name: str, *, yes: bool, config: str | None, out: Out) -> Rem
     if not out.json:
         removed.show(out)
     if not yes:
-        if nobody(out):
-            text = f"{len(gone)} files would be removed, and nobody is here to be asked."
-            raise RefusedError("invalid_request", text, "--yes removes them.")
+        need_somebody(f"{len(gone)} files would be removed", "--yes removes them.", out)
         if not agreed("Remove this?", out):
             raise RefusedError("cancelled", "Nothing was removed.")
     return removed

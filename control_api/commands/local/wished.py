@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from control_api.client import Client, RefusedError, segment, state_dir, view
 from control_api.clients.kept import Keeper, KeptError
 from control_api.clients.registry import CLIENTS, ClientProgram
 from control_api.clients.values import OUT_TOKENS, Served, Wish
+from control_api.commands.command import whole
 from control_api.commands.output import Out
 from daemon.views import ModelView
 
@@ -96,32 +97,18 @@ def write_own(name: str, wish: Wish, out: Out) -> list[str]:
     return paths
 
 
-def agreed(question: str, out: Out) -> bool:
-    """Ask on the terminal; False where nobody is there."""
-    if out.json or sys.stdin is None or not sys.stdin.isatty():
-        return False
-    print(f"{question} [y/N] ", end="", file=out.err, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
 def add_shared(parser: ArgumentParser, names: Sequence[str]) -> None:
     """The arguments of both."""
     parser.add_argument("client", metavar="CLIENT", choices=names, help=", ".join(names))
     parser.add_argument("model", metavar="MODEL", nargs="?", help="name or alias")
     parser.add_argument(
         "--out-tokens",
-        type=_tokens,
+        type=whole(256, 1_048_576, "tokens"),
         default=OUT_TOKENS,
         metavar="N",
         help=f"longest answer in tokens (default {OUT_TOKENS}); a whole file must fit",
     )
     parser.add_argument("--yes", "-y", action="store_true", help="ask nothing")
-
-
-def _tokens(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 256 <= int(text) <= 1_048_576):
-        raise ArgumentTypeError(f"{text!r} is not a number of tokens (256 to 1048576)")
-    return int(text)
 
 
 def program_of(name: str) -> ClientProgram:

@@ -14,7 +14,7 @@ from control_api.commands.local import doctor as module
 from control_api.commands.local.checks import Check
 from control_api.commands.output import Out
 from control_api.commands.progress import Notice
-from tests.commands.conftest import Ctl, Result
+from tests.commands.conftest import Ctl, Result, Terminal
 from tests.commands.local.test_engine import FakeRegistry
 
 
@@ -146,10 +146,6 @@ def test_a_report_of_a_broken_file_names_no_path_either(ctl: Ctl, home: Path) ->
 
 
 def test_what_is_looked_at_is_told_to_a_person() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     err = Terminal()
     notice = Notice(Out(err=err))
     notice.show("engine")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,25 +9,16 @@ import pytest
 from control_api.commands.local import memory
 from control_api.commands.local.complete import candidates
 from daemon.machine import gpu_limit
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.machine.test_gpu_limit import FakeMac
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
 def mac(monkeypatch: pytest.MonkeyPatch) -> FakeMac:
     fake = FakeMac()
     monkeypatch.setattr(gpu_limit, "run_program", fake)
-    answering(monkeypatch, io.StringIO())
+    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform="darwin"))
     return fake
-
-
-def answering(monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO) -> None:
-    monkeypatch.setattr(memory, "sys", SimpleNamespace(platform="darwin", stdin=stdin))
 
 
 def test_raised_and_restored(ctl: Ctl, home: Path, mac: FakeMac) -> None:
@@ -48,13 +38,13 @@ def test_raised_and_restored(ctl: Ctl, home: Path, mac: FakeMac) -> None:
 def test_a_person_is_asked_first(
     ctl: Ctl, home: Path, mac: FakeMac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answering(monkeypatch, Terminal("\n"))
+    answering(monkeypatch, "\n")
     no = ctl("memory", "raise-gpu-limit")
     assert (no.code, no.out) == (1, "")
     assert "sudo /usr/sbin/sysctl iogpu.wired_limit_mb=21504" in no.err
     assert "Nothing was changed." in no.err
     assert mac.as_root == []
-    answering(monkeypatch, Terminal("y\n"))
+    answering(monkeypatch, "y\n")
     assert ctl("memory", "raise-gpu-limit").code == 0
     assert mac.limit == 21504
     assert mac.as_root[0][1] == "/usr/sbin/sysctl"

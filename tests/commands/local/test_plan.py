@@ -6,24 +6,17 @@ import io
 import shutil
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from control_api.commands.local import plan as verb
 from control_api.commands.local.complete import candidates
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.control_api.fake import FakeControl, FakeDaemon
 
 BUDGET = ("--budget", "20GiB")
 REPO = "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF"
 GIB = 1 << 30
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -215,15 +208,15 @@ def test_a_written_cache_type_is_not_for_ever(ctl: Ctl, home: Path) -> None:
 
 def test_a_person_is_asked_first(ctl: Ctl, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("plan", "qwen3-coder", *BUDGET, "--write")
-    monkeypatch.setattr(verb, "sys", SimpleNamespace(stdin=io.StringIO("y\n")))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert "Say --yes" in ctl(*words).err
-    monkeypatch.setattr(verb, "sys", SimpleNamespace(stdin=Terminal("\n")))
+    answering(monkeypatch, "\n")
     no = ctl(*words)
     assert no.code == 1
     assert '[models.qwen3-coder] preset = "qwen3-coder", ctx = ' in no.err
     assert "Nothing was changed." in no.err
     assert models(home) == {}
-    monkeypatch.setattr(verb, "sys", SimpleNamespace(stdin=Terminal("y\n")))
+    answering(monkeypatch, "y\n")
     assert ctl(*words).code == 0
     assert "qwen3-coder" in models(home)
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from control_api.commands.local import asking, service_install, serviced
+from control_api.commands.local import service_install, serviced
 from daemon.service.launchd import Launchd
 from daemon.service.origin import Kind, Origin
 from daemon.service.places import Places
 from daemon.service.programs import Done
 from daemon.service.systemd import Systemd
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.control_api.fake import FakeDaemon
 
 
@@ -110,14 +108,6 @@ def systemd(home: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> FakeSyste
 
 def use(monkeypatch: pytest.MonkeyPatch, origin: Origin) -> None:
     monkeypatch.setattr(service_install, "classify", lambda seen: origin)
-
-
-def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """A person at a terminal who types this."""
-    stdin = io.StringIO(text)
-    stdin.isatty = lambda: True  # type: ignore[method-assign]
-    for module in (asking, service_install):
-        monkeypatch.setattr(module, "sys", SimpleNamespace(stdin=stdin, stderr=sys.stderr))
 
 
 def test_install_and_uninstall(ctl: Ctl, home: Path, systemd: FakeSystemd, port: int) -> None:

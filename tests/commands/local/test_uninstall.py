@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from control_api.clients.values import Edit
-from control_api.commands.local import uninstall, wished
+from control_api.commands.local import wished
 from control_api.hosts import Hosts
 from daemon.machine import gpu_limit
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.commands.local.test_service import (  # noqa: F401 - fixtures
     FakeSystemd,
     port,
@@ -73,9 +73,7 @@ def test_nobody_is_asked_nothing_goes(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     refused = ctl("uninstall")
     assert (refused.code, "--yes removes them" in refused.err) == (1, True)
-    stdin = io.StringIO("n\n")
-    stdin.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr(uninstall.sys, "stdin", stdin)
+    answering(monkeypatch, "n\n")
     declined = ctl("uninstall")
     assert (declined.code, "Nothing was removed." in declined.err) == (1, True)
     assert (lived_in / "state" / "keys.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -19,17 +18,12 @@ from daemon.downloads.pulled import Pulled
 from daemon.downloads.search import Found
 from daemon.downloads.unfinished import Unfinished
 from daemon.downloads.used import Used
-from tests.commands.conftest import Ctl
+from tests.commands.conftest import Ctl, answering
 from tests.control_api.fake import FakeControl, FakeDaemon, backend_view, model_view, pull_view
 from tests.downloads.test_cache import Cache
 
 FOUR, EIGHT = "m-Q4_K_M.gguf", "m-Q8_0.gguf"
 GIB = 1 << 30
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +60,6 @@ def left(cache: Cache) -> set[str]:
     return {Path(name).name for name in cache.left() if "/snapshots/" in name}
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(sys, "stdin", Terminal(text))
-
-
 # ---------------------------------------------------------------- rm --weights
 
 
@@ -87,10 +77,10 @@ def test_a_person_is_asked(
 ) -> None:
     refused = ctl("rm", "four", "--weights")
     assert (refused.code, "--yes removes them" in refused.err) == (1, True)
-    answers(monkeypatch, "n\n")
+    answering(monkeypatch, "n\n")
     assert "Nothing was removed." in ctl("rm", "four", "--weights").err
     assert (left(cache), set(models(home))) == ({FOUR, EIGHT}, {"four"})
-    answers(monkeypatch, "y\n")
+    answering(monkeypatch, "y\n")
     assert ctl("rm", "four", "--weights").code == 0
     assert left(cache) == {EIGHT}
 
@@ -178,11 +168,11 @@ def test_it_shows_asks_and_frees(ctl: Ctl, cache: Cache, monkeypatch: pytest.Mon
     )
     assert "--configured frees it, too" in shown.out
     assert "Nothing was freed, as nobody is here to be asked" in shown.err
-    answers(monkeypatch, "no\n")
+    answering(monkeypatch, "no\n")
     assert "Nothing was freed." in ctl("prune").out
     assert ctl("prune", "--dry-run").code == 0
     assert left(cache) == {FOUR, EIGHT}
-    answers(monkeypatch, "yes\n")
+    answering(monkeypatch, "yes\n")
     done = ctl("prune")
     assert "Free 6 B? [y/N]" in done.err
     assert "freed 6 B" in done.out

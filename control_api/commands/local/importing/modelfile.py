@@ -1,7 +1,7 @@
 """Ollama's ``Modelfile``, and the manifest of a model that Ollama has pulled.
 
 A Modelfile: instructions of one line, or with text between three quotes (Ollama,
-``docs/modelfile``). A manifest: JSON whose layers are files below ``blobs/``, by their kinds.
+``docs/modelfile``). A manifest: see ``daemon.discovery.ollama``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 from control_api.commands.local.importing.llama_args import anchored
 from control_api.commands.local.importing.reading import Document, sayable
 from control_api.commands.local.importing.values import Imported, Item, clean_name
+from daemon.discovery.ollama import SAME
 
 _WORDS: Final = frozenset(
     {"FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE", "REQUIRES",
@@ -24,14 +25,8 @@ _WORDS: Final = frozenset(
 _HUB: Final = re.compile(
     r"(?:https?://)?(?:hf\.co|huggingface\.co)/([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:[\w.-]+)?"
 )
-_LAYER: Final = "application/vnd.ollama.image."
-_DIGEST: Final = re.compile(r"sha256[:-][0-9a-f]{64}")
-_SAME: Final = {
-    "temperature": float, "top_p": float, "min_p": float, "typical_p": float, "top_k": int,
-    "seed": int, "repeat_penalty": float, "repeat_last_n": int, "presence_penalty": float,
-    "frequency_penalty": float,
-}  # fmt: skip
-"""Parameters of requests that have the same name there and in a chat request to llama.cpp."""
+SMALL: Final = ("params", "template", "system")  # kinds of files that are read
+KINDS: Final = ("model", "projector", "adapter", *SMALL)
 _FLAGS: Final = {"num_gpu": "-ngl", "num_batch": "-b", "num_thread": "-t"}
 
 
@@ -135,36 +130,12 @@ def _instruction(document: Document, recipe: Recipe, word: str, value: str) -> N
 # ---------------------------------------------------------------- manifests
 
 
-def layers(text: str, source: str, blob: Callable[[str], Path]) -> tuple[Recipe, dict[str, Path]]:
-    """A manifest, as far as it names files, and the small files still to be read, by kind:
-    ``params``, ``template``, ``system``. Raises ConfigError."""
-    document = Document(source)
-    values = read_json(document, text)
-    listed = values.get("layers") if isinstance(values, dict) else None
-    if not isinstance(listed, list):
-        document.wrong(("layers",), "nothing", "a list of layers")
-    recipe, small = Recipe(), dict[str, Path]()
-    for layer in listed if isinstance(listed, list) else ():
-        kind = str(layer.get("mediaType", "")) if isinstance(layer, dict) else ""
-        digest = str(layer.get("digest", "")) if isinstance(layer, dict) else ""
-        if not kind.startswith(_LAYER):
-            continue
-        if not _DIGEST.fullmatch(digest):
-            document.wrong(("layers",), "a digest of another form", "sha256:…")
-            break
-        kind, path = kind.removeprefix(_LAYER), blob(digest.replace(":", "-"))
-        if kind == "model":
-            recipe.weights = recipe.weights or str(path)
-        elif kind == "projector":
-            recipe.projector = str(path)
-        elif kind == "adapter":
-            recipe.adapters.append(str(path))
-        elif kind in ("params", "template", "system"):
-            small[kind] = path
-    if not recipe.weights:
-        document.wrong(("layers",), "no weights", "a layer of the kind model")
-    document.check()
-    return recipe, small
+def of_files(files: Mapping[str, Sequence[Path]]) -> Recipe:
+    """What the files of a manifest make, by their kinds; the small ones are still to be added."""
+    recipe = Recipe(weights=str(files["model"][0]))
+    recipe.projector = str(files["projector"][0]) if files.get("projector") else ""
+    recipe.adapters = [str(path) for path in files.get("adapter", ())]
+    return recipe
 
 
 def add_small(recipe: Recipe, kind: str, text: str, source: str) -> None:
@@ -244,7 +215,7 @@ def _parameters(item: Item, given: Sequence[tuple[str, str]]) -> None:
         elif name in _FLAGS and _whole(value) is not None:
             if not (name == "num_gpu" and not 0 <= int(value) < 99):
                 args += [_FLAGS[name], value]
-        elif name in _SAME and (number := _number(value, _SAME[name])) is not None:
+        elif name in SAME and (number := _number(value, SAME[name])) is not None:
             default[name] = number
         else:
             item.say(f"PARAMETER {name}", value, "modelport has nothing of that name.")

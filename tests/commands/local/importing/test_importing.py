@@ -346,36 +346,18 @@ def test_wrong_modelfiles(text: str, where: str) -> None:
     assert caught.value.mistakes[0].where == where
 
 
-def test_a_manifest() -> None:
-    kinds = ("model", "projector", "params", "license")
-    manifest = json.dumps(
-        {
-            "layers": [
-                {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{n:064x}"}
-                for n, kind in enumerate(kinds)
-            ]
-        }
-    )
-    recipe, small = modelfile.layers(manifest, "m", lambda digest: Path("/b") / digest)
-    assert recipe.weights == f"/b/sha256-{0:064x}"
-    assert recipe.projector == f"/b/sha256-{1:064x}"
-    assert list(small) == ["params"]
+def test_the_files_of_a_manifest() -> None:
+    files = {"model": [Path("/b/1"), Path("/b/2")], "projector": [Path("/b/3")], "params": []}
+    recipe = modelfile.of_files(files)
+    assert (recipe.weights, recipe.projector, recipe.adapters) == ("/b/1", "/b/3", [])
     modelfile.add_small(recipe, "params", '{"stop": ["a", "b"], "num_ctx": 9}', "params")
     assert recipe.parameters == [("stop", "a"), ("stop", "b"), ("num_ctx", "9")]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"layers": [1]}', "[" * 5000, '{"layers": "\\ud800"}', "9" * 5000]
-)
-def test_wrong_manifests(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "[]", "[" * 5000, '{"stop": "\\ud800"}', "9" * 5000])
+def test_wrong_parameters(text: str) -> None:
     with pytest.raises(ConfigError):
-        modelfile.layers(text, "m", Path)
-
-
-def test_a_manifest_names_no_file_outside() -> None:
-    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": "../../etc/passwd"}
-    with pytest.raises(ConfigError, match="digest"):
-        modelfile.layers(json.dumps({"layers": [layer]}), "m", Path)
+        modelfile.add_small(modelfile.Recipe(), "params", text, "params")
 
 
 # ---------------------------------------------------------------- LM Studio
