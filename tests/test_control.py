@@ -334,13 +334,13 @@ async def test_a_preset_that_cannot_fit_is_refused_before_it_is_pulled(
                 pass
         problem = caught.value.problem
         assert problem.code is Code.MODEL_TOO_LARGE
-        assert "even its smallest quantisation, TQ1_0 (7.5 GiB), needs" in problem.message
+        assert "even its smallest quantisation, Q2_K_XL (11.0 GiB), needs" in problem.message
         assert "there is room for 4.5 GiB" in problem.message
         assert "ctl load " in problem.hint
         assert problem.facts["alternative"] in rooms.configured.stock.catalog.presets
     assert hub.repos == []
     view = rooms.control.model("qwen3-coder")
-    assert (view.pulled, view.quantisation, view.choice) == (False, "TQ1_0", problem.message)
+    assert (view.pulled, view.quantisation, view.choice) == (False, "Q2_K_XL", problem.message)
 
 
 async def test_a_failed_pull_ends_the_load(opened: Open, hub_of: Callable[[Rooms], Hub]) -> None:

@@ -45,11 +45,11 @@ def test_a_preset_loads_without_any_configuration(
     """It is chosen, fetched, loaded, and kept when the memory is another later."""
     with (
         running_hub() as hub,
-        opened(make_house, short_dir, hub, tiny_gguf, '[memory]\nbudget = "14 GiB"\n') as house,
+        opened(make_house, short_dir, hub, tiny_gguf, '[memory]\nbudget = "16 GiB"\n') as house,
     ):
         shown = house.ctl("show", "qwen3-coder")
-        assert "IQ2_XXS (9.6 GiB, GGUF for " in shown.stdout, shown.stdout
-        assert "the best that fits 14.0 GiB" in shown.stdout
+        assert "Q2_K_XL (11.0 GiB, GGUF for " in shown.stdout, shown.stdout
+        assert "the best that fits 16.0 GiB" in shown.stdout
         assert "not pulled" in shown.stdout
         house.write("")
         house.ctl("reload")
@@ -80,9 +80,9 @@ def test_what_cannot_fit_is_refused_with_another_that_does(
         for verb in ("load", "pull"):
             refused = house.ctl(verb, "qwen3-coder")
             assert refused.returncode == 1, refused.stdout
-            assert "even its smallest quantisation, TQ1_0 (7.5 GiB), needs" in refused.stderr
+            assert "even its smallest quantisation, Q2_K_XL (11.0 GiB), needs" in refused.stderr
             assert "there is room for 5.0 GiB" in refused.stderr
             assert "ctl load " in refused.stderr
         assert fetched(hub) == set()
         assert house.ctl("load", "qwen3-coder", "--fit", "ignore").returncode == 0
-        assert [name.rpartition("-")[2] for name in fetched(hub)] == ["TQ1_0.gguf"]
+        assert [name.rpartition("-")[2] for name in fetched(hub)] == ["Q2_K_XL.gguf"]
