@@ -95,7 +95,8 @@ def test_the_coder_by_memory() -> None:
     assert found[64].size == 32_483_935_392
     assert all(model.choice and not model.choice.refusal for model in found.values())
     small = coder(12 * GB).choice
-    assert small is not None and small.refusal is not None
+    assert small is not None
+    assert small.refusal is not None
 
 
 def test_what_is_on_the_disk_is_kept() -> None:
