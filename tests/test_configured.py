@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,39 @@ async def test_a_preset_that_runs_starts_anew_as_its_new_entry_says(
     view = await rooms.configured.reload()
     assert (view.added, view.changed, view.relabelled) == (["qwen3-coder"], [], [])
     assert rooms.orders[-1] == "stop qwen3-coder"
+
+
+async def test_presets_are_decided_for_who_asks(opened: Open) -> None:
+    rooms = await opened(engine(), "8 GiB")
+    configured = rooms.configured
+    every = configured.stock.catalog.undecided
+    assert every == configured.stock.catalog.presets.keys()
+    await configured.decide("qwen3:0.6b")
+    assert every - configured.stock.catalog.undecided == {"qwen3-0.6b"}
+    choice = configured.original("qwen3-0.6b").choice
+    assert choice is not None
+    await configured.decide("nobody")
+    await configured.reload()
+    assert configured.original("qwen3-0.6b").choice == choice
+    assert configured.stock.catalog.undecided == every - {"qwen3-0.6b"}
+    await configured.decide()
+    assert not configured.stock.catalog.undecided
+
+
+async def test_what_was_pulled_is_served_whatever_was_decided_meanwhile(
+    opened: Open, tiny_gguf: Path
+) -> None:
+    rooms = await opened(engine(), "8 GiB")
+    await rooms.configured.decide("qwen3-coder")
+    chosen = rooms.configured.original("qwen3-coder")
+    assert chosen.repo is not None
+    pulled = replace(chosen, hf=f"{chosen.repo}:Q6_K")
+    assert pulled.hf != chosen.hf
+    cached(rooms, chosen.repo, "x-Q6_K.gguf", tiny_gguf)
+    await rooms.configured.arrived(pulled)
+    item = rooms.configured.prepared("qwen3-coder")
+    assert item is not None
+    assert (item.model.hf, item.pulled) == (pulled.hf, True)
 
 
 async def test_a_broken_file_is_not_taken_and_every_mistake_is_told(opened: Open) -> None:
