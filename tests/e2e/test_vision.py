@@ -92,7 +92,9 @@ def test_images_by_every_dialect(
     with seeing(make_house, short_dir, llama_server) as house:
         assert house.client.get("/models/mine")["sees"] is True
         shown = house.ctl("show", "mine")
-        assert ["kind", "vision"] in [line.split() for line in shown.stdout.splitlines()], shown.stdout
+        assert ["kind", "vision"] in [line.split() for line in shown.stdout.splitlines()], (
+            shown.stdout
+        )
         for red, ask in enumerate((chat, messages, responses, ollama), start=1):
             counted = []
             for picture in (None, red):
