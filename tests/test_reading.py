@@ -250,7 +250,7 @@ def test_presets_are_weighed_when_somebody_asks(
     found = desk.reader.catalog(reading.settings, idle)
     assert weighed == ["qwen3-coder"]
     chosen = found.presets["qwen3-coder"]
-    assert chosen.quant == "IQ2_XXS"
+    assert chosen.quant == "Q2_K_XL"
     assert chosen.choice is not None
     assert desk.reader.catalog(reading.settings, found).presets["qwen3-coder"] == chosen
     assert weighed == ["qwen3-coder"], "with the same budget it is the same"
