@@ -15,7 +15,7 @@ from pathlib import Path
 from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
-from daemon.backends.stock import REMEDY, Stock, engine_key
+from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
 from daemon.config.diff import diff
 from daemon.config.finds import Engines
@@ -29,7 +29,6 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads import pulled, unfinished
 from daemon.downloads.pulled import Pulled
 from daemon.downloads.unfinished import Unfinished
-from daemon.engines.signatures import METAL_RETRY
 from daemon.overrides import Overrides, for_run
 from daemon.ports import LoadFit
 from daemon.pulling import Pulls
@@ -336,7 +335,7 @@ class Configured:
         gone = {
             name
             for name in self.stock.catalog.found.keys() & self.stock.prepared.keys()
-            if not self.runs(name) and self._stamps.get(name) != _stamp(catalog, name)
+            if not self.runs(name) and self._stamps.get(name) != catalog.stamp(name)
         }
         self._stock = self.stock.with_found(catalog, engines, gone)
         self.reader.served -= gone
@@ -356,14 +355,9 @@ class Configured:
         part that fails, where the user has said nothing of it. Or (not ``needed``) as ever again.
         """
         item = self.stock.prepared.get(name)
-        if item is None or item.installed is None or METAL_RETRY.keys() <= item.engine_env.keys():
-            return
-        engine = f"{item.installed.engine} {item.installed.version}".strip()
-        if self.kept.remedy(engine_key(item.installed), engine, needed=needed) and needed:
-            text = f"{engine}: {REMEDY}"
-            loop = asyncio.get_running_loop()
-            facts = {"engine": engine, "env": dict(METAL_RETRY)}
-            loop.call_soon(self.bus.publish, "remedy", name, text, facts)
+        if item is not None and (news := self.kept.remedied(item, needed=needed)):
+            text, facts = news
+            asyncio.get_running_loop().call_soon(self.bus.publish, "remedy", name, text, facts)
 
     async def written(self) -> None:
         """Wait until all that is to be remembered is on the disk."""
@@ -409,8 +403,3 @@ class Configured:
             item = await asyncio.to_thread(self._prepare, model, True)
             self._overrides.of.pop(name, None)
             self._restock(item, anew=True)
-
-
-def _stamp(catalog: Catalog, name: str) -> str | None:
-    find = catalog.finds.get(name)
-    return find.stamp if find is not None else None
