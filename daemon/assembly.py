@@ -6,46 +6,38 @@ With ``__main__`` the composition root: these two know every other part.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
-import json
 import logging
-import os
-import secrets
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from daemon import parts
 from daemon.access.exposure import exposed, is_local, warning
-from daemon.access.principals import Principal
 from daemon.access.store import KeyStore
 from daemon.adoption import Waits, settle_leftovers
 from daemon.awaited import Awaited
-from daemon.backends.backend import Backend
 from daemon.backends.counters import Counters
 from daemon.bounds import count_patience, follow_logs, guard_of, relay_limits, wake_gap
-from daemon.config.paths import GROUP, Paths
+from daemon.config.paths import Paths
 from daemon.config.settings import Settings
 from daemon.configured import Configured
 from daemon.control import Control
-from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.problems import ProblemError
 from daemon.core.scheduler import Scheduler
 from daemon.downloads import used
 from daemon.downloads.used import Used
+from daemon.ending import Ending, end_backends
 from daemon.engines.install.shelf import Shelf
-from daemon.files import DISK
 from daemon.incidents import Recorder
 from daemon.keys import Keys
 from daemon.listeners import Listeners
 from daemon.machine import observe
 from daemon.machine.awake import Awake
-from daemon.ports import Hold, Target
+from daemon.memory import give_back, tidy_memory
+from daemon.private import Private
 from daemon.probation import Probation
 from daemon.reading import Reader
 from daemon.relay.front import Front
@@ -63,18 +55,12 @@ from daemon.views import EventView
 from daemon.watching import Patience, Watcher
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from control_api.auth import Auth
-    from control_api.operation import Limits as ControlLimits
     from daemon.housekeeping import Housekeeper
     from daemon.network import Network
     from daemon.powering import Powering
     from daemon.timetable import Timetable
 
 log = logging.getLogger("modelport")
-
-CONTROL_CLOSE = 2.0  # seconds for open answers of the control socket: they are told to end first
 
 
 class Daemon:
@@ -151,12 +137,10 @@ class Daemon:
             self.configured.reload,
             paths.state_dir / "worked.json",
         )
-        self._control_apps: list[web.Application] = []
-        self._stopping = asyncio.Event()
+        self.private = Private(self.control, paths)
+        self.ending = Ending()
         self._opened = asyncio.Event()  # the models are known
         self._reloads: set[asyncio.Task[None]] = set()
-        self._stops = 0
-        self._hurry = asyncio.Event()
 
     # ------------------------------------------------------------ life
 
@@ -166,7 +150,6 @@ class Daemon:
         await asyncio.to_thread(self.keys.load)  # before the first request can come
         front = await self._open_front()
         housekeeper = None
-        runners: list[web.AppRunner] = []
         listeners = self.listeners = Listeners(front, keyed=self.keys.any_good, handed=self.handed)
         self.control.listeners = listeners.views
         self.configured.followed = listeners.follow
@@ -175,16 +158,17 @@ class Daemon:
             await listeners.follow(self.settings)
             listeners.serve_rest()
             # Only now what takes long to import: the port is served already.
-            housekeeper = self._housekeeper()
-            self.powering = self._powering()
+            housekeeper = parts.housekeeper(self.configured, self.awake)
+            self.powering = parts.powering(self.configured)
+            self.control.power = self.powering.words
             self.configured.applied = partial(self._apply, front, housekeeper)
             await self._open_models()
-            await self._open_control(front, runners)
+            front.set_control(await self.private.open(self.settings))
             self.configured.followed = partial(self._follow, front, listeners)
             self.keys.changed = partial(self._rekey, front)
             self.keys.start()
             self._later(self._beyond(front, self.settings), "network")
-            await asyncio.to_thread(self._write_facts, front)  # the disk may be slow
+            await asyncio.to_thread(self.private.write_facts, front.port)  # the disk may be slow
             housekeeper.start()
             self.watcher.start()
             self.powering.start()
@@ -193,10 +177,10 @@ class Daemon:
             self._later(self.control.bringing.take_up(), "pulls")
             self.control.finder.begin(give_back)
             tidy_memory()
-            await self.telling.serves(stopping=self._stopping.is_set())
-            await self._stopping.wait()
+            await self.telling.serves(stopping=self.ending.told.is_set())
+            await self.ending.told.wait()
         finally:
-            await self._close(front, runners, housekeeper)
+            await self._close(front, housekeeper)
 
     def _noted(self, event: EventView) -> None:
         """Weights are in use: `ctl prune` leaves alone what was, lately."""
@@ -205,25 +189,6 @@ class Daemon:
             if item is not None and item.path is not None:
                 work = asyncio.to_thread(self.used.note, item.path, time.time())
                 self._later(work, "noting a use")
-
-    def _network(self, front: Front) -> Network:
-        from daemon.network import Network
-
-        self.network = network = Network(
-            front,
-            self.paths.state_dir,
-            self.control.version,
-            self._any_key,
-            keyless=self.keys.insecure,
-            kept=self.kept,
-        )
-        self.control.lan = network.view
-        return network
-
-    async def _any_key(self) -> bool:
-        """Is there a key that opens something now? ``ctl`` may have made one just before."""
-        await self.keys.look()
-        return self.keys.any_good()
 
     async def _follow(self, front: Front, listeners: Listeners, settings: Settings) -> list[str]:
         """Every port but the fixed one, and the schedule, as configured now."""
@@ -235,8 +200,10 @@ class Daemon:
         if self.network is None and not settings.lan.enabled and is_local(settings.server.host):
             self.kept.end_rest()
             return []
-        network = self.network or self._network(front)
-        return await network.follow(settings)
+        if self.network is None:
+            self.network = parts.network(front, self.control, self.keys, self.kept)
+            self.control.lan = self.network.view
+        return await self.network.follow(settings)
 
     def _later(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Beside all else, until it is done or the daemon ends."""
@@ -292,50 +259,14 @@ class Daemon:
         self.requests.add(record)
         self.keys.used(record)
 
-    def _housekeeper(self) -> Housekeeper:
-        from daemon.housekeeping import Housekeeper, Rounds
-
-        return Housekeeper(
-            self.supervisor,
-            self.configured.promised,
-            self.configured.reader.learned,
-            self.configured.learnt,
-            self.paths.log_dir,
-            Rounds.of(self.settings),
-            self.awake.attend,
-        )
-
-    def _powering(self) -> Powering:
-        from daemon.powering import Powering
-
-        powering = Powering(
-            self.supervisor,
-            self.configured,
-            self.bus,
-            self.settings,
-            self.configured.reader.environ,
-        )
-        self.control.power = powering.words
-        return powering
-
     async def _keep_time(self) -> None:
         """The schedule. Who has none has nothing of it in memory."""
         if self.timetable is not None or not self.settings.schedule:
             return
-        from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
-        from daemon.timetable import Timetable
-
-        timetable = self.timetable = Timetable(
-            AsyncIOScheduler(timezone="UTC"),
-            self.control,
-            self.configured.hold,
-            self.bus,
-            self.paths.state_dir / "schedule.json",
-        )
+        timetable = self.timetable = parts.timetable(self.control)
         self.control.lines = timetable.views
         await asyncio.to_thread(timetable.load)
-        if not self._stopping.is_set():
+        if not self.ending.told.is_set():
             timetable.calendar.start()
             timetable.start(self.settings)
 
@@ -354,57 +285,10 @@ class Daemon:
             self.timetable.follow(changed)
         self.keys.follow(changed.timing)
         self.counters.follow(count_patience(changed))
-        if self._control_apps:
-            from control_api.app import set_limits
-
-            for app in self._control_apps:
-                set_limits(app, control_limits(changed))
+        self.private.follow(changed)
         if changed.logs != self.settings.logs:
             follow_logs(changed)
         self.settings = changed
-
-    async def _open_control(self, front: Front, runners: list[web.AppRunner]) -> None:
-        """The private socket, whose file permissions are the password; and the front's own, on
-        which it states who asks, under a secret of this start."""
-        with no_authorities():
-            from control_api.auth import FrontAuth, MembersAuth, OwnerAuth, front_headers
-
-        private = self.paths.control_socket
-        auth = MembersAuth(GROUP) if self.paths.shared else OwnerAuth()
-        runners.append(await self._serve_control(private, auth))
-        if self.paths.shared:  # its group is the daemon's own
-            private.chmod(0o660)
-        secret = secrets.token_urlsafe(32)
-        runners.append(await self._serve_control(self.paths.front_socket, FrontAuth(secret)))
-        target = Target("localhost", 0, str(self.paths.front_socket))
-
-        def hold(who: Principal) -> Hold:
-            return Hold(target, "", front_headers(secret, who), keep_query=True)
-
-        front.set_control(hold)
-
-    async def _serve_control(self, path: Path, auth: Auth) -> web.AppRunner:
-        from aiohttp import web
-
-        from control_api.app import make_app
-
-        path.unlink(missing_ok=True)  # noqa: ASYNC240 - a socket's name, in memory
-        limits, hidden = control_limits(self.settings), self.configured.reader.hidden
-        app = make_app(self.control, auth=auth, limits=limits, redact=hidden)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,  # a watcher that left is noticed
-            shutdown_timeout=CONTROL_CLOSE,
-        )
-        await runner.setup()
-        self._control_apps.append(app)
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(before)
-        return runner
 
     async def _open_models(self) -> None:
         """Read what is configured, see what an earlier daemon left, then serve."""
@@ -441,10 +325,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Stop in good order; the second time at once."""
-        self._stops += 1
-        self._stopping.set()
-        if self._stops > 1:
-            self._hurry.set()
+        self.ending.stop()
 
     def _hangup(self) -> None:
         task = asyncio.create_task(self._reload_notified(), name="reload")
@@ -464,12 +345,7 @@ class Daemon:
 
     # ------------------------------------------------------------ end
 
-    async def _close(
-        self,
-        front: Front,
-        runners: list[web.AppRunner],
-        housekeeper: Housekeeper | None,
-    ) -> None:
+    async def _close(self, front: Front, housekeeper: Housekeeper | None) -> None:
         log.info("stopping")
         await self.telling.stopping()
         self.supervisor.leave()
@@ -482,7 +358,7 @@ class Daemon:
         for reload in self._reloads:
             reload.cancel()
         goodbye = asyncio.create_task(network.close()) if network is not None else None
-        await self._unless_hurried(front.drain(self.settings.timing.drain_grace))
+        await self.ending.unless_hurried(front.drain(self.settings.timing.drain_grace))
         front.abort()
         if self.timetable is not None:
             await self.timetable.stop()
@@ -499,104 +375,12 @@ class Daemon:
         await self.control.finder.stop()
         await self.configured.pulls.close()
         await self.counters.close()
-        await self._end_backends()
+        await end_backends(self.supervisor, self.settings, self.mode, self.ending)
         await self.recorder.close()
         await self.probation.close()
         await self.configured.written()
         await self.control.proofs.written()
-        for runner in runners:
-            await runner.cleanup()
-        told = (self.paths.daemon_json, self.paths.public_json)
-        for path in told:
-            DISK.forget(path)
-        await asyncio.to_thread(DISK.again)
-        for path in (*told, self.paths.control_socket, self.paths.front_socket):
-            with suppress(OSError):
-                path.unlink()
+        await self.private.close()
         self.kept.close()
         await self.telling.stopped()
         log.info("stopped")
-
-    async def _unless_hurried(self, work: Coroutine[Any, Any, bool]) -> None:
-        task = asyncio.create_task(work)
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({task, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        for other in (task, hurry):
-            other.cancel()
-        await asyncio.gather(task, hurry, return_exceptions=True)
-
-    async def _end_backends(self) -> None:
-        """In the foreground nothing outlives us; as a service the keepers wait for a successor."""
-        runs = [run for run in self.supervisor.backends.values() if isinstance(run, Backend)]
-        if self.mode == "service" and self.settings.service.keep_backends:
-            await asyncio.gather(*(run.detach() for run in runs))
-            return
-        self.supervisor.tell(OperatorAsked(Ask.UNLOAD, force=True))
-        timing = self.settings.timing
-        ladder = timing.stop_grace + timing.kill_grace + timing.reap_timeout
-        await self._unless_hurried(self.supervisor.all_gone(ladder))
-        if self.supervisor.backends:
-            for run in runs:
-                run.kill()
-            await self.supervisor.all_gone(timing.reap_timeout)
-        await asyncio.gather(*(run.closed() for run in runs), return_exceptions=True)
-
-    def _write_facts(self, front: Front) -> None:
-        """For a ``ctl`` that does not know our runtime directory (cron, su)."""
-        facts = {
-            "pid": os.getpid(),
-            "socket": str(self.paths.control_socket),
-            "url": self.control.url,
-            "port": front.port,
-            "mode": self.mode,
-            "started_at": time.time(),
-        }
-        DISK.write(self.paths.daemon_json, (json.dumps(facts) + "\n").encode())
-        if self.paths.shared:
-            told = {"url": self.control.url, "group": GROUP}
-            DISK.write(self.paths.public_json, (json.dumps(told) + "\n").encode())
-            with suppress(OSError):
-                self.paths.public_json.chmod(0o644)
-
-
-@contextmanager
-def no_authorities() -> Iterator[None]:
-    """While aiohttp is imported for the first time: it reads the system's certificate authorities
-    then, for requests of its own over TLS, and holds 2 MB of them. This process makes none, it only
-    answers on sockets of its own; such a request would be refused.
-
-    ``SSL_CERT_FILE`` is where OpenSSL looks for them (``SSL_CTX_set_default_verify_paths(3)``).
-    """
-    name, before = "SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE")
-    os.environ[name] = os.devnull
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def tidy_memory() -> None:
-    """What was imported stays for good: no later collection looks at it, and what starting up
-    left free goes back to the system (glibc keeps it otherwise)."""
-    gc.collect()
-    gc.freeze()
-    give_back()
-
-
-def give_back() -> None:
-    """Memory that is free goes back to the system. Any thread."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def control_limits(settings: Settings) -> ControlLimits:
-    """The control API's limits as configured."""
-    from control_api.operation import Limits as ControlLimits
-
-    timing = settings.timing
-    return ControlLimits(
-        heartbeat_seconds=timing.event_keepalive, retry_after_max=timing.retry_after_max
-    )

@@ -15,27 +15,25 @@ from pathlib import Path
 from daemon.backends.backend import Backend
 from daemon.backends.learned import Promise, identity_of
 from daemon.backends.prepare import Prepared
-from daemon.backends.stock import REMEDY, Stock, engine_key
+from daemon.backends.stock import Stock
 from daemon.config.catalog import Catalog
-from daemon.config.diff import Changes, diff
+from daemon.config.diff import diff
 from daemon.config.finds import Engines
 from daemon.config.mistakes import ConfigError
 from daemon.config.model import Model
 from daemon.config.settings import Settings
-from daemon.core.admission import never_fits
-from daemon.core.budget import fits, minus, total
+from daemon.core.budget import total
 from daemon.core.lifecycle import State
-from daemon.core.messages import ExitClass, ModelSpec, Standing
-from daemon.core.page import Page
+from daemon.core.messages import ExitClass, Standing
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads import pulled, unfinished
 from daemon.downloads.pulled import Pulled
 from daemon.downloads.unfinished import Unfinished
-from daemon.engines.signatures import METAL_RETRY
+from daemon.overrides import Overrides, for_run
 from daemon.ports import LoadFit
 from daemon.pulling import Pulls
 from daemon.reading import Reader, Reading
-from daemon.reloads import refused, summary, view_of
+from daemon.reloads import refused, starts_anew, summary, view_of
 from daemon.remembered import Remembered
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
@@ -43,16 +41,6 @@ from daemon.translate import policy
 from daemon.views import EventView, ReloadView
 
 log = logging.getLogger("modelport.config")
-
-RUNS = (State.STARTING, State.READY, State.DRAINING)
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A context for one run: of the generations above ``since``. Then it is as ``usual`` again."""
-
-    usual: Prepared
-    since: int
 
 
 @dataclass(slots=True)
@@ -71,13 +59,14 @@ class Configured:
     problem: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stock: Stock | None = None
-    _overrides: dict[str, Override] = field(default_factory=dict)
+    _overrides: Overrides = field(init=False)
     _stale: set[str] = field(default_factory=set)  # models whose footprint has been measured anew
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _looking: set[str] = field(default_factory=set)  # at whose files we look just now
     _stamps: dict[str, str] = field(default_factory=dict)  # of found models, as they were prepared
 
     def __post_init__(self) -> None:
+        self._overrides = Overrides(self.supervisor)
         record = Pulled(self.reader.paths.state_dir / pulled.FILE)
         self.pulls = Pulls(
             self.bus,
@@ -143,11 +132,10 @@ class Configured:
                 return self._refused(error)
             self._refuse_if_stopping()
             changes = diff(self.stock.catalog, reading.stock.catalog)
-            touched = self._touched(changes, reading.stock)
-            touched |= {
-                name for name in anew & self.stock.prepared.keys() if not self._running(name)
-            }
-            self._overrides.clear()
+            was, new = self.stock.prepared, reading.stock.prepared
+            touched = starts_anew(changes, was, new, self._overrides.of, self.runs)
+            touched |= {name for name in anew & was.keys() if not self.runs(name)}
+            self._overrides.of.clear()
             self.take(reading, touched)
             self.problem = ""
             troubles = await self.followed(reading.settings) if self.followed is not None else []
@@ -180,10 +168,7 @@ class Configured:
         that are not here are others."""
         catalog = await asyncio.to_thread(self.reader.catalog, self.settings, self.stock.catalog)
         self._stock = self.stock.retuned(catalog)
-        for name, override in self._overrides.items():
-            keep_alive = self.original(name).keep_alive
-            usual = override.usual.kept_alive(keep_alive)
-            self._overrides[name] = replace(override, usual=usual)
+        self._overrides.retune(lambda name: self.original(name).keep_alive)
         self.supervisor.stock = self._stock
         self.supervisor.catalog(self._stock.specs(), frozenset())
 
@@ -204,21 +189,6 @@ class Configured:
         log.warning("%s", self.problem)
         return view
 
-    def _touched(self, changes: Changes, new: Stock) -> frozenset[str]:
-        """Models whose process must start anew: changed, on a changed engine, or with other
-        weights, variants or engine than before. Another version of the same engine is taken by
-        the next start: what runs is left alone."""
-        touched = set(changes.changed) | set(self._overrides)
-        for name, item in new.prepared.items():
-            old = self.stock.prepared.get(name)
-            if old is None:
-                continue
-            if item.engine_name in changes.engines or item.started_as != old.started_as:
-                touched.add(name)
-            elif item.installed != old.installed and not self._running(name):
-                touched.add(name)  # what it was given up for may be no more
-        return frozenset(touched & new.prepared.keys())
-
     # ------------------------------------------------------------ one model
 
     def named(self, name: str) -> Prepared | Problem:
@@ -232,18 +202,7 @@ class Configured:
     def bare(self, name: str) -> Prepared:
         """A preset of the catalog whose weights are not here (or came when nobody looked), or a
         found model that nobody has named yet."""
-        catalog = self.stock.catalog
-        if name in catalog.found:
-            return self.stock.unnamed(name)
-        model = catalog.presets[name]
-        return Prepared(
-            model,
-            model.engine,
-            ModelSpec(name, ()),
-            kind=model.kind or "chat",
-            pulled=False,
-            problem=self.reader.missing(model),
-        )
+        return self.reader.bare(self.stock, name)
 
     async def decide(self, name: str = "") -> None:
         """Choose the weights of a preset that nobody has asked for before, by any of its names;
@@ -266,7 +225,7 @@ class Configured:
         item = self.named(name)
         if isinstance(item, Problem):
             raise ProblemError(item)
-        model = _for_run(self.original(item.model.name), ctx, "shrink")
+        model = for_run(self.original(item.model.name), ctx, "shrink")
         fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
         if fresh.problem is not None:
             raise ProblemError(fresh.problem)
@@ -286,20 +245,20 @@ class Configured:
             if isinstance(item, Problem):
                 raise ProblemError(item)
             name = item.model.name
-            back = usual and name in self._overrides and not self._running(name)
+            back = usual and name in self._overrides.of and not self.runs(name)
             if usual and item.problem is None and not back and name in self.stock.prepared:
                 return item
-            model = self.original(name) if usual else _for_run(self.original(name), ctx, fit)
+            model = self.original(name) if usual else for_run(self.original(name), ctx, fit)
             fresh = await asyncio.to_thread(self._prepare, model, item.problem is not None)
             if usual:
-                self._overrides.pop(name, None)
+                self._overrides.of.pop(name, None)
             elif fresh.problem is not None:
                 return fresh
             else:
                 if fit == "ignore":
-                    fresh = self._squeezed(fresh)
-                self._override(fresh)
-            self._restock(fresh, anew=not self._runs_as(fresh))
+                    fresh = self._overrides.squeezed(fresh)
+                self._overrides.take(fresh, self.stock.prepared.get(name, fresh))
+            self._restock(fresh, anew=not self._overrides.runs_as(fresh))
             return fresh
 
     def learnt(self, name: str) -> None:
@@ -308,7 +267,7 @@ class Configured:
 
     async def _reprice(self, name: str) -> None:
         async with self._changing:
-            if name in self._overrides or name not in self.stock.prepared:
+            if name in self._overrides.of or name not in self.stock.prepared:
                 return
             fresh = await asyncio.to_thread(self._prepare, self.original(name), False)
             if fresh.problem is None and not self.supervisor.draining:
@@ -316,41 +275,12 @@ class Configured:
 
     def promised(self, run: Backend) -> Promise | None:
         """What was reckoned with for this backend; None where nothing is to be learned of it."""
-        item = self.stock.prepared.get(run.model)
-        way = run.variant.id
-        if item is None or item.installed is None or way not in item.keys:
-            return None
-        if run.installed.version != item.installed.version:  # the next start has another
-            return None
-        return Promise(item.keys[way], item.estimates[way], item.promised(way))
+        return self.stock.reckoned(run)
 
     def _prepare(self, model: Model, look_again: bool) -> Prepared:
         """In a thread. ``look_again``: also for engines, which may have been installed since."""
         preparer = self.reader.preparer(self.settings) if look_again else self.stock.preparer
         return preparer.prepare(model)
-
-    def _squeezed(self, item: Prepared) -> Prepared:
-        """Charged with no more than there is beside the pins, so that it is tried all the same."""
-        core = self.supervisor.scheduler
-        pins = [p for p in core.pages.values() if p.pinned and p.name != item.model.name]
-        room = minus(core.ledger.budget, total(core.ledger.charged(p.name) for p in pins))
-        variants = tuple(
-            replace(v, need={pool: min(n, max(0, room.get(pool, 0))) for pool, n in v.need.items()})
-            for v in item.spec.variants
-        )
-        return replace(item, spec=replace(item.spec, variants=variants))
-
-    def _override(self, fresh: Prepared) -> None:
-        ledger, spec = self.supervisor.scheduler.ledger, fresh.spec
-        if not any(fits(variant.need, ledger.budget) for variant in spec.plain):
-            raise ProblemError(never_fits(Page(spec), ledger, ()))
-        page = self.supervisor.scheduler.pages.get(spec.name)
-        known = self._overrides.get(spec.name)
-        usual = known.usual if known is not None else self.stock.prepared.get(spec.name, fresh)
-        since = page.generation if page is not None else 0
-        if self._runs_as(fresh):
-            since -= 1  # the present run is of it already
-        self._overrides[spec.name] = Override(usual, since)
 
     def _told(self, event: EventView) -> None:
         """A run has ended: what was learned of it counts; for good: so does its own context."""
@@ -361,29 +291,16 @@ class Configured:
             task.add_done_callback(self._tasks.discard)
         if event.kind == "exited" and event.facts.get("exit_class") == ExitClass.METAL_INIT:
             self.remedy(event.model)  # its next start comes after this
-        override = self._overrides.get(event.model)
-        if override is None or event.facts.get("generation", 0) <= override.since:
-            return
-        if event.kind == "failed" or (event.kind == "exited" and event.facts.get("asked")):
+        if self._overrides.ended(event):
             asyncio.get_running_loop().call_soon(self.end_override, event.model)
 
     def end_override(self, name: str) -> None:
         """As configured again, unless it runs (again)."""
-        if self._running(name) or self.supervisor.draining:
+        if self.runs(name) or self.supervisor.draining:
             return
-        override = self._overrides.pop(name, None)
+        override = self._overrides.of.pop(name, None)
         if override is not None:
             self._restock(override.usual, anew=False)
-
-    def _running(self, name: str) -> bool:
-        page = self.supervisor.scheduler.pages.get(name)
-        return page is not None and page.state in RUNS
-
-    def _runs_as(self, item: Prepared) -> bool:
-        """Whether what runs now is one of the ways to run it."""
-        page = self.supervisor.scheduler.pages.get(item.model.name)
-        variant = page.variant if page is not None and page.state in RUNS else None
-        return variant is not None and variant.id in item.ways
 
     def original(self, name: str) -> Model:
         """As it is configured, whatever one run was given."""
@@ -411,14 +328,14 @@ class Configured:
 
     def runs(self, name: str) -> bool:
         """Whether a process serves it now, or is about to."""
-        return self._running(name)
+        return self._overrides.running(name)
 
     def refound(self, catalog: Catalog, engines: Engines) -> None:
         """What was found is otherwise now; what runs is not touched by it. Under ``quiet``."""
         gone = {
             name
             for name in self.stock.catalog.found.keys() & self.stock.prepared.keys()
-            if not self._running(name) and self._stamps.get(name) != _stamp(catalog, name)
+            if not self.runs(name) and self._stamps.get(name) != catalog.stamp(name)
         }
         self._stock = self.stock.with_found(catalog, engines, gone)
         self.reader.served -= gone
@@ -438,14 +355,9 @@ class Configured:
         part that fails, where the user has said nothing of it. Or (not ``needed``) as ever again.
         """
         item = self.stock.prepared.get(name)
-        if item is None or item.installed is None or METAL_RETRY.keys() <= item.engine_env.keys():
-            return
-        engine = f"{item.installed.engine} {item.installed.version}".strip()
-        if self.kept.remedy(engine_key(item.installed), engine, needed=needed) and needed:
-            text = f"{engine}: {REMEDY}"
-            loop = asyncio.get_running_loop()
-            facts = {"engine": engine, "env": dict(METAL_RETRY)}
-            loop.call_soon(self.bus.publish, "remedy", name, text, facts)
+        if item is not None and (news := self.kept.remedied(item, needed=needed)):
+            text, facts = news
+            asyncio.get_running_loop().call_soon(self.bus.publish, "remedy", name, text, facts)
 
     async def written(self) -> None:
         """Wait until all that is to be remembered is on the disk."""
@@ -472,7 +384,7 @@ class Configured:
             page = self.supervisor.scheduler.pages.get(name)
             failed = page is not None and page.state is State.FAILED
             if failed and fresh.problem is None and not self.supervisor.draining:
-                self._overrides.pop(name, None)
+                self._overrides.of.pop(name, None)
                 self._restock(fresh, anew=True)
 
     # ------------------------------------------------------------ pulling
@@ -489,18 +401,5 @@ class Configured:
             if model is None:  # removed meanwhile
                 return
             item = await asyncio.to_thread(self._prepare, model, True)
-            self._overrides.pop(name, None)
+            self._overrides.of.pop(name, None)
             self._restock(item, anew=True)
-
-
-def _stamp(catalog: Catalog, name: str) -> str | None:
-    find = catalog.finds.get(name)
-    return find.stamp if find is not None else None
-
-
-def _for_run(model: Model, ctx: int | None, fit: LoadFit | None) -> Model:
-    """As this one load asks: with just this context unless it may ``shrink``."""
-    if ctx is not None:
-        floor = min(ctx, model.min_ctx)
-        model = replace(model, ctx=ctx, ctx_written=True, ctx_limit=ctx, min_ctx=floor)
-    return replace(model, fit="shrink" if fit == "shrink" else "refuse")

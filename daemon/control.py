@@ -5,12 +5,10 @@ Answers come from the scheduler's book and the stock; wishes become events. Noth
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,28 +20,27 @@ from daemon.benchmarks import Benchmarks, bench_of
 from daemon.bringing import Bringing
 from daemon.config.paths import Paths
 from daemon.configured import Configured
-from daemon.core.lifecycle import State
 from daemon.core.messages import Ask, OperatorAsked
 from daemon.core.page import Page
 from daemon.core.problems import Code, Problem, ProblemError
-from daemon.dialects.manner import reachable
 from daemon.finding import Finder
 from daemon.keys import Keys
+from daemon.loading import gone, ready
 from daemon.picture import (
-    about_files,
+    backend_view,
     claim_view,
+    failed_lines,
     fit_view,
-    ladder_view,
     left,
+    model_view,
     pinned_text,
     pool_view,
     reset_text,
     resident,
     troubles,
     wait_view,
-    where,
 )
-from daemon.ports import Lease, LoadFit, Progress
+from daemon.ports import LoadFit, Progress
 from daemon.requests import Requests
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
@@ -69,8 +66,6 @@ from daemon.views import (
     StoryView,
     VerdictView,
 )
-
-LOAD_PATIENCE = 24 * 3600.0  # an operator waits as long as he likes; Ctrl-C ends it
 
 
 @dataclass(slots=True)
@@ -131,20 +126,12 @@ class Control:
             advice=told.advice.text if told.advice else "",
             draining=self.supervisor.draining,
             counters=dict(self.supervisor.counters),
-            troubles=[*troubles(self.supervisor.backends.values()), *self._failed_lines()],
+            troubles=[*troubles(self.supervisor.backends.values()), *failed_lines(self.lines())],
             listeners=self.listeners(),
             lan=self.lan(),
             small_model=self._small(),
             power=self.power(),
         )
-
-    def _failed_lines(self) -> list[str]:
-        """Lines of the calendar that came to nothing the last time."""
-        return [
-            f"the schedule could not {one.do} {one.model}: {one.last_text}"
-            for one in self.lines()
-            if one.last == "failed"
-        ]
 
     def _small(self) -> str:
         small = self.configured.stock.catalog.small
@@ -179,49 +166,10 @@ class Control:
         return item
 
     def _model(self, item: Prepared) -> ModelView:
-        model, best = item.model, item.best
-        page = self.supervisor.scheduler.pages.get(model.name)
-        price = item.prices.get(best.id) if best else None
-        problem = item.problem or (page.problem if page else None)
-        catalog = self.configured.stock.catalog
-        about = about_files(item, catalog.finds.get(model.name))
-        return ModelView(
-            name=model.name,
-            aliases=list(model.aliases),
-            state=page.state.label if page else "stopped",
-            engine=item.engine_name,
-            source=item.source,
-            kind=item.kind,
-            size=about.size or model.size,
-            quantisation=about.quantisation or model.quant,
-            context=best.ctx if best else model.ctx,
-            context_max=about.context or None,
-            slots=model.slots,
-            pinned=page.pinned if page else model.pin,
-            keep_alive=model.keep_alive,
-            routes=sorted(reachable(item.routes)),
-            estimate=dict(item.spec.variants[0].need) if item.spec.variants else {},
-            breakdown=asdict(price) if price else {},
-            variants=[v.id for v in item.spec.plain],
-            problem=problem.text if problem else "",
-            preset=model.preset,
-            args=list(model.args),
-            pulled=item.pulled,
-            sees=item.sees,
-            choice=model.choice.text if model.choice else "",
-            warnings=list(model.warnings),
-            place=about.place,
-            parameters=about.parameters or None,
-            abilities=list(about.abilities),
-            architecture=about.architecture,
-            files=list(about.files),
-            mmproj=str(item.mmproj) if item.mmproj is not None else "",
-            template=about.template,
-            params=dict(model.params.default),
-            clash=catalog.clashes.get(model.name, ""),
-            tested=self.proofs.last(Served.of(item)),
-            **(ladder_view(page, self.supervisor.clock(), time.time()) if page else {}),
-        )
+        page = self.supervisor.scheduler.pages.get(item.model.name)
+        tested = self.proofs.last(Served.of(item))
+        catalog, now = self.configured.stock.catalog, self.supervisor.clock()
+        return model_view(item, page, catalog, tested, now, time.time())
 
     def backends(self) -> list[BackendView]:
         pages = self.supervisor.scheduler.pages
@@ -233,36 +181,8 @@ class Control:
 
     def _backend(self, page: Page, run: Backend) -> BackendView:
         charged = dict(self.supervisor.scheduler.ledger.charged(page.name))
-        expires = page.expires_at()
-        left = None if expires is None else max(0.0, expires - self.supervisor.clock())
-        grown = charged != dict(run.variant.need)
-        return BackendView(
-            model=page.name,
-            engine=run.engine.name,
-            generation=run.generation,
-            state=page.state.label,
-            pid=run.pid,
-            keeper_pid=run.keeper.hello.keeper_pid if run.keeper else None,
-            address=str(run.holding.target),
-            where=where(run, charged),
-            variant=run.variant.id,
-            context=run.plan.running.ctx,
-            slots=run.plan.running.slots,
-            leases=len(page.leases),
-            queue=len(page.queue),
-            footprint=charged,
-            footprint_source="measured" if grown else "estimated",
-            measured=run.measured,
-            keep_alive_left=left,
-            pinned=page.pinned,
-            started_at=run.started_at,
-            ready_at=run.ready_at,
-            log=str(run.places.log),
-            warning=run.installed.warning,
-            rescued=self.supervisor.rescued.get(page.name, 0),
-            version=run.installed.version,
-            **ladder_view(page, self.supervisor.clock(), time.time()),
-        )
+        rescued = self.supervisor.rescued.get(page.name, 0)
+        return backend_view(page, run, charged, rescued, self.supervisor.clock(), time.time())
 
     # ------------------------------------------------------------ loading
 
@@ -307,43 +227,11 @@ class Control:
         if item.problem is not None:
             raise ProblemError(item.problem)
         try:
-            async for step in self._ready(item.model.name):
+            async for step in ready(self.supervisor, self.bus, item.model.name):
                 yield step
         except ProblemError:
             self.configured.end_override(item.model.name)
             raise
-
-    async def _ready(self, name: str) -> AsyncIterator[Progress]:
-        began = time.monotonic()
-        steps: asyncio.Queue[Progress | Lease | Problem] = asyncio.Queue()
-        end = self.bus.subscribe(lambda event: _tell_step(event, name, steps))
-        try:
-            self.supervisor.load(name, steps.put_nowait, LOAD_PATIENCE)
-            page = self.supervisor.scheduler.pages.get(name)
-            if page is not None and page.state is State.STOPPED and page.loads:
-                claim = self.supervisor.scheduler.claim
-                yield Progress("wait", f"waits for memory (first in turn: {claim or name})")
-            while True:
-                step = await steps.get()
-                if isinstance(step, Problem):
-                    raise ProblemError(step)
-                if not isinstance(step, Progress):
-                    break
-                yield step
-        finally:
-            end()
-        yield self._done(name, time.monotonic() - began)
-
-    def _done(self, name: str, seconds: float) -> Progress:
-        ledger = self.supervisor.scheduler.ledger
-        run = self.supervisor.backends.get(name)
-        facts: dict[str, object] = {
-            "seconds": round(seconds, 3),
-            "footprint": dict(ledger.charged(name)),
-        }
-        if isinstance(run, Backend):
-            facts |= {"variant": run.variant.id, "warning": run.installed.warning}
-        return Progress("ready", f"{name} is ready", 1.0, facts)
 
     async def pull(self, name: str) -> AsyncIterator[Progress]:
         """See ``ControlPort``."""
@@ -369,15 +257,7 @@ class Control:
         going = [n for n in self.supervisor.backends if wanted is None or n in wanted]
         runs = {n: self.supervisor.backends[n] for n in going}
         self.supervisor.tell(OperatorAsked(Ask.UNLOAD, wanted[0] if wanted else None, force))
-        news = asyncio.Event()
-        end = self.bus.subscribe(lambda event: news.set())
-        try:
-            while any(self.supervisor.backends.get(n) is run for n, run in runs.items()):
-                news.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), 1.0)
-        finally:
-            end()
+        await gone(self.supervisor, self.bus, runs)
         return going
 
     # ------------------------------------------------------------ the rest
@@ -507,16 +387,3 @@ class Control:
 
     def shutdown(self) -> None:
         self.stop()
-
-
-_STEPS = {"start": "start", "evict": "evict", "backoff": "wait", "exited": "wait", "stop": "evict"}
-
-
-def _tell_step(
-    event: EventView, name: str, steps: asyncio.Queue[Progress | Lease | Problem]
-) -> None:
-    """An event as a step of this load: the model's own, and whoever makes room for it."""
-    concerns = event.model == name or event.facts.get("claim") == name
-    made_room = event.kind in ("stop", "exited") and event.facts.get("reason") == "evict"
-    if (concerns or made_room) and event.kind in _STEPS:
-        steps.put_nowait(Progress(_STEPS[event.kind], event.text, None, event.facts))

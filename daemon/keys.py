@@ -67,6 +67,11 @@ class Keys:
         """May a port be opened to other machines?"""
         return self.insecure or bool(self.ring.live(self.store.clock()))
 
+    async def any_now(self) -> bool:
+        """The same, after a look: ``ctl`` may have made one just before."""
+        await self.look()
+        return self.any_good()
+
     def used(self, record: RequestRecord) -> None:
         """A request is over; with which key, and when."""
         if record.key:

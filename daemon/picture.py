@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from daemon.backends.backend import Backend
 from daemon.backends.prepare import Prepared
+from daemon.config.catalog import Catalog
 from daemon.config.finds import Find, HeaderFacts
 from daemon.core.eviction import Resident
 from daemon.core.explain import Claim, Pool, Wait
 from daemon.core.messages import Bytes
 from daemon.core.page import Page
 from daemon.core.units import format_bytes
+from daemon.dialects.manner import reachable
 from daemon.discovery.header import facts_of
 from daemon.files import DISK
 from daemon.logs.files import lost_lines
-from daemon.views import ChoiceView, ClaimView, FitView, PoolView, VictimView, WaitView
+from daemon.views import (
+    BackendView,
+    ChoiceView,
+    ClaimView,
+    FitView,
+    ModelView,
+    PoolView,
+    ScheduleView,
+    VerdictView,
+    VictimView,
+    WaitView,
+)
 
 if TYPE_CHECKING:
     from daemon.preflight import Preflight
@@ -85,6 +98,15 @@ def troubles(runs: Iterable[object]) -> list[str]:
             lost_bytes = format_bytes(one.dropped)
             told.append(f"the log of {run.model} lacks {lost_bytes} that could not be written{why}")
     return told
+
+
+def failed_lines(lines: Iterable[ScheduleView]) -> list[str]:
+    """Lines of the calendar that came to nothing the last time."""
+    return [
+        f"the schedule could not {one.do} {one.model}: {one.last_text}"
+        for one in lines
+        if one.last == "failed"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +199,94 @@ def ladder_view(page: Page, now: float, wall: float) -> dict[str, Any]:
     climbs = None if page.climb_at is None else round(max(0.0, page.climb_at - now), 3)
     since = round(wall - (now - page.degraded_at), 3)
     return {"degraded": degraded, "degraded_since": since, "climbs_in": climbs}
+
+
+def model_view(
+    item: Prepared,
+    page: Page | None,
+    catalog: Catalog,
+    tested: VerdictView | None,
+    now: float,
+    wall: float,
+) -> ModelView:
+    """A model as its next start will be, and where it stands. ``wall``: Unix time of ``now``."""
+    model, best = item.model, item.best
+    price = item.prices.get(best.id) if best else None
+    problem = item.problem or (page.problem if page else None)
+    about = about_files(item, catalog.finds.get(model.name))
+    return ModelView(
+        name=model.name,
+        aliases=list(model.aliases),
+        state=page.state.label if page else "stopped",
+        engine=item.engine_name,
+        source=item.source,
+        kind=item.kind,
+        size=about.size or model.size,
+        quantisation=about.quantisation or model.quant,
+        context=best.ctx if best else model.ctx,
+        context_max=about.context or None,
+        slots=model.slots,
+        pinned=page.pinned if page else model.pin,
+        keep_alive=model.keep_alive,
+        routes=sorted(reachable(item.routes)),
+        estimate=dict(item.spec.variants[0].need) if item.spec.variants else {},
+        breakdown=asdict(price) if price else {},
+        variants=[v.id for v in item.spec.plain],
+        problem=problem.text if problem else "",
+        preset=model.preset,
+        args=list(model.args),
+        pulled=item.pulled,
+        sees=item.sees,
+        choice=model.choice.text if model.choice else "",
+        warnings=list(model.warnings),
+        place=about.place,
+        parameters=about.parameters or None,
+        abilities=list(about.abilities),
+        architecture=about.architecture,
+        files=list(about.files),
+        mmproj=str(item.mmproj) if item.mmproj is not None else "",
+        template=about.template,
+        params=dict(model.params.default),
+        clash=catalog.clashes.get(model.name, ""),
+        tested=tested,
+        **(ladder_view(page, now, wall) if page else {}),
+    )
+
+
+def backend_view(
+    page: Page, run: Backend, charged: dict[str, int], rescued: int, now: float, wall: float
+) -> BackendView:
+    """A process of ours and what it is charged. ``wall``: Unix time of ``now``."""
+    expires = page.expires_at()
+    rest = None if expires is None else max(0.0, expires - now)
+    grown = charged != dict(run.variant.need)
+    return BackendView(
+        model=page.name,
+        engine=run.engine.name,
+        generation=run.generation,
+        state=page.state.label,
+        pid=run.pid,
+        keeper_pid=run.keeper.hello.keeper_pid if run.keeper else None,
+        address=str(run.holding.target),
+        where=where(run, charged),
+        variant=run.variant.id,
+        context=run.plan.running.ctx,
+        slots=run.plan.running.slots,
+        leases=len(page.leases),
+        queue=len(page.queue),
+        footprint=charged,
+        footprint_source="measured" if grown else "estimated",
+        measured=run.measured,
+        keep_alive_left=rest,
+        pinned=page.pinned,
+        started_at=run.started_at,
+        ready_at=run.ready_at,
+        log=str(run.places.log),
+        warning=run.installed.warning,
+        rescued=rescued,
+        version=run.installed.version,
+        **ladder_view(page, now, wall),
+    )
 
 
 _DOWN = ("backoff", "failed")

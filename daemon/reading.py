@@ -26,6 +26,7 @@ from daemon.config.paths import Paths
 from daemon.config.presets import Preset, load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
+from daemon.core.messages import ModelSpec
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.discovery.header import Known
 from daemon.discovery.look import look, places_of
@@ -209,6 +210,22 @@ class Reader:
         if found is None:
             raise ProblemError(self.missing(model))
         return Located(found, *self._companions(model, found.parent))
+
+    def bare(self, stock: Stock, name: str) -> Prepared:
+        """A preset of the catalog whose weights are not here (or came when nobody looked), or a
+        found model that nobody has named yet."""
+        catalog = stock.catalog
+        if name in catalog.found:
+            return stock.unnamed(name)
+        model = catalog.presets[name]
+        return Prepared(
+            model,
+            model.engine,
+            ModelSpec(name, ()),
+            kind=model.kind or "chat",
+            pulled=False,
+            problem=self.missing(model),
+        )
 
     @staticmethod
     def missing(model: Model) -> Problem:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from daemon.backends.prepare import Prepared
 from daemon.config.diff import Changes
 from daemon.config.mistakes import ConfigError
 from daemon.core.problems import ProblemError
@@ -28,6 +29,28 @@ def refused(error: ConfigError | ProblemError) -> ReloadView:
         problem=problem,
         mistakes=mistakes,
     )
+
+
+def starts_anew(
+    changes: Changes,
+    was: Mapping[str, Prepared],
+    new: Mapping[str, Prepared],
+    overridden: Iterable[str],
+    running: Callable[[str], bool],
+) -> frozenset[str]:
+    """Models whose process must start anew: changed, on a changed engine, or with other
+    weights, variants or engine than before. Another version of the same engine is taken by
+    the next start: what runs is left alone."""
+    touched = set(changes.changed) | set(overridden)
+    for name, item in new.items():
+        old = was.get(name)
+        if old is None:
+            continue
+        if item.engine_name in changes.engines or item.started_as != old.started_as:
+            touched.add(name)
+        elif item.installed != old.installed and not running(name):
+            touched.add(name)  # what it was given up for may be no more
+    return frozenset(touched & new.keys())
 
 
 def view_of(changes: Changes, touched: frozenset[str], troubles: Sequence[str] = ()) -> ReloadView:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from daemon.backends.prepare import Prepared
 from daemon.backends.standings import Standings
+from daemon.backends.stock import REMEDY, engine_key
 from daemon.core.messages import Standing
+from daemon.engines.signatures import METAL_RETRY
 from daemon.writing import Writer
 
 
@@ -30,6 +33,16 @@ class Remembered:
         if news:
             self._writer.soon()
         return news
+
+    def remedied(self, item: Prepared, *, needed: bool) -> tuple[str, dict[str, object]] | None:
+        """The same for the engine of this model, unless the user has set it himself: what to tell
+        of it, if it is needed and that is news."""
+        if item.installed is None or METAL_RETRY.keys() <= item.engine_env.keys():
+            return None
+        engine = f"{item.installed.engine} {item.installed.version}".strip()
+        if not self.remedy(engine_key(item.installed), engine, needed=needed) or not needed:
+            return None
+        return f"{engine}: {REMEDY}", {"engine": engine, "env": dict(METAL_RETRY)}
 
     async def written(self) -> None:
         """Wait until all of it is on the disk."""

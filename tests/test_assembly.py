@@ -20,7 +20,7 @@ import pytest
 from control_api.app import _WORLD_KEY
 from control_api.operation import Limits as ControlLimits
 from daemon import assembly
-from daemon.assembly import Daemon, control_limits, no_authorities
+from daemon.assembly import Daemon
 from daemon.bounds import relay_limits
 from daemon.config import presets
 from daemon.config.load import load
@@ -30,6 +30,7 @@ from daemon.core.budget import NOTHING
 from daemon.core.messages import Bytes
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.logs.files import RotatingHandler
+from daemon.private import control_limits, no_authorities
 from daemon.reading import Reader, Reading
 from daemon.relay.limits import Limits
 from tests.rooms import engine, model
@@ -264,7 +265,7 @@ async def test_what_is_read_again_counts_without_a_restart(
     assert logging.getLogger().level == logging.ERROR
     assert (own_log.max_bytes, own_log.keep, own_log.form) == (2 << 20, 9, "json")
     assert house.daemon.supervisor.stopping.retry_after == 3
-    apps = house.daemon._control_apps
+    apps = house.daemon.private.apps
     assert len(apps) == 2  # the private socket's, and the front's
     for app in apps:
         limits = app[_WORLD_KEY].limits
@@ -365,7 +366,7 @@ def test_limits_and_guard_are_as_configured() -> None:
 
 
 def test_tidying_memory_harms_nobody() -> None:
-    code = "from daemon.assembly import tidy_memory; import gc; tidy_memory()\n"
+    code = "from daemon.memory import tidy_memory; import gc; tidy_memory()\n"
     code += "assert gc.get_freeze_count() > 0; print('well')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "well"), done.stderr

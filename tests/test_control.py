@@ -16,11 +16,11 @@ from daemon.access.principals import LOCAL
 from daemon.access.store import KeyStore
 from daemon.backends.backend import Backend
 from daemon.backends.stock import Stock
-from daemon.control import where
 from daemon.core.messages import ExitClass, Outcome
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.downloads.locate import storage
 from daemon.downloads.pull import PullProgress, PullRequest
+from daemon.picture import where
 from daemon.ports import Lease, Route, Wish
 from daemon.views import FindingView
 from tests.control_api.fake import measured_view

@@ -224,7 +224,7 @@ async def test_a_context_for_one_run_keeps_its_way_and_gets_the_keep_alive(
     assert rooms.page("a").spec.keep_alive == 60
     rooms.supervisor.tell(OperatorAsked(Ask.UNLOAD, "a"))
     rooms.exited("a")
-    await rooms.until(lambda: not rooms.configured._overrides)
+    await rooms.until(lambda: not rooms.configured._overrides.of)
     assert rooms.page("a").spec.keep_alive == 60
     assert rooms.page("a").spec.plain[0].id == "context 4096"
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from daemon.backends.backend import Backend, digest
 from daemon.backends.keeping import Keeper
-from daemon.backends.learned import key_of
+from daemon.backends.learned import Promise, key_of
 from daemon.backends.moved import same_command
 from daemon.backends.names import Names
 from daemon.backends.prepare import Prepared, Preparer
@@ -266,6 +266,16 @@ class Stock(Names):
                 known = catalog.found.get(name)
                 prepared[name] = item if known is None else replace(item, model=known)
         return replace(self, catalog=catalog, prepared=prepared, engines=engines)
+
+    def reckoned(self, run: Backend) -> Promise | None:
+        """What was reckoned with for this backend; None where nothing is to be learned of it."""
+        item = self.prepared.get(run.model)
+        way = run.variant.id
+        if item is None or item.installed is None or way not in item.keys:
+            return None
+        if run.installed.version != item.installed.version:  # the next start has another
+            return None
+        return Promise(item.keys[way], item.estimates[way], item.promised(way))
 
     def with_prepared(self, item: Prepared) -> Stock:
         """The same stock with one model prepared anew (``ctl load --ctx``, a finished pull)."""

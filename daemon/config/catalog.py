@@ -132,6 +132,11 @@ class Catalog:
             _patterns=tuple((pattern, kept(model)) for pattern, model in self._patterns),
         )
 
+    def stamp(self, name: str) -> str | None:
+        """Of a found model's files; None: it was not found."""
+        find = self.finds.get(name)
+        return find.stamp if find is not None else None
+
     def with_found(self, finds: Sequence[Find], held: Mapping[FileId, str]) -> Catalog:
         """The same with models that were found on the machine, in the order in which they get
         names. What the file or a preset calls so is never another one's. ``held``: files that
