@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import random
 import socket
 import subprocess
 import sys
@@ -29,9 +30,17 @@ def refused(host: str, port: int) -> Problem:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port on which this process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield int(server.getsockname()[1])
+    """A port on which this process listens. Its neighbours are offered in its place, so it is none
+    of those that the system hands out: other tests run beside this one."""
+    for port in random.sample(range(20_000, 32_000), 50):
+        try:
+            server = socket.create_server(("127.0.0.1", port))
+        except OSError:
+            continue
+        with server:
+            yield port
+        return
+    raise AssertionError("fifty ports were taken")
 
 
 def free() -> int:
