@@ -32,7 +32,7 @@ WORKERS = min(32, (os.cpu_count() or 1) + 4)  # threads of asyncio's own pool: s
 SLACK = 15.0  # seconds on top of what a return may take: a deadline on a busy machine, no figure
 TIMES: dict[str, object] = {
     "start_stall": 2.0,
-    "answer_stall": 0.8,
+    "answer_stall": 1.6,  # more than a busy machine takes to let a stand-in say its next word
     "probe_timeout": 1.0,
     "health_timeout": 0.5,
     "liveness_interval": 0.1,
