@@ -70,12 +70,7 @@ class Catalog:
         def made(
             name: str, entry: ModelEntry, preset: Preset | None, *, listed: bool = True
         ) -> Model:
-            other: FormName = "mlx" if form == "gguf" else "gguf"
-            forms = [
-                merge(name, entry, preset, settings, wanted, listed=listed)
-                for wanted in ((form, other) if _has_both(preset) else (form,))
-            ]
-            forms = [m for i, m in enumerate(forms) if m.form not in {f.form for f in forms[:i]}]
+            forms = _forms(name, entry, preset, settings, form, listed=listed)
             picked = pick(forms)
             if picked is None:
                 undecided.add(name)
@@ -309,8 +304,23 @@ def _all_names(
     return names.items()
 
 
-def _has_both(preset: Preset | None) -> bool:
-    return preset is not None and preset.gguf is not None and preset.mlx is not None
+def _forms(
+    name: str,
+    entry: ModelEntry,
+    preset: Preset | None,
+    settings: Settings,
+    form: FormName,
+    *,
+    listed: bool,
+) -> list[Model]:
+    """The model in every form that it may have, the preferred one first."""
+    other: FormName = "mlx" if form == "gguf" else "gguf"
+    both = preset is not None and preset.gguf is not None and preset.mlx is not None
+    forms = [
+        merge(name, entry, preset, settings, wanted, listed=listed)
+        for wanted in ((form, other) if both else (form,))
+    ]
+    return [m for i, m in enumerate(forms) if m.form not in {f.form for f in forms[:i]}]
 
 
 def _entry_of(name: str, preset: Preset) -> ModelEntry:

@@ -15,8 +15,9 @@ import socket
 import ssl
 import sys
 from collections import deque
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daemon.core.problems import Code, Problem
 from daemon.dialects.errors import Dialect, render
@@ -131,17 +132,27 @@ class Listener:
             return
         client = ClientConnection(self._plane, self.entry)
         self._plane.coming.add(client)
-        task = self._plane.loop.create_task(self._take(conn, client))
+        task = self._begin(self._take(conn, client), conn)
+        task.add_done_callback(lambda done: self._plane.coming.discard(client))
+
+    def _begin(self, taking: Coroutine[Any, Any, None], conn: socket.socket) -> asyncio.Task[None]:
+        """A task that makes a connection of ``conn``, and is its owner until then."""
+        task = self._plane.loop.create_task(taking)
         self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._arriving.discard(task)
+            if task.cancelled():  # perhaps before its first step: nothing of its own has run
+                conn.close()
+
+        task.add_done_callback(done)
+        return task
 
     async def _take(self, conn: socket.socket, client: ClientConnection) -> None:
         try:
             await self._plane.loop.connect_accepted_socket(lambda: client, conn)
         except OSError:  # gone again
             conn.close()
-        finally:
-            self._plane.coming.discard(client)
 
     def _shake(self, conn: socket.socket, peer: Peer, tls: ssl.SSLContext) -> None:
         """Agree on keys first. That takes as long as the other side likes, so those who do are
@@ -152,10 +163,8 @@ class Listener:
             oldest = of_peer[0] if len(of_peer) >= _HANDS_EACH else next(iter(hands))
             oldest.cancel()
             del hands[oldest]
-        task = self._plane.loop.create_task(self._take_safely(conn, tls))
+        task = self._begin(self._take_safely(conn, tls), conn)
         hands[task] = peer.address
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
         task.add_done_callback(lambda done: hands.pop(done, None))
 
     async def _take_safely(self, conn: socket.socket, tls: ssl.SSLContext) -> None:
@@ -169,7 +178,7 @@ class Listener:
                 ssl_handshake_timeout=limits.head_timeout,
                 ssl_shutdown_timeout=limits.linger,
             )
-        except (OSError, asyncio.CancelledError):  # gone, no TLS, too slow, or has given way
+        except OSError:  # gone, no TLS, too slow
             conn.close()
 
     def _refuse(self, conn: socket.socket) -> None:

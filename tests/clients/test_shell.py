@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +17,18 @@ WISH = Wish(url="http://127.0.0.1:8123", model=Served("it's a; $(name)", 4096))
 SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
-def after(plan: Plan) -> dict[str, str]:
-    """The environment that a shell has after these lines."""
+def after(plan: Plan, folder: Path) -> dict[str, str]:
+    """The environment that a shell has after these lines. ``folder``: where theirs are made."""
     lines = "\n".join(shell.lines(plan, "it"))
     script = f"{lines}\nexec python3 -I -S -c '{SHOW}'"
     done = subprocess.run(
         ["/bin/sh", "-eu", "-c", script],
-        env={"PATH": "/usr/bin:/bin:/usr/local/bin", "OPENAI_API_KEY": "sk-REAL", "HOME": "/h"},
+        env={
+            "PATH": "/usr/bin:/bin:/usr/local/bin",
+            "OPENAI_API_KEY": "sk-REAL",
+            "HOME": "/h",
+            "TMPDIR": str(folder),
+        },
         capture_output=True,
         text=True,
         timeout=20,
@@ -33,11 +39,11 @@ def after(plan: Plan) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_the_environment_is_the_plans(name: str) -> None:
+def test_the_environment_is_the_plans(name: str, tmp_path: Path) -> None:
     program = CLIENTS[name]
     wish = replace(WISH, folder=shell.FOLDER) if program.files_needed else WISH
     plan = program.plan(wish)
-    found = after(plan)
+    found = after(plan, tmp_path)
     assert "sk-REAL" not in found.values()
     for variable, value in plan.env.items():
         if not value.startswith(shell.FOLDER):

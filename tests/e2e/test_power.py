@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.backends.backend_house import alive
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 from tests.e2e.test_life import model
@@ -39,8 +41,12 @@ def beside(house: House, logind: Logind) -> House:
 def holders(house: House) -> list[int]:
     """Its children that hold a lock."""
     assert house.process is not None
-    children = psutil.Process(house.process.pid).children()
-    return [child.pid for child in children if child.name().startswith("systemd-inhib")]
+    found = []
+    for child in psutil.Process(house.process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # gone since it was listed
+            if child.name().startswith("systemd-inhib"):
+                found.append(child.pid)
+    return found
 
 
 def test_no_idle_sleep_in_the_middle_of_an_answer(
@@ -52,7 +58,9 @@ def test_no_idle_sleep_in_the_middle_of_an_answer(
         pieces = house.stream("a", max_tokens=16000)
         next(pieces)
         until(lambda: logind.held == [IDLE])
-        assert house.status()["power"] == "idle sleep is held off"
+        until(
+            lambda: house.status()["power"] == "idle sleep is held off"
+        )  # who holds it knows later
         assert "idle sleep is held off" in house.ctl("status").stdout
         pieces.close()  # type: ignore[attr-defined]
         until(lambda: logind.held == [])
@@ -65,7 +73,7 @@ def test_no_idle_sleep_in_the_middle_of_an_answer(
         assert house.process is not None
         house.process.send_signal(signal.SIGKILL)
         house.process.wait(10)
-        until(lambda: logind.held == [] and not psutil.pid_exists(pid))
+        until(lambda: logind.held == [] and not alive(pid))
 
 
 def test_models_leave_before_a_sleep_and_come_back(

@@ -102,6 +102,21 @@ async def test_a_socket_of_a_service_manager_goes_on_listening() -> None:
 
 
 @both_loops
+async def test_who_is_cut_short_on_the_way_in_is_closed() -> None:
+    """Also when nothing has been done for it yet, as when the daemon ends at that very moment."""
+    async with world() as here:
+        (listener,) = here.front._listeners
+        with socket.create_connection(listener.sock.getsockname(), 5) as peer:
+            listener._readable()
+            (task,) = listener._arriving
+            task.cancel()
+            await until(lambda: not listener._arriving)
+            assert not here.front._plane.coming
+            peer.settimeout(5)
+            assert peer.recv(1) == b""
+
+
+@both_loops
 async def test_connections_send_at_once_and_little_is_kept_for_them() -> None:
     async with world() as here:
         await here.client()

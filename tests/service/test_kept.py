@@ -5,23 +5,12 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from daemon.service.handed import Handed
 from daemon.service.kept import Kept, name_of, split
 from daemon.service.notify import Notifier
-
-
-@pytest.fixture
-def systemd(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    path = str(short_dir / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(path)
-        sock.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", path)
-        yield sock
 
 
 @pytest.fixture

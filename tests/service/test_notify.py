@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.service.notify import Notifier, ascii_text, watchdog_interval
-
-
-@pytest.fixture
-def systemd(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    path = str(short_dir / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(path)
-        sock.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", path)
-        yield sock
 
 
 def heard(sock: socket.socket) -> list[str]:
