@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +19,9 @@ from daemon.engines.base import Installed, LaunchPlan, Running
 from daemon.engines.command import Command, Template
 from daemon.ports import Hold
 from tests.fakes.start import argv as fake_argv
+from tests.ports import free_port
 
-DEADLINE = 15.0  # seconds; nothing here takes a tenth of it on an idle machine
+DEADLINE = 20.0  # seconds; nothing here takes a tenth of it on an idle machine
 FAKE = tuple(fake_argv())
 TIMING = Timing(
     start_stall=10.0,
@@ -29,9 +30,9 @@ TIMING = Timing(
     probe_timeout=10.0,
     stop_grace=2.0,
     kill_grace=2.0,
-    keeper_start=10.0,
+    keeper_start=20.0,
     keeper_grace=0.3,
-    keeper_connect=10.0,
+    keeper_connect=20.0,
     keeper_lost=2.0,
 )
 VARIANT = Variant("context 4096", {"ram": 1 << 20})
@@ -143,6 +144,13 @@ class Stage:
             assert time.monotonic() < end, f"no {text!r} in the log:\n{self.log()}"
             await asyncio.sleep(0.005)
 
+    async def grandchild(self) -> int:
+        """Of the engine, once its keeper has written down what the engine said of it."""
+        line = re.compile(r"grandchild (\d+)\n")
+        await until(lambda: line.search(self.log()), "word of a grandchild")
+        (pid,) = line.findall(self.log())
+        return int(pid)
+
     def left(self) -> list[str]:
         """Files of keepers that are still there."""
         return sorted(path.name for path in (self.root / "run").iterdir())
@@ -176,10 +184,3 @@ async def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"{what} did not come true"
         await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

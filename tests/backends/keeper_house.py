@@ -17,7 +17,7 @@ from typing import Any
 
 from daemon.backends.keeping import Gone, Keeper, KeeperEvent, Lines, Order
 
-DEADLINE = 10.0  # seconds; nothing here takes a tenth of it on an idle machine
+DEADLINE = 25.0  # seconds; nothing here takes a tenth of it on an idle machine
 
 
 WAIT = "import signal; print('up', flush=True); signal.pause()"

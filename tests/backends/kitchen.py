@@ -58,11 +58,11 @@ TIMING = Timing(
     ready_poll=0.01,
     health_timeout=1.0,
     probe_timeout=10.0,
-    stop_grace=1.0,
-    kill_grace=1.0,
-    keeper_start=10.0,
-    keeper_grace=5.0,
-    keeper_connect=10.0,
+    stop_grace=10.0,
+    kill_grace=10.0,
+    keeper_start=20.0,
+    keeper_grace=60.0,
+    keeper_connect=20.0,
     keeper_lost=2.0,
 )
 

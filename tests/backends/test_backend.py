@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -29,7 +28,7 @@ from daemon.core.units import MIB
 from daemon.engines.base import LaunchPlan, Probe
 from daemon.engines.command import Command
 from daemon.ports import Target
-from tests.backends.backend_house import FAKE, Stage, alive, until
+from tests.backends.backend_house import DEADLINE, FAKE, Stage, alive, until
 
 pytestmark = pytest.mark.processes
 
@@ -59,7 +58,7 @@ async def test_ready_is_told_after_a_real_request(stage: Stage) -> None:
     assert backend.ready_at is not None
     assert backend.ready_at >= backend.started_at
     assert alive(backend.pid)
-    assert await backend.look_over(5.0) is Found.SERVES
+    assert await backend.look_over(DEADLINE) is Found.SERVES
 
 
 async def test_what_the_engine_said_of_its_memory_is_kept(stage: Stage) -> None:
@@ -78,7 +77,7 @@ async def test_what_the_engine_said_of_its_memory_is_kept(stage: Stage) -> None:
     silent, told = stage.begin(generation=2)
     await told.have(BackendReady)
     assert silent._task is not None
-    await asyncio.wait({silent._task}, timeout=10)
+    await asyncio.wait_for(silent._task, DEADLINE)
     assert silent.allotted is None
 
 
@@ -120,10 +119,10 @@ async def test_the_first_answer_is_told_where_the_log_explains_nothing(stage: St
 
 async def test_health_before_the_load_is_over_is_not_ready(stage: Stage) -> None:
     """mlx-lm: healthy at once; the real request waits, or gets 503, until it is loaded."""
-    backend, told = stage.begin("--early-health", "--load-s", "0.3")
+    backend, told = stage.begin("--early-health", "--load-s", "2")
     await told.have(BackendReady)
     assert backend.timeline.ready - backend.timeline.healthy > 0.1
-    assert "model loaded" in stage.log()
+    await stage.logged("model loaded")
 
 
 async def test_an_engine_without_a_health_path(stage: Stage) -> None:
@@ -217,14 +216,14 @@ async def test_its_keeper_is_told_all_waits(stage: Stage) -> None:
 
 
 async def test_a_slow_load_that_goes_on_is_never_given_up(stage: Stage) -> None:
-    backend, told = stage.begin("--load-s", "2", "--load-log", start_stall=0.4)
+    backend, told = stage.begin("--load-s", "3.5", "--load-log", start_stall=1.5)
     assert await told.have() == BackendReady("tiny", 1)
-    assert backend.timeline.ready - backend.timeline.spawned > 1.5
+    assert backend.timeline.ready - backend.timeline.ordered > 3.0
 
 
 BUSY_CHILD = """
 import os, subprocess, sys, time
-code = "import time\\nend = time.monotonic() + 1.5\\nwhile time.monotonic() < end: pass"
+code = "import time\\nend = time.monotonic() + 3.5\\nwhile time.monotonic() < end: pass"
 subprocess.run([sys.executable, "-I", "-S", "-c", code])
 os.execv(sys.argv[1], sys.argv[1:])
 """
@@ -233,7 +232,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 async def test_work_in_a_child_is_progress(stage: Stage) -> None:
     """vllm loads in a process of its own, and says nothing for long."""
     wrapper = (sys.executable, "-I", "-S", "-c", BUSY_CHILD)
-    _, told = stage.begin(program=(*wrapper, *FAKE), start_stall=0.5)
+    _, told = stage.begin(program=(*wrapper, *FAKE), start_stall=1.5)
     assert await told.have() == BackendReady("tiny", 1)
 
 
@@ -285,7 +284,7 @@ async def test_one_that_listens_on_a_socket_leaves_none(stage: Stage) -> None:
         assert place.is_socket()
         facts = json.loads(backend.places.record.read_text())["facts"]
         assert (facts["port"], facts["listens"]) == (0, str(place))
-        assert await backend.look_over(5.0) is Found.SERVES
+        assert await backend.look_over(DEADLINE) is Found.SERVES
         assert backend.pid is not None
         os.kill(backend.pid, signum)
         await told.ended()
@@ -367,14 +366,12 @@ async def test_a_stop_is_clean(stage: Stage) -> None:
 async def test_a_stop_before_the_keeper_answered(stage: Stage, hard: bool) -> None:
     backend, told = stage.begin("--ignore-term")
     assert backend.keeper is None
-    began = time.monotonic()
-    backend.timing = replace(backend.timing, stop_grace=1.5)
+    # hard: killed at once; the ladder would be too late for ``ended``
+    backend.timing = replace(backend.timing, stop_grace=60.0 if hard else 0.5)
     backend.kill() if hard else backend.stop()
     ended = await told.ended()
     assert told == [ended]
     assert ended.exit_class is ExitClass.CLEAN
-    if hard:
-        assert time.monotonic() - began < 1.4, "killed by the ladder, not at once"
 
 
 @pytest.mark.parametrize("flags", [("--hang-load",), ("--hang-load", "--ignore-term")])
@@ -388,19 +385,20 @@ async def test_a_stop_while_it_loads(stage: Stage, flags: tuple[str, ...]) -> No
 
 
 async def test_one_that_ignores_term_is_killed_after_two_graces(stage: Stage) -> None:
-    backend, told = stage.begin("--ignore-term", stop_grace=0.15, kill_grace=0.3)
+    # Long enough that it gets each signal by itself: what comes twice to a sleeper is one.
+    backend, told = stage.begin("--ignore-term", stop_grace=1.0, kill_grace=1.5)
     await told.have(BackendReady)
     began = time.monotonic()
     backend.stop()
     ended = await told.ended()
-    assert time.monotonic() - began > 0.45
+    assert time.monotonic() - began > 2.5
     assert stage.log().count("SIGTERM ignored") == 2
     assert (ended.exit_class, ended.detail) == (ExitClass.CLEAN, "killed by SIGKILL")
 
 
 async def test_a_second_stop_with_a_hanging_request_insists(stage: Stage) -> None:
     """llama-server leaves at the second TERM."""
-    backend, told = stage.begin("--term-hangs", "--tokens", "-1", stop_grace=0.2, kill_grace=0.2)
+    backend, told = stage.begin("--term-hangs", "--tokens", "-1", stop_grace=1.0, kill_grace=60.0)
     await told.have(BackendReady)
     body = json.dumps({"messages": [{"role": "user", "content": "a"}]}).encode()
     asking = asyncio.create_task(
@@ -420,7 +418,7 @@ async def test_a_second_stop_with_a_hanging_request_insists(stage: Stage) -> Non
 async def test_what_it_started_goes_too_before_the_exit_is_told(stage: Stage) -> None:
     backend, told = stage.begin("--grandchild", stop_grace=0.15, kill_grace=0.2)
     await told.have(BackendReady)
-    grandchild = int(re.findall(r"grandchild (\d+)", stage.log())[0])
+    grandchild = await stage.grandchild()
     assert alive(grandchild)
     backend.stop()
     ended = await told.ended()
@@ -429,12 +427,10 @@ async def test_what_it_started_goes_too_before_the_exit_is_told(stage: Stage) ->
 
 
 async def test_kill_does_not_ask(stage: Stage) -> None:
-    backend, told = stage.begin("--ignore-term", "--grandchild", stop_grace=5.0)
+    backend, told = stage.begin("--ignore-term", "--grandchild", stop_grace=60.0)
     await told.have(BackendReady)
-    began = time.monotonic()
     backend.kill()
-    await told.ended()
-    assert time.monotonic() - began < 4.0
+    await told.ended()  # well before the grace
     assert "SIGTERM ignored" not in stage.log()
 
 
@@ -442,7 +438,7 @@ async def test_a_death_after_ready_is_classified(stage: Stage) -> None:
     flags = ("--crash-at", "request:2", "--oom", "--signal", "ABRT")
     backend, told = stage.begin(*flags)
     await told.have(BackendReady)
-    assert await backend.look_over(5.0) is Found.FAILS
+    assert await backend.look_over(DEADLINE) is Found.FAILS
     ended = await told.ended()
     assert ended.exit_class is ExitClass.OUT_OF_MEMORY
     assert [type(event) for event in told] == [BackendReady, BackendExited]
@@ -488,16 +484,16 @@ async def test_a_lost_keeper_is_an_exit(stage: Stage, loading: bool) -> None:
 
 
 async def test_nothing_is_told_after_a_detach_and_a_successor_takes_over(stage: Stage) -> None:
-    backend, told = stage.begin(service=True)
+    backend, told = stage.begin(service=True, keeper_grace=60.0)
     await told.have(BackendReady)
     pid = backend.pid
     await stage.detach(backend)
     news: list[object] = []
-    keeper = await Keeper.adopt(backend.places.socket, on_event=news.append, patience=5.0)
+    keeper = await Keeper.adopt(backend.places.socket, on_event=news.append, patience=DEADLINE)
     assert keeper.hello.pid == pid
     assert keeper.hello.facts["secret"] == "canary"
     keeper.stop(1.0, 1.0)
-    assert await keeper.wait_gone(5.0)
+    assert await keeper.wait_gone(DEADLINE)
     assert await keeper.close()
     assert isinstance(news[-1], Gone)
     assert told == [BackendReady("tiny", 1)]
@@ -544,8 +540,10 @@ def test_a_digest_tells_no_value_and_knows_no_order() -> None:
 
 
 async def _until_in_flight(target: Target) -> int:
-    while True:
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
         answer = await probing.ask(target, "GET", "/fake", deadline=5.0)
         counts = json.loads(answer.body)
-        if counts["in_flight"]:
+        if counts["generations"] == 2 and counts["in_flight"]:  # the first one made it ready
             return int(counts["in_flight"])
+    raise AssertionError("nothing is in flight")

@@ -18,7 +18,7 @@ from daemon.backends import counters as module
 from daemon.backends.counters import Counters, Patience
 from daemon.ports import Tokens, Waiting
 
-DEADLINE = 10.0
+DEADLINE = 20.0
 
 CHILD = """
 import json, os, sys, time
@@ -120,7 +120,10 @@ async def test_one_chat_that_cannot_be_counted_is_no_end(recipes: list[Recipe]) 
 async def test_a_child_that_fails_is_replaced_and_nobody_waits(
     recipes: list[Recipe], how: str
 ) -> None:
-    async with counting(answer=0.3 if how == "hang" else DEADLINE) as counters:
+    async with counting() as counters:
+        assert await count(counters, recipes[0], n=1) == Tokens(1, exact=True)  # it is up
+        if how == "hang":
+            counters.patience = Patience(1.0, DEADLINE)
         first, _ = ask(counters, recipes[0], **{how: True})
         behind, _ = ask(counters, recipes[0], n=2)
         assert await asyncio.wait_for(first, DEADLINE) is None

@@ -91,6 +91,7 @@ async def test_secrets_are_in_no_command_line_and_in_no_keepers_environment(hous
     )
     keeper, events = await begin(order)
     assert keeper.pid is not None
+    await until(lambda: is_up(house))
     for pid in house.pids():
         assert secret not in " ".join(psutil.Process(pid).cmdline())
     assert secret not in str(psutil.Process(keeper.hello.keeper_pid).environ())
@@ -134,9 +135,8 @@ async def test_an_engine_that_cannot_be_run_is_told_at_once_with_errno(house: Ho
         ("/bin/true", {"files": (OrderFile(house.root / "n" / "k", "x"),)}, errno.ENOENT, "n/k"),
     ]
     for program_name, changes, number, text in cases:
-        began = time.monotonic()
-        keeper, events = await begin(house.order((program_name, house.tag), **changes))
-        assert time.monotonic() - began < 1.0
+        order = house.order((program_name, house.tag), connect_grace=60.0, **changes)
+        keeper, events = await begin(order)
         await gone(keeper, events)
         [failed, _gone] = events
         assert isinstance(failed, ExecFailed)
@@ -235,12 +235,12 @@ os.write(2, b"out of memory: \\xff last"); os.abort()
 
 
 async def test_a_flood_without_newlines_is_bounded(house: House) -> None:
-    code = "import os\nfor _ in range(200): os.write(1, b'x' * 1_000_000)"
+    code = "import os\nfor _ in range(80): os.write(1, b'x' * 1_000_000)"
     order = house.order(house.engine(code), pattern="(?i)memory", log_max_bytes=1 << 20)
     keeper, events = await begin(order)
     await until(lambda: events.of(Gone))
     hello = await keeper.refresh()
-    assert (hello.log_bytes, hello.log_dropped) == (200_000_000, 0)
+    assert (hello.log_bytes, hello.log_dropped) == (80_000_000, 0)
     assert psutil.Process(hello.keeper_pid).memory_info().rss < 40 << 20
     files = sorted((house.root / "log").iterdir())
     assert [file.name for file in files] == ["model.log", "model.log.1", "model.log.2"]
@@ -347,8 +347,9 @@ async def test_adopting_fails_clearly(house: House) -> None:
 
         server = await asyncio.start_unix_server(serve, path)
         events = Events()
+        patience = 0.1 if answer == b"" else DEADLINE  # who says nothing is not waited for
         with pytest.raises(KeeperError, match=text):
-            await Keeper.adopt(path, on_event=events, patience=0.1)
+            await Keeper.adopt(path, on_event=events, patience=patience)
         assert events == []
         server.close()
 

@@ -55,25 +55,29 @@ def term(*_):
 signal.signal(15, term); print("up", flush=True)
 while True: signal.pause()
 """
-    keeper, events = await begin(house.order(house.engine(code)))
+    # The order's own graces are longer than `gone` waits, here and below: the told ones count. And
+    # a signal that comes again to one who sleeps is one: so the first grace is no short one.
+    order = house.order(house.engine(code), stop_grace=60.0, kill_grace=60.0)
+    keeper, events = await begin(order)
     await until(lambda: is_up(house))
     began = time.monotonic()
-    keeper.stop(0.15, 0.15)
+    keeper.stop(1.0, 60.0)
     await gone(keeper, events)
-    assert 0.15 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 1.0
     assert events[0].status == 1  # type: ignore[union-attr]
 
 
 async def test_who_ignores_term_is_killed_with_grandchildren_in_other_sessions(
     house: House,
 ) -> None:
-    keeper, events = await begin(house.order(house.engine(CHILD + "while True: signal.pause()")))
+    engine = house.engine(CHILD + "while True: signal.pause()")
+    keeper, events = await begin(house.order(engine, stop_grace=60.0, kill_grace=60.0))
     await until(lambda: is_up(house))
     assert len(house.pids()) == 4
     began = time.monotonic()
     keeper.stop(0.1, 0.1)
     await gone(keeper, events)
-    assert 0.2 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 0.2
     assert events[0].status == -signal.SIGKILL  # type: ignore[union-attr]
     await house.empty()
 
@@ -143,11 +147,20 @@ async def test_a_shorter_grace_hastens_a_stop(house: House) -> None:
 
 
 async def test_an_exit_is_seen_though_a_grandchild_keeps_the_pipe(house: House) -> None:
-    keeper, events = await begin(house.order(house.engine(CHILD + "sys.exit(3)"), lost_grace=0.3))
+    keeper, events = await begin(house.order(house.engine(CHILD + "sys.exit(3)"), lost_grace=60.0))
     await until(lambda: events.of(Exited))
-    assert events.of(Gone) == [], "the grandchild has its short grace"
+    assert events.of(Gone) == [], "the grandchild has its grace"
     assert events[0].status == 3  # type: ignore[union-attr]
+    keeper.stop(0.05, 0.05)  # which is hastened
     await gone(keeper, events)
+    await house.empty()
+
+
+async def test_a_grandchild_has_no_more_than_its_grace(house: House) -> None:
+    keeper, events = await begin(house.order(house.engine(CHILD + "sys.exit(3)"), lost_grace=0.3))
+    await gone(keeper, events)
+    (exited,) = events.of(Exited)
+    assert time.monotonic() - exited.at >= 0.3
     await house.empty()
 
 
@@ -187,7 +200,7 @@ async def test_foreground_a_lost_daemon_ends_the_engine_at_once(house: House) ->
     began = time.monotonic()
     keeper._abort()
     await house.empty()
-    assert 0.2 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 0.2
     assert await keeper.close()
     assert list((house.root / "run").iterdir()) == []
 
@@ -244,7 +257,7 @@ async def test_an_end_that_nobody_was_told_of_stays_in_the_record(house: House) 
     os.mkfifo(house.root / "go")
     began = time.time()
     keeper, _ = await begin(order)
-    await keeper.detach(0.4)
+    await keeper.detach(3.0)  # it ends by itself in this time
     (house.root / "go").write_text("x")
     await house.empty()
     (record,) = records(order.record.parent)
@@ -267,7 +280,7 @@ async def test_service_after_the_grace_the_engine_is_stopped(house: House) -> No
     began = time.monotonic()
     keeper._abort()
     await house.empty()
-    assert 0.3 <= time.monotonic() - began < 3.0
+    assert time.monotonic() - began >= 0.3
     assert list((house.root / "run").iterdir()) == []
 
 
@@ -305,7 +318,7 @@ async def main():
     for name in ("socket", "record", "log"):
         fields[name] = Path(fields[name])
     order = Order(**{**fields, "argv": tuple(fields["argv"])})
-    await Keeper.start(order, on_event=print, patience=5.0)
+    await Keeper.start(order, on_event=print, patience=20.0)
     print("started", flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
@@ -340,7 +353,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 async def test_foreground_kill_9_of_the_daemon_leaves_nothing(house: House) -> None:
     process = daemon_for(house)
-    assert len(house.pids()) == 3
+    await until(lambda: len(house.pids()) == 3)
     end(process)
     await house.empty()
     assert list((house.root / "run").iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,7 +32,7 @@ async def test_what_outlives_a_lost_keeper_is_ended_before_its_memory_is_given_b
     dead. ``recorded``: not on a full disk."""
     backend, told = stage.begin("--grandchild", "--ignore-term")
     await told.have(BackendReady)
-    grandchild = int(re.findall(r"grandchild (\d+)", stage.log())[0])
+    grandchild = await stage.grandchild()
     assert backend.keeper is not None
     if not recorded:
         backend.places.record.unlink()
@@ -58,8 +57,8 @@ async def test_each_start_has_a_mark_of_its_own_and_only_its_engine_carries_it(
         backend, told = stage.begin("--grandchild")
         await told.have(BackendReady)
         assert backend.keeper is not None
-        [grandchild] = re.findall(r"grandchild (\d+)", stage.log())
-        assert set(marks.carriers(backend.mark)) == {backend.pid, int(grandchild)}
+        grandchild = await stage.grandchild()
+        assert set(marks.carriers(backend.mark)) == {backend.pid, grandchild}
         assert backend.keeper.hello.mark == backend.mark
         [record] = records(stage.root / "run")
         assert record.mark == backend.mark

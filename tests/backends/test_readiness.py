@@ -20,7 +20,8 @@ from daemon.backends.backend import Backend
 from daemon.backends.readiness import Found
 from daemon.core.messages import BackendReady, ExitClass, StartFailed
 from daemon.ports import Target
-from tests.backends.backend_house import FAKE, Stage, free_port, until
+from tests.backends.backend_house import FAKE, Stage, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.processes
 
@@ -49,7 +50,7 @@ async def test_one_that_is_busy_with_a_long_prompt_works(stage: Stage) -> None:
     backend, told = stage.begin("-np", "1", "--busy-s", "30", "--skip", "1")
     await told.have(BackendReady)
     request = await burning(backend)
-    assert await backend.look_over(2.0) is Found.WORKS
+    assert await backend.look_over(4.0) is Found.WORKS
     assert not request.done()
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         backend.plan = replace(backend.plan, port=stranger.getsockname()[1])

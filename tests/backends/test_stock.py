@@ -19,7 +19,7 @@ from daemon.backends.stock import Stock, free_port
 from daemon.core.messages import BackendExited, BackendReady, Event, ExitClass, Variant
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.ports import Resolved, Route
-from tests.backends.backend_house import Told
+from tests.backends.backend_house import DEADLINE, Told
 from tests.backends.kitchen import Kitchen
 
 
@@ -261,7 +261,7 @@ async def test_a_start_is_what_was_prepared(configured: Callable[..., Stock]) ->
     assert backend.holding.headers["Authorization"].startswith("Bearer ")
     assert backend.plan.secret not in " ".join(backend.launch.argv)
     assert backend.places.log == stock.paths.model_log("tiny")
-    assert await backend.look_over(5.0) is Found.SERVES
+    assert await backend.look_over(DEADLINE) is Found.SERVES
     backend.stop()
     assert (await told.ended()).exit_class is ExitClass.CLEAN
     await backend.closed()
@@ -284,7 +284,7 @@ class Left:
 
     async def found(self) -> Keeper:
         self.keeper = await Keeper.adopt(
-            self.backend.places.socket, on_event=self.hear, patience=5.0
+            self.backend.places.socket, on_event=self.hear, patience=DEADLINE
         )
         return self.keeper
 
@@ -293,9 +293,9 @@ class Left:
 
     async def end(self) -> None:
         self.keeper.kill()
-        assert await self.keeper.wait_gone(5.0)
+        assert await self.keeper.wait_gone(DEADLINE)
         assert await self.keeper.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + DEADLINE
         while list(self.stock.paths.backends_dir.iterdir()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.005)
@@ -323,14 +323,16 @@ async def test_the_identical_start_is_taken_over(
     assert resumed.started_at == pytest.approx(before.started_at)
     assert resumed.ready_at == resumed.started_at
     assert resumed.mark == before.mark
-    assert await resumed.look_over(5.0) is Found.SERVES
+    assert await resumed.look_over(DEADLINE) is Found.SERVES
 
 
 async def test_one_taken_over_ends_as_any_other(configured: Callable[..., Stock]) -> None:
     left = await Left(configured()).leave()
     told, resumed = Told(), []  # type: ignore[var-annotated]
     keeper = await Keeper.adopt(
-        left.backend.places.socket, on_event=lambda event: resumed[0].on_event(event), patience=5.0
+        left.backend.places.socket,
+        on_event=lambda event: resumed[0].on_event(event),
+        patience=DEADLINE,
     )
     taken = configured().resume(keeper, told.append)
     assert taken is not None
@@ -430,7 +432,7 @@ async def test_by_its_socket_it_is_taken_over(by_socket: Callable[..., Stock]) -
     resumed = by_socket().resume(await left.found(), left.told.append)
     assert resumed is not None
     assert (resumed.plan, resumed.launch) == (left.backend.plan, left.backend.launch)
-    assert await resumed.look_over(5.0) is Found.SERVES
+    assert await resumed.look_over(DEADLINE) is Found.SERVES
     facts = left.keeper.hello.facts
     for listens in (None, 5, "/elsewhere/x.engine.sock"):  # None: as an older daemon reads it
         left.keeper.hello = replace(left.keeper.hello, facts={**facts, "listens": listens})
@@ -453,7 +455,7 @@ async def test_what_an_older_daemon_started_by_a_port_is_taken_over(
     resumed = stock.with_prepared(able).resume(left.keeper, left.told.append)
     assert resumed is not None
     assert resumed.plan == left.backend.plan
-    assert await resumed.look_over(5.0) is Found.SERVES
+    assert await resumed.look_over(DEADLINE) is Found.SERVES
     await left.end()
 
 
