@@ -1,7 +1,7 @@
 """The server below every stand-in: starts, loads, serves, misbehaves and stops as it was told."""
 
 # pathlib would take a tenth of the start.
-# ruff: noqa: PTH116, PTH119, PTH123
+# ruff: noqa: PTH119, PTH123
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Server:
         if self.lucky:
             options.hang_load = options.hang_accept = False
             options.health_lies = options.hang_answer = False
-        self.control_time = 0.0
+        self.control = ""
 
     def unlucky_start(self) -> bool:
         """Do the faults of the start apply? Counts the starts where --times asks for it."""
@@ -136,12 +136,17 @@ class Server:
         for _ in range(options.flood_log * 16):
             os.write(2, b"x" * 65536)
         if options.grandchild:
+            deaf, child_deaf = os.pipe()
             child = os.fork()
             if child == 0:
                 os.setsid()
                 signal.signal(signal.SIGTERM, lambda *_: None)
+                os.write(child_deaf, b"x")
                 while True:
                     time.sleep(3600)
+            os.read(deaf, 1)
+            os.close(deaf)
+            os.close(child_deaf)
             say(f"grandchild {child}")
 
     def leak(self) -> None:
@@ -176,6 +181,7 @@ class Server:
         if self.terms > 1:
             say("Received second interrupt, terminating immediately.")
             os._exit(1)
+        say("srv    operator(): cleaning up before exit...")
         self.stopping.set()
 
     def leave(self) -> None:
@@ -250,15 +256,16 @@ class Server:
         if not self.options.control:
             return
         with contextlib.suppress(FileNotFoundError):
-            stamp = os.stat(self.options.control).st_mtime_ns
-            if stamp != self.control_time:
-                with open(self.options.control) as file:
-                    changes = json.load(file)
+            with open(self.options.control) as file:
+                text = file.read()
+            # By what it says: two writes may have one time. And empty it is being written.
+            if text and text != self.control:
+                changes = json.loads(text)
                 unknown = set(changes) - set(vars(self.options))
                 if unknown:
                     raise RefusalError(500, f"the control file has unknown options {unknown}")
                 vars(self.options).update(changes)
-                self.control_time = stamp
+                self.control = text
 
     def record(self, request: Request) -> None:
         """Write a request down for the test to read."""
@@ -270,8 +277,9 @@ class Server:
                 "headers": request.headers,
                 "body": request.body.decode("utf-8", "replace"),
             }
-            with self.lock, open(self.options.record, "a") as file:
-                file.write(json.dumps(entry) + "\n")
+            line = json.dumps(entry).encode() + b"\n"
+            with self.lock, open(self.options.record, "ab", buffering=0) as file:
+                file.write(line)  # at once: who reads meanwhile finds no half of a line
 
     def admit(self, request: Request) -> None:
         """Refuse a request without the key, and any but health while loading."""

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 REPLY = "one two three four five six seven eight nine ten"
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
     """Wait for ``condition()`` to be true."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -39,20 +40,25 @@ def gone(pid: int) -> bool:
 
 def open_stream(fake: Fake, path: str = "/v1/chat/completions") -> http.client.HTTPConnection:
     """Start a streamed generation and read its head."""
-    connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
     body = json.dumps({**CHAT, "stream": True, "max_tokens": 10**6})
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     return connection
 
 
 def test_it_starts_quickly() -> None:
-    times = []
+    """In the time of a few Pythons that do nothing: 30 to 60 ms here, more on a slow machine."""
+    times, bare = [], []
+    nothing = [sys.executable, "-I", "-S", "-c", "import argparse, json, socket, threading"]
     for _ in range(5):
+        began = time.monotonic()
+        subprocess.run(nothing, check=True, timeout=20)
+        bare.append(time.monotonic() - began)
         began = time.monotonic()
         with running("engine") as fake:
             times.append(time.monotonic() - began)
             assert fake.request("/health") == (200, {"status": "ok"})
-    assert min(times) < 0.15  # 30 to 60 ms here; other tests may keep the cores busy
+    assert min(times) < 4 * min(bare)
 
 
 def test_every_dialect_gives_the_reply() -> None:
@@ -177,11 +183,14 @@ def test_a_busy_port_made_up_and_real() -> None:
         assert f"port: {port}".encode() in result.stderr
 
 
-def test_load_opens_the_port_first() -> None:
-    with running("engine", "--load-s", "0.3", ready=False) as fake:
+def test_load_opens_the_port_first(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    with running("engine", "--hang-load", "--control", str(control), ready=False) as fake:
         status, body = fake.request("/health")
         assert (status, body["error"]["message"]) == (503, "Loading model")
         assert fake.request("/v1/chat/completions", CHAT)[0] == 503
+        control.write_text('{"hang_load": false}')
+        fake.request("/health")  # it reads the file
         fake.wait_ready()
         assert fake.request("/health")[0] == 200
 
@@ -189,15 +198,15 @@ def test_load_opens_the_port_first() -> None:
 def test_early_health_and_late_port() -> None:
     with running("engine", "--hang-load", "--early-health", ready=False) as fake:
         assert fake.request("/health")[0] == 200
+    began = time.monotonic()
     with running("engine", "--load-s", "0.2", "--late-port", ready=False) as fake:
-        began = time.monotonic()
         assert fake.port
-        assert time.monotonic() - began > 0.1
+        assert time.monotonic() - began > 0.2
 
 
 def test_hang_load_with_and_without_signs_of_life() -> None:
     with running("engine", "--hang-load", "--load-log", ready=False) as fake:
-        fake.wait_log(r"load_tensors: 0\.1")
+        fake.wait_log(r"load_tensors: (?s:.*)\nload_tensors: ")
         assert fake.request("/health")[0] == 503
         fake.terminate()
         assert fake.wait_exit() == -signal.SIGTERM  # as llama-server while it loads
@@ -284,7 +293,7 @@ def test_slots_bound_what_runs_at_once() -> None:
 
 def test_kept_connections_are_closed_when_told() -> None:
     with running("engine", "--drop-reused") as fake:
-        connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
         connection.request("GET", "/health")
         connection.getresponse().read()
         connection.request("GET", "/health")
@@ -292,7 +301,7 @@ def test_kept_connections_are_closed_when_told() -> None:
             connection.getresponse()
         connection.close()
     with running("engine", "--close-idle", "50") as fake:
-        connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
         connection.request("GET", "/health")
         connection.getresponse().read()
         assert connection.sock.recv(1) == b""
@@ -302,7 +311,7 @@ def test_kept_connections_are_closed_when_told() -> None:
 def test_chunked_requests_are_read_or_refused() -> None:
     for flags, status in (((), 200), (("--no-chunked",), 411)):
         with running("engine", *flags) as fake:
-            connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
             body = [json.dumps(CHAT).encode()]
             connection.request("POST", "/v1/chat/completions", iter(body), encode_chunked=True)
             assert connection.getresponse().status == status
@@ -386,6 +395,7 @@ def test_term_hangs_while_a_request_runs_as_in_llama_server() -> None:
         fake.terminate()
         with pytest.raises(subprocess.TimeoutExpired):
             fake.wait_exit(0.2)
+        fake.wait_log("cleaning up")  # two signals at once would be one
         fake.terminate()
         assert fake.wait_exit() == 1
         assert "second interrupt" in fake.log()

@@ -24,7 +24,7 @@ def serve(folder: Path, *flags: str) -> list[str]:
 
 def stream(fake: Fake) -> http.client.HTTPConnection:
     """A stream that is under way."""
-    connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=20)
     body = json.dumps({**CHAT, "stream": True})
     connection.request("POST", "/v1/chat/completions", body)
     connection.getresponse().read(10)

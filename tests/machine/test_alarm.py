@@ -47,5 +47,5 @@ async def test_it_holds_nothing_open() -> None:
     alarm.at(time.time() + 3600)
     alarm.at(None)
     alarm.close()
-    assert len(descriptors()) == len(before)
+    assert len(descriptors()) <= len(before)
     assert alarm._watched is None

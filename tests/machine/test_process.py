@@ -142,21 +142,23 @@ def test_nothing_is_known_of_a_pid_that_is_gone() -> None:
 
 
 @linux
-def test_what_a_gpu_holds_is_added_by_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_gpu_holds_is_added_by_pool(tree: int, monkeypatch: pytest.MonkeyPatch) -> None:
     held = {"gpu0": 3 * GIB, "gpu1": GIB}
     monkeypatch.setattr(process.observe, "shared", lambda: None)
     monkeypatch.setattr(process.observe, "on_cards", lambda pids: held)
-    found = footprints(os.getpid())
+    found = footprints(tree)
     assert found is not None
     assert set(found) == {"ram", "gpu0", "gpu1"}
     assert found["gpu0"] == 3 * GIB
 
 
 @linux
-def test_a_shared_gpu_takes_from_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_gpu_takes_from_the_same_memory(
+    tree: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process.observe, "shared", lambda: Shared(None, "x"))
     monkeypatch.setattr(process.observe, "on_cards", lambda pids: {"unified": 3 * GIB})
-    found = footprints(os.getpid())
+    found = footprints(tree)
     assert found is not None
     assert set(found) == {"unified"}
     assert 3 * GIB < found["unified"] < 4 * GIB

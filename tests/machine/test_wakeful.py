@@ -94,7 +94,7 @@ def holding(tmp_path: Path) -> Callable[[], Lock]:
     """As ``caffeinate`` does: run the rest, and end with it."""
 
     def make() -> Lock:
-        text = f'env > {tmp_path}/env; shift; "$@"'
+        text = f'env > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/env; shift; "$@"'
         return Lock(("caffeinate", "-i", "cat"), program(tmp_path, "caffeinate", text))
 
     return make
@@ -111,6 +111,7 @@ async def test_a_lock_is_one_child_from_take_to_release(
     assert pid is not None
     assert await lock.take() == ""
     assert lock.pid == pid, "held already"
+    await until((tmp_path / "env").exists)
     assert "SECRET" not in (tmp_path / "env").read_text()
     children = psutil.Process(pid).children()
     await lock.release()
@@ -121,6 +122,13 @@ async def test_a_lock_is_one_child_from_take_to_release(
     await lock.release()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who refuses may need its time to say so."""
+    monkeypatch.setattr("daemon.machine.wakeful.SETTLE", 10.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_why_it_cannot_be_held(tmp_path: Path) -> None:
     nowhere = Lock(("caffeinate",), {"PATH": str(tmp_path)})
     assert await nowhere.take() == "caffeinate is not on this machine"
@@ -148,7 +156,9 @@ async def test_one_that_is_deaf_is_killed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @needs_bus
-async def test_the_real_program_holds_a_lock_of_logind(short_dir: Path) -> None:
+async def test_the_real_program_holds_a_lock_of_logind(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with private_logind(short_dir) as logind:
         environ = {"PATH": os.environ["PATH"], "DBUS_SYSTEM_BUS_ADDRESS": logind.address}
         idle, delay = Lock(idle_lock("linux"), environ), Lock(delay_lock("linux"), environ)
@@ -161,5 +171,6 @@ async def test_the_real_program_holds_a_lock_of_logind(short_dir: Path) -> None:
         await delay.release()
         await until(lambda: not logind.held)
         logind.refuses = True
+        monkeypatch.setattr("daemon.machine.wakeful.SETTLE", 10.0)
         assert "denied" in await idle.take()
         assert not idle.held
