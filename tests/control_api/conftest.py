@@ -10,10 +10,10 @@ from control_api.operation import Limits
 from tests.control_api.fake import FakeControl, served, short_folder
 
 LIMITS = Limits(
-    body_seconds=0.5,
-    write_seconds=1.0,
+    body_seconds=3.0,
+    write_seconds=5.0,
     heartbeat_seconds=0.1,
-    first_step_seconds=0.2,
+    first_step_seconds=1.0,
     log_poll_seconds=0.02,
     streams=3,
     event_queue=8,

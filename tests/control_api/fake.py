@@ -537,7 +537,7 @@ def as_port(fake: FakeControl) -> ControlPort:
     return fake
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Wait for what another task brings about; fails when ``seconds`` are over."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
@@ -589,12 +589,12 @@ class FakeDaemon:
 
     def __enter__(self) -> FakeDaemon:
         self._thread.start()
-        assert self._up.wait(10), "the fake daemon did not start"
+        assert self._up.wait(20), "the fake daemon did not start"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.do(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(20)
         assert not self._thread.is_alive(), "the fake daemon did not stop"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import ssl
 import threading
 import time
@@ -167,7 +168,18 @@ def test_a_stranger_gets_nothing(
     assert not (tmp_path / "hosts.json").exists()
 
 
-def test_what_goes_wrong_is_said_in_words(serve: Callable[..., There], tmp_path: Path) -> None:
+def test_what_goes_wrong_is_said_in_words(
+    serve: Callable[..., There], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def nameless(host: str, *args: Any, **more: Any) -> Any:
+        """As where there is a name server: it may be slow, or there is none."""
+        if host == "box.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", nameless)
     plain, safe = serve(), serve(tls=True)
     texts = {}
     for name, url in {

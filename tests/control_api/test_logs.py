@@ -36,7 +36,7 @@ async def test_follow(http: aiohttp.ClientSession, fake: FakeControl, folder: Pa
     log.write_text("one\ntwo\n", "utf-8")
     fake.logs["gemma"] = str(log)
     query = {"lines": "1", "follow": "1"}
-    async with asyncio.timeout(5), http.get(f"{URL}/g", params=query) as response:
+    async with asyncio.timeout(20), http.get(f"{URL}/g", params=query) as response:
         assert await response.content.readline() == b"two\n"
         with log.open("a", encoding="utf-8") as file:
             file.write("three\n")
@@ -64,7 +64,7 @@ async def test_the_daemons_stop_ends_it(fake: FakeControl, folder: Path) -> None
     async with served(fake, folder / "s.sock") as runner:
         connector = aiohttp.UnixConnector(path=str(folder / "s.sock"))
         async with (
-            asyncio.timeout(5),
+            asyncio.timeout(20),
             aiohttp.ClientSession("http://x", connector=connector) as http,
             http.get(f"{URL}/gemma", params={"follow": "1"}) as response,
         ):

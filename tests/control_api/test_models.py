@@ -115,7 +115,7 @@ async def test_a_silent_load_has_a_heartbeat(
     fake.steps = (Progress("start", "engine"), gate, *READY)
     async with http.post(f"{PREFIX}/models/qwen3-coder/load", json={"wait": True}) as response:
         assert (await response.content.readline()).strip()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await response.content.readline() == b"\n"
         gate.set()
         assert (await lines(response))[-1]["step"] == "ready"
