@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from control_api.clients import inside
 from control_api.clients.gate import Gate, passed
+from tests.ports import free_port
 
 
 def head(target: str = "/v1/messages", *lines: str, method: str = "POST") -> bytes:
@@ -126,7 +127,7 @@ class Upstream:
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        self.thread.join(5)
+        self.thread.join(20)
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 def exchange(peer: socket.socket, sent: bytes) -> bytes:
-    peer.settimeout(10)
+    peer.settimeout(20)
     peer.sendall(sent)
     got = b""
     while more := peer.recv(65536):
@@ -171,8 +172,7 @@ def test_what_is_no_inference_never_reaches_the_daemon(upstream: Upstream) -> No
 def test_the_forwarder_inside(upstream: Upstream, short_dir: Path) -> None:
     """``inside.py`` alone: it listens, carries, runs the command and has its status."""
     path = short_dir / "s"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     asks = (
         "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]));"
         "c.request('POST', '/v1/messages', 'body END'); r = c.getresponse();"
@@ -188,8 +188,7 @@ def test_the_forwarder_inside(upstream: Upstream, short_dir: Path) -> None:
 
 
 def run_inside(short_dir: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     ours, theirs = socket.socketpair()
     with theirs:
         wire = theirs.fileno()

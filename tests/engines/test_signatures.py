@@ -346,6 +346,6 @@ def test_a_long_line_is_looked_at_quickly() -> None:
     """No alternative may try again from each character of a word without end."""
     pattern = re.compile(signatures.PATTERN.encode(), re.IGNORECASE)
     for line in (b"y" * 8192, b"Model architectures " * 400, b" " * 8192, b"_" * 8192):
-        began = time.process_time()
+        began = time.thread_time()
         assert pattern.search(line) is None
-        assert time.process_time() - began < 0.05
+        assert time.thread_time() - began < 0.5  # 7 ms here; tries from each character take minutes

@@ -59,7 +59,7 @@ def fitted(program: Path, path: Path, ctx: int, *flags: str) -> tuple[int, ...]:
     """Model, context and compute buffers by ``llama-fit-params``, which loads nothing. It cuts to
     whole MiB: half of one is added to each that is there."""
     argv = [str(program), "-m", str(path), "-c", str(ctx), "-fitp", "on", *flags]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
     match = re.search(r"^Host (\d+) (\d+) (\d+)", done.stdout, re.MULTILINE)
     assert match is not None, done.stdout + done.stderr
     return tuple(

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import resource
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -17,15 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon.engines.base import Engine, Installed, Launch, LaunchPlan, Probe, Running, Verdict
+from tests.ports import free_port
 
-START_SECONDS = 40.0
-STOP_SECONDS = 10.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+START_SECONDS = 120.0  # also for one long prompt: real engines compute on few cores
+STOP_SECONDS = 20.0  # none here needs a tenth; one that hangs needs for ever
 
 
 def make_plan(folder: Path, path: Path, **changes: Any) -> LaunchPlan:
@@ -103,12 +97,10 @@ class Started:
             return answer.status == 200 and probe.healthy_text in answer.body
         return False
 
-    def stop(self) -> tuple[int, float]:
-        """SIGTERM, then the exit status and the seconds that it took."""
-        begun = time.monotonic()
+    def stop(self) -> int:
+        """SIGTERM, then the exit status; subprocess.TimeoutExpired for one that goes on."""
         self.process.terminate()
-        status = self.process.wait(STOP_SECONDS)
-        return status, time.monotonic() - begun
+        return self.process.wait(STOP_SECONDS)
 
     def verdict(self, *, ready: bool, asked: bool = False) -> Verdict:
         """What the engine makes of its end, from the lines that a keeper would keep."""

@@ -28,7 +28,7 @@ from tests.dialects.streams import (
 from tests.models import TOOL_REPLY, make_gguf
 from tests.real.starting import Started, make_plan, started
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 NORMS = ENGINES["xllamacpp"]
 ABOUT = About("req_1", 1)

@@ -19,9 +19,9 @@ from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.llama_server import LlamaServer
 from daemon.engines.xllamacpp import Xllamacpp
 from tests.models import DEFAULT_REPLY, make_gguf
-from tests.real.starting import Started, events, make_plan, started
+from tests.real.starting import START_SECONDS, Started, events, make_plan, started
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 # One thread: with both cores busy, two spin against each other for seconds.
 ARGS = ("-t", "1")
@@ -143,7 +143,7 @@ def test_every_setting_that_a_way_to_run_has(llama: Found, tiny_gguf: Path, tmp_
         assert (tmp_path / "slots" / "one.bin").exists()
         chat = server.ask("POST", "/v1/chat/completions", ASK)
         assert chat.json["choices"][0]["message"]["content"] == DEFAULT_REPLY
-        assert server.stop()[0] == 0
+        assert server.stop() == 0
 
 
 # ---------------------------------------------------------------- other kinds of models
@@ -192,9 +192,7 @@ def test_a_real_model_answers_in_words(llama: Found, smollm2_gguf: Path, tmp_pat
 
 
 def test_an_idle_server_ends_at_once(serving: Started) -> None:
-    status, seconds = serving.stop()
-    assert status == 0
-    assert seconds < 2
+    assert serving.stop() == 0
     verdict = serving.verdict(ready=True, asked=True)
     assert verdict.exit_class is ExitClass.CLEAN
 
@@ -216,9 +214,7 @@ def test_a_stream_that_was_closed_first_does_not_keep_it(endless: Started) -> No
     # SIGTERM in the very moment of the close can still hang llama-server (about once in twenty
     # times under load): the stop ladder waits for idle slots, or signals twice.
     wait_until(lambda: not endless.ask("GET", "/slots").json[0]["is_processing"], endless)
-    status, seconds = endless.stop()
-    assert status == 0
-    assert seconds < 2
+    assert endless.stop() == 0
 
 
 def test_the_embedded_engine_ends_with_a_stream_open(
@@ -232,8 +228,7 @@ def test_the_embedded_engine_ends_with_a_stream_open(
             connection, "POST", "/v1/completions", {"prompt": "a", "stream": True}
         )
         assert response.readline().startswith(b"data: ")
-        _, seconds = endless.stop()
-    assert seconds < 3
+        endless.stop()
 
 
 def test_it_can_be_given_up_while_it_loads(llama: Found, tmp_path: Path, models_dir: Path) -> None:
@@ -243,15 +238,13 @@ def test_it_can_be_given_up_while_it_loads(llama: Found, tmp_path: Path, models_
     plan = make_plan(tmp_path, path, args=(*ARGS, "--load-mode", "none"))
     with started(*llama, plan, tmp_path) as server:
         wait_until(lambda: "loading model" in server.log(), server)
-        status, seconds = server.stop()
-        assert status == -15
-        assert seconds < 2
+        assert server.stop() == -15
         assert server.verdict(ready=False, asked=True).exit_class is ExitClass.CLEAN
     path.unlink()
 
 
 def wait_until(true: Callable[[], bool], server: Started) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not true():
         assert server.process.poll() is None, server.log()
         assert time.monotonic() < deadline, server.log()
@@ -264,7 +257,7 @@ def wait_until(true: Callable[[], bool], server: Started) -> None:
 def fails(llama: Found, tmp_path: Path, path: Path, **changes: Any) -> Any:
     plan = make_plan(tmp_path, path, **{"args": ARGS, **changes})
     with started(*llama, plan, tmp_path, address_space=changes.pop("space", None)) as server:
-        status = server.process.wait(20)
+        status = server.process.wait(START_SECONDS)
         return status, server.verdict(ready=False), server.log()
 
 

@@ -23,7 +23,7 @@ from tests.real.footprints import Row, counted, published, tiny
 from tests.real.starting import make_plan, started
 from tests.weights.files import smollm2
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 Found = tuple[Engine, Installed]
 # One of each kind of cache; the others come with the full counts.

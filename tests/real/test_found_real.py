@@ -18,7 +18,7 @@ from tests.discovery.trees import hub
 from tests.models import make_gguf
 from tests.real.starting import make_plan, started
 
-pytestmark = [pytest.mark.real, pytest.mark.llama_server]
+pytestmark = [pytest.mark.real, pytest.mark.llama_server, pytest.mark.timeout(300)]
 
 MADE: Mapping[str, dict[str, Any]] = {
     "f16": {"dtype": "f16"},

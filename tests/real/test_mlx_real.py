@@ -15,9 +15,9 @@ from daemon.core.messages import ExitClass
 from daemon.engines.base import Engine, Installed, Running
 from daemon.engines.mlx_lm import NO_ORIGIN, MlxLm
 from tests.models import DEFAULT_REPLY, make_hf
-from tests.real.starting import Started, events, make_plan, started
+from tests.real.starting import START_SECONDS, Started, events, make_plan, started
 
-pytestmark = [pytest.mark.real, pytest.mark.mlx]
+pytestmark = [pytest.mark.real, pytest.mark.mlx, pytest.mark.timeout(300)]
 
 ASK = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
 Found = tuple[Engine, Installed]
@@ -94,9 +94,7 @@ def test_every_setting_that_a_way_to_run_has(mlx: Found, tiny_hf: Path, tmp_path
         )
         assert chat.json["usage"]["prompt_tokens"] == 2  # our template: no markup around
         # SIGTERM ends it at once, by the signal
-        status, seconds = server.stop()
-        assert status == -15
-        assert seconds < 2
+        assert server.stop() == -15
         assert server.verdict(ready=True, asked=True).exit_class is ExitClass.CLEAN
 
 
@@ -120,7 +118,7 @@ def test_a_load_that_fails_leaves_it_alive_and_useless(
         (folder / "config.json").write_text(json.dumps({**config, "model_type": "xlama"}))
     plan = make_plan(tmp_path, folder)
     with started(*mlx, plan, tmp_path) as server:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + START_SECONDS
         while "generation thread died" not in server.log():
             assert time.monotonic() < deadline, server.log()
             time.sleep(0.01)

@@ -14,7 +14,7 @@ from daemon.dialects import counting, translator
 from daemon.dialects.norms import Norms
 from daemon.engines.tokens import Recipe
 
-pytestmark = [pytest.mark.real, pytest.mark.mlx]
+pytestmark = [pytest.mark.real, pytest.mark.mlx, pytest.mark.timeout(300)]
 
 FIXTURES = Path(__file__).parent.parent / "dialects" / "fixtures"
 REFERENCE = """
@@ -50,7 +50,7 @@ HI = {"messages": [{"role": "user", "content": "hi there"}]}
 def count(python: Path, folder: Path, *chats: Any, template: str = "") -> list[dict[str, Any]]:
     argv = Recipe(str(python), str(folder), template).argv
     lines = "".join(f"{chat if isinstance(chat, str) else json.dumps(chat)}\n" for chat in chats)
-    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, input=lines, capture_output=True, text=True, timeout=100)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -77,7 +77,7 @@ def test_recorded_requests_are_counted_as_transformers_counts_them(
         assert all(answer["exact"] for answer in said[1:])
         argv = [str(mlx_python), "-P", "-c", REFERENCE, str(one)]
         text = "".join(f"{chat}\n" for chat in chats)
-        told = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=50)
+        told = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=100)
         assert [answer["tokens"] for answer in said[1:]] == [int(n) for n in told.stdout.split()]
 
 
