@@ -7,6 +7,7 @@ which is imported here alone and only by whoever wants to know.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 
@@ -14,6 +15,7 @@ SENDER: Final = "org.freedesktop.login1"
 PATH: Final = "/org/freedesktop/login1"
 INTERFACE: Final = "org.freedesktop.login1.Manager"
 MEMBER: Final = "PrepareForSleep"
+_GREETING: Final = 10.0  # seconds for a bus to let us in
 
 
 async def listen(told: Callable[[bool], Awaitable[None]], ready: Callable[[], None]) -> NoReturn:
@@ -28,10 +30,9 @@ async def listen(told: Callable[[bool], Awaitable[None]], ready: Callable[[], No
         MessageType,
         message_bus,
     )
-    from jeepney.io.asyncio import open_dbus_connection  # type: ignore[import-untyped]
     from jeepney.wrappers import DBusErrorResponse  # type: ignore[import-untyped]
 
-    connection = await open_dbus_connection("SYSTEM")
+    connection = await _connected()
     try:
         rule = MatchRule(
             type="signal", sender=SENDER, interface=INTERFACE, member=MEMBER, path=PATH
@@ -56,3 +57,37 @@ async def listen(told: Callable[[bool], Awaitable[None]], ready: Callable[[], No
                 await told(bool(message.body[0]))
     finally:
         connection.writer.close()
+
+
+async def _connected() -> Any:
+    """A connection to the system bus. As jeepney's ``open_dbus_connection``, which leaves the
+    socket open where the bus refuses or hangs up, or whoever waits is cancelled."""
+    from jeepney import message_bus
+    from jeepney.auth import BEGIN, Authenticator  # type: ignore[import-untyped]
+    from jeepney.bus import get_bus  # type: ignore[import-untyped]
+    from jeepney.io.asyncio import (  # type: ignore[import-untyped]
+        DBusConnection,
+        DBusRouter,
+        Proxy,
+    )
+
+    reader, writer = await asyncio.open_unix_connection(get_bus("SYSTEM"))
+    try:
+        async with asyncio.timeout(_GREETING):
+            authenticator = Authenticator()
+            for line in authenticator:
+                writer.write(line)
+                await writer.drain()
+                said = await reader.read(1024)
+                if not said:
+                    raise EOFError("the bus hung up before it knew us")
+                authenticator.feed(said)
+            writer.write(BEGIN)
+            await writer.drain()
+            connection = DBusConnection(reader, writer)
+            async with DBusRouter(connection) as router:
+                await Proxy(message_bus, router).Hello()
+    except BaseException:
+        writer.close()
+        raise
+    return connection
