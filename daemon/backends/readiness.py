@@ -35,8 +35,8 @@ async def until_ready(run: Backend) -> Verdict | None:
     timing = run.timing
     pause = min(LOOK, timing.start_stall / 4, timing.probe_timeout / 4)
     pause = max(pause, timing.ready_poll)  # either wait may be set to nothing
-    watch = Watch(await asyncio.to_thread(run.signs_of_life), time.monotonic())
     try:
+        watch = Watch(await asyncio.to_thread(run.signs_of_life), time.monotonic())
         while not (run.died or run.asked):
             await asyncio.wait({probe, news}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if probe.done():

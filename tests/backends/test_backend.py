@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -527,6 +528,26 @@ async def test_a_detach_while_it_loads(stage: Stage) -> None:
     await until(lambda: not alive(backend.pid), "the end of the grace")
     await until(lambda: stage.left() == [], "the end of the keeper")
     assert told == []
+
+
+async def test_a_detach_at_the_first_look_leaves_nobody_asking(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, go_on = threading.Event(), threading.Event()
+
+    def slow(run: backends.Backend) -> Signs:
+        looking.set()
+        go_on.wait(DEADLINE)
+        return Signs()
+
+    monkeypatch.setattr(backends.Backend, "signs_of_life", slow)
+    backend, _ = stage.begin("--hang-load", service=True, keeper_grace=0.2)
+    await until(looking.is_set, "the first look")
+    await stage.detach(backend)
+    go_on.set()
+    await until(lambda: stage.left() == [], "the end of the keeper")
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    assert not names & {"probe tiny", "news of tiny"}
 
 
 # ---------------------------------------------------------------- small things
