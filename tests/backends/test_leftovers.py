@@ -145,7 +145,7 @@ def test_what_does_not_end_is_told(
     assert mine is not None
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
-    assert not marks.end_all("", {os.getpid(): mine}, patience=0.05)
+    assert not marks.end_all("", {os.getpid(): mine}, patience=0.5)
     assert len(killed) > 1
     monkeypatch.setattr(marks, "end_all", lambda mark, family: False)
     assert reap_recorded(house.root / "b7.json", (), "b/7/x") == "no record"
