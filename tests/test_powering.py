@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -157,6 +158,25 @@ async def test_a_lock_that_is_being_taken_at_the_end_is_let_go(den: Open) -> Non
     house.work()
     await asyncio.sleep(0)
     assert house.power._tasks, "it is under way"  # the fixture stops it, and looks for children
+
+
+async def test_what_has_not_begun_when_its_time_is_over_is_let_go(
+    den: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not left as work that was never awaited, which Python would tell of much later."""
+    monkeypatch.setattr(module, "ENDING", 0.0)
+    house = await den()
+
+    async def never() -> None:
+        raise AssertionError("it was cancelled before")
+
+    work = never()
+    house.power._do(work)
+    for task in house.power._tasks:
+        task.cancel()
+    await house.power.stop()
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 # ---------------------------------------------------------------- battery
