@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,7 +176,7 @@ async def test_pieces_of_the_engines_bytes_never_matter(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # They say in which second they were made.
-    monkeypatch.setattr("daemon.relay.plane.Plane.unix_time", lambda self: 1_800_000_000)
+    monkeypatch.setattr("daemon.relay.talks.time", SimpleNamespace(time=lambda: 1_800_000_000.0))
     answers = set()
     for size in (1, 2, 7, 50, 0):
         async with world(engine(size=size)) as here:
