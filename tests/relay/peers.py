@@ -34,7 +34,7 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     @functools.wraps(test)
     def run(loop: str, **fixtures: Any) -> None:
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            runner.run(asyncio.wait_for(test(**fixtures), 3 * DEADLINE))
+            runner.run(asyncio.wait_for(test(**fixtures), 5 * DEADLINE))
 
     own = list(inspect.signature(test).parameters.values())
     extra = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
