@@ -210,6 +210,7 @@ class Daemon:
         task = asyncio.create_task(self._logged(work, name), name=name)
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began
 
     @staticmethod
     async def _logged(work: Coroutine[Any, Any, object], name: str) -> None:

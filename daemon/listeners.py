@@ -6,9 +6,7 @@ tried again at each reload.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -20,13 +18,12 @@ from daemon.relay.doors import MAIN, Door, Face
 from daemon.relay.front import Front
 from daemon.relay.listener import Listener
 from daemon.service.handed import Handed, pick
-from daemon.service.ports import bind, url
+from daemon.service.ports import Bind, bind, bind_aside, url
 from daemon.views import ListenerView
 
 log = logging.getLogger("modelport.ports")
 
 Address = tuple[str, int]
-Bind = Callable[[str, int], socket.socket]
 AGAIN = "`ctl service install` writes its files anew"
 
 
@@ -82,8 +79,7 @@ class Listeners:
             return
         try:
             refuse_open([] if is_local(address[0]) else [address[0]], self.keyed(), False)
-            # Finding out who holds a taken port may take a moment.
-            sock = await asyncio.to_thread(self.bind, *address)
+            sock = await bind_aside(self.bind, *address)
         except ProblemError as error:
             self._problems[address] = error.problem.message
             return

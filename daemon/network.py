@@ -27,7 +27,7 @@ from daemon.relay.doors import MAIN
 from daemon.relay.front import Front
 from daemon.relay.listener import Listener
 from daemon.service.kept import Kept
-from daemon.service.ports import bind, url
+from daemon.service.ports import bind, bind_aside, url
 from daemon.views import LanView
 
 log = logging.getLogger("modelport.lan")
@@ -229,7 +229,7 @@ class Network:
         sock = self.kept.take(place)
         if sock is None:
             try:
-                sock = await asyncio.to_thread(self.bind, *place)
+                sock = await bind_aside(self.bind, *place)
             except ProblemError as error:
                 problems.append(error.problem.message)
                 return

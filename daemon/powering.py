@@ -311,6 +311,7 @@ class Powering:
         task = asyncio.create_task(self._guarded(work), name="power")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:

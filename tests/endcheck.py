@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+LOOK = 0.01  # seconds between two looks at what is left
+
 kept: set[int] = set()
 """Processes that outlive a test on purpose, below a fixture of its module: whoever adds one here
 ends it."""
@@ -47,16 +49,18 @@ def snapshot() -> set[str]:
 def leftovers(run: str, before: set[str], patience: float = 2.0) -> list[str]:
     """What the test started and did not end: a line for each, after ``patience`` seconds.
 
-    Processes below one that was there before the test (a module's daemon, say) belong to that one.
+    They are counted in looks: while the machine itself stands still, nobody can end. Processes
+    below one that was there before the test (a module's daemon, say) belong to that one.
     """
-    deadline = time.monotonic() + patience
+    left = patience
     while True:
         found = [pid for pid in snapshot() - before if _new(pid, run, before)]
         if not found:
             return []
-        if time.monotonic() > deadline:
+        if left <= 0.0:
             return [describe(int(pid)) for pid in found]
-        time.sleep(0.01)
+        time.sleep(LOOK)
+        left -= LOOK
 
 
 def _new(pid: str, run: str, before: set[str]) -> bool:

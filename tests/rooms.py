@@ -27,7 +27,7 @@ from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 from daemon.translate import policy
 
-SECONDS = 10.0  # for anything that has to happen
+SECONDS = 20.0  # for anything that has to happen
 MIB = 1 << 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
@@ -216,6 +217,21 @@ async def test_told_to_stop_before_the_models_are_known(
     await house.ended()
     assert not house.listens
     assert not house.paths.daemon_json.exists()
+
+
+async def test_what_has_not_begun_when_it_ends_is_let_go(house: House) -> None:
+    """Not left as work that was never awaited, which Python would tell of much later."""
+
+    async def never() -> None:
+        raise AssertionError("it was cancelled before")
+
+    work = never()
+    house.daemon._later(work, "work")
+    for task in house.daemon._reloads:
+        task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 async def test_a_reading_that_fails_ends_it_and_answers_who_waited(

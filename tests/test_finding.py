@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -200,7 +201,10 @@ async def test_another_file_under_the_same_name_is_read_anew(
     place(rooms, tiny_gguf, "m.gguf")
     await rooms.control.look("m")
     assert rooms.control.model("m").context_max == 4096
-    place(rooms, loop_gguf, "m.gguf")
+    path = place(rooms, loop_gguf, "m.gguf")
+    # It is as large, and a file system's clock is coarse: of a busy machine, it may stand still.
+    later = path.stat().st_mtime + 1
+    os.utime(path, (later, later))
     await rooms.control.look()
     await rooms.control.look("m")
     assert rooms.control.model("m").context_max == 1_000_000

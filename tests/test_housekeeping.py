@@ -34,7 +34,7 @@ from daemon.ports import Hold, Target
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 
-SECONDS = 5.0
+SECONDS = 10.0
 DAY = 86400.0
 
 
@@ -115,11 +115,14 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def quiet(house: House, seconds: float = 0.1) -> bool:
-    """Whether nobody looks at memory for so long: several times each interval."""
-    await asyncio.sleep(0.03)  # what was under way
-    looks = house.looks
-    await asyncio.sleep(seconds)
-    return house.looks == looks
+    """Whether nobody looks at memory for so long: several times each interval. What was under way
+    (in a thread, which runs when the machine lets it) comes to its end before that."""
+    for _ in range(10):
+        looks = house.looks
+        await asyncio.sleep(seconds)
+        if house.looks == looks:
+            return True
+    return False
 
 
 # ---------------------------------------------------------------- samples

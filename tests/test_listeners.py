@@ -13,6 +13,7 @@ from daemon.listeners import Listeners, doors, meaning
 from daemon.relay.doors import Door, Face
 from daemon.service.handed import Handed
 from daemon.service.ports import bind, url
+from tests.e2e.house import free_port
 from tests.relay.peers import World, world
 
 
@@ -26,13 +27,6 @@ async def here() -> AsyncIterator[World]:
         yield made
 
 
-def free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def reachable(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 5).close()
@@ -43,7 +37,7 @@ def reachable(port: int) -> bool:
 
 async def test_they_follow_the_settings(here: World) -> None:
     listeners = Listeners(here.front)
-    one, two = free(), free()
+    one, two = free_port(), free_port()
     assert await listeners.follow(settings({"port": one, "as": "ollama"})) == []
     (first,) = listeners.views()
     assert (first.open, first.speaks, first.url) == (True, "ollama", f"http://127.0.0.1:{one}")
@@ -68,7 +62,7 @@ async def test_what_cannot_be_had_is_told_and_tried_again(here: World) -> None:
         return bind(host, port)
 
     listeners = Listeners(here.front, sometimes)
-    wanted = settings({"port": free(), "as": "ollama"})
+    wanted = settings({"port": free_port(), "as": "ollama"})
     assert await listeners.follow(wanted) == ["Port 9 is taken by x (pid 1)."]
     (view,) = listeners.views()
     assert (view.open, view.problem) == (False, "Port 9 is taken by x (pid 1).")
@@ -79,7 +73,7 @@ async def test_what_cannot_be_had_is_told_and_tried_again(here: World) -> None:
 async def test_nothing_is_opened_once_the_daemon_stops(here: World) -> None:
     listeners = Listeners(here.front)
     listeners.leave()
-    port = free()
+    port = free_port()
     await listeners.follow(settings({"port": port, "as": "ollama"}))
     assert not reachable(port)
     assert not listeners.views()[0].open
@@ -127,7 +121,7 @@ async def test_nothing_is_opened_to_other_machines_without_a_key(here: World) ->
 
     good = [False]
     listeners = Listeners(here.front, binds, keyed=lambda: good[0])
-    wanted = settings({"port": free(), "as": "ollama", "host": "0.0.0.0"})
+    wanted = settings({"port": free_port(), "as": "ollama", "host": "0.0.0.0"})
     (problem,) = await listeners.follow(wanted)
     assert "there is no key yet" in problem
     assert (tried, listeners.views()[0].open) == ([], False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -158,6 +159,30 @@ async def test_addresses_are_looked_at_again_by_the_clock(here: World, tmp_path:
     await network.follow(quick)
     machine.keys = True
     await until(lambda: network.view().urls)
+    await network.close()
+
+
+async def test_what_is_being_bound_when_its_time_is_over_is_closed(
+    here: World, tmp_path: Path
+) -> None:
+    machine = Machine()
+    network = machine.network(here, tmp_path)
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(address: str, port: int) -> socket.socket:
+        begun.set()
+        assert go.wait(10)
+        return machine.bind(address, port)
+
+    network.bind = slow
+    following = asyncio.create_task(network.follow(settings(host="docker0")))
+    await until(begun.is_set)
+    following.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await following
+    assert machine.socks["172.17.0.1"].fileno() == -1
     await network.close()
 
 

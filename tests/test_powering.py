@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -132,7 +133,11 @@ async def test_what_is_switched_off_is_let_go(den: Open) -> None:
     await house.rooms.until(lambda: house.told() == ["sleep_held", "sleep_let"])
 
 
-async def test_a_refusal_is_told_once_and_not_asked_for_again_at_once(den: Open) -> None:
+async def test_a_refusal_is_told_once_and_not_asked_for_again_at_once(
+    den: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine needs its time to start a shell that refuses; the wait ends with it.
+    monkeypatch.setattr("daemon.machine.wakeful.SETTLE", 10.0)
     house = await den(lock="echo no logind here >&2; exit 1")
     house.power.start()
     house.work()
@@ -153,6 +158,25 @@ async def test_a_lock_that_is_being_taken_at_the_end_is_let_go(den: Open) -> Non
     house.work()
     await asyncio.sleep(0)
     assert house.power._tasks, "it is under way"  # the fixture stops it, and looks for children
+
+
+async def test_what_has_not_begun_when_its_time_is_over_is_let_go(
+    den: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not left as work that was never awaited, which Python would tell of much later."""
+    monkeypatch.setattr(module, "ENDING", 0.0)
+    house = await den()
+
+    async def never() -> None:
+        raise AssertionError("it was cancelled before")
+
+    work = never()
+    house.power._do(work)
+    for task in house.power._tasks:
+        task.cancel()
+    await house.power.stop()
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 # ---------------------------------------------------------------- battery

@@ -20,7 +20,7 @@ from daemon.ports import Progress
 from daemon.pulling import Pulls, told_of
 from daemon.telemetry.bus import Bus
 
-SECONDS = 5.0
+SECONDS = 10.0
 MODEL = Model("m", hf="owner/name:Q4_K_M")
 PATIENCE = Patience(stall=9.0, retry=0.5)
 

@@ -43,7 +43,7 @@ from daemon.ports import (
 from daemon.supervisor import Supervisor
 from daemon.telemetry.bus import Bus
 
-SECONDS = 5.0  # for anything that has to happen
+SECONDS = 10.0  # for anything that has to happen
 
 
 class Clock:

@@ -94,6 +94,9 @@ class Announcement:
                 await zeroconf.async_close()
         except (OSError, TimeoutError):  # the network has gone: nobody is there to be told
             zeroconf.zeroconf.close()
+        except asyncio.CancelledError:  # nobody else knows of its sockets
+            zeroconf.zeroconf.close()
+            raise
 
 
 def label(text: str) -> str:

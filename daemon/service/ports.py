@@ -3,10 +3,11 @@ service manager holds for us.)"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import pwd
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from daemon.core.problems import Code, Problem, ProblemError
 from daemon.logs.lines import escape
 from daemon.logs.redact import redact
 
+Bind = Callable[[str, int], socket.socket]
 BACKLOG = 1024
 COMMAND = 160  # characters of a command line that are shown
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -45,6 +47,18 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         raise ProblemError(_why(error, host, port)) from None
     return sock
+
+
+async def bind_aside(bind: Bind, host: str, port: int) -> socket.socket:
+    """``bind`` in a thread: finding out who holds a taken port may take a moment. Raises
+    ProblemError. A thread is not cut short: what it binds when nobody waits any more is closed."""
+    binding = asyncio.ensure_future(asyncio.to_thread(bind, host, port))
+    try:
+        return await asyncio.shield(binding)
+    except asyncio.CancelledError:
+        with suppress(ProblemError):
+            (await binding).close()
+        raise
 
 
 def url(host: str, port: int, scheme: str = "http") -> str:

@@ -167,13 +167,14 @@ def test_a_disk_that_refuses_is_told_and_no_key_is_shown(tmp_path: Path) -> None
         KeyStore(tmp_path / "file" / "keys.json").add(FULL)
 
 
-def test_many_at_once_lose_nothing(store: KeyStore) -> None:
+def test_many_at_once_lose_nothing(store: KeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS", 40.0)  # twelve writes on a slow disk
     names = [f"k{number}" for number in range(12)]
     threads = [threading.Thread(target=store.add, args=(Wanted(name=name),)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(50)
     assert sorted(key.name for key in store.read().keys) == sorted(names)
 
 

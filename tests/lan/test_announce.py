@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -49,6 +50,22 @@ async def test_it_is_told_replaced_and_taken_back() -> None:
     await announcement.end(10)
     await announcement.end(10)
     assert (announcement.told, announcement.name) == (None, "")
+
+
+async def test_a_goodbye_that_is_cut_short_leaves_no_socket() -> None:
+    announcement = Announcement()
+    await announcement.tell(TOLD, 10)
+    assert announcement._zeroconf is not None
+    engine = announcement._zeroconf.zeroconf.engine
+    assert engine.senders
+    goodbye = asyncio.create_task(announcement.end(10))
+    await asyncio.sleep(0)
+    goodbye.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await goodbye
+    async with asyncio.timeout(10):
+        while not all(one.transport.is_closing() for one in engine.senders):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_a_network_that_does_not_answer_in_time_is_an_error() -> None:

@@ -18,7 +18,7 @@ from daemon.logs import follow as module
 from daemon.logs.files import rotate
 from daemon.logs.follow import follow, tail
 
-DEADLINE = 5.0
+DEADLINE = 20.0
 POLL = 0.005
 
 

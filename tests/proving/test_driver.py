@@ -77,7 +77,7 @@ def test_an_engine_that_goes_on_for_clients_that_left(monkeypatch: pytest.Monkey
     one = replace(SUBJECT, slots=1, context=1000)
     assert find("stop", "--token-s", "0.02", subject=one).outcome == "works"
     monkeypatch.setattr("daemon.proving.talking.SOON", 0.3)
-    flags = ["--deaf", "--token-s", "0.004"]  # 500 tokens: 2 s
+    flags = ["--deaf", "--token-s", "0.008"]  # 500 tokens: 4 s
     assert "goes on writing" in find("stop", *flags, subject=one).text
 
 
@@ -85,7 +85,7 @@ def test_one_that_never_answers() -> None:
     found = find("stream", "--hang-answer", subject=replace(SUBJECT, seconds=0.3))
     assert found.outcome == "broken"
     assert "nothing came" in found.text
-    slow = find("stream", "--token-s", "5", subject=replace(SUBJECT, seconds=0.5))
+    slow = find("stream", "--token-s", "5", subject=replace(SUBJECT, seconds=2.0))
     assert slow.outcome == "unknown"
 
 

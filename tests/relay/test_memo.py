@@ -90,13 +90,15 @@ async def test_on_one_connection_no_head_stands_for_another() -> None:
 
 @both_loops
 async def test_bad_requests_are_refused_after_good_ones_too() -> None:
-    limits = Limits(tick=0.01, head_timeout=0.1, body_silence=0.1, linger=0.2)
+    limits = Limits(tick=0.01, head_timeout=0.1, body_silence=0.1)
     good = post()
-    async with world(limits=limits) as here:
-        for name, data in REFUSED.items():
-            client = await here.client()
+    async with world() as here:
+        clients = [await here.client() for _ in REFUSED]
+        for client in clients:
             await client.send(good)
             assert (await client.reply()).status == 200
+        here.front.set_limits(limits)  # no sooner: of what is sent, not of who has only come
+        for client, (name, data) in zip(clients, REFUSED.items(), strict=True):
             before = len(here.backend.seen)
             await client.send(data)
             assert (await client.rest()).startswith(b"HTTP/1.1 4"), name

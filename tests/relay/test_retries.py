@@ -24,6 +24,7 @@ from tests.relay.peers import (
     chunk,
     get,
     ok,
+    pause,
     post,
     until,
     world,
@@ -260,7 +261,7 @@ async def test_a_messages_stream_tells_why_only_if_it_is_for_good() -> None:
     async def breaks(conn: Conn, backend: Backend) -> None:
         await conn.request()
         await conn.send(CHUNKED + chunk(b"event: ping\ndata: {}\n\n"))
-        await asyncio.sleep(0.02)
+        await pause(0.02)
         conn.reset()
 
     async with world(breaks) as here:
@@ -326,7 +327,7 @@ async def test_an_answer_says_how_long_it_waited() -> None:
         reply = await here.once(post())
         assert reply.get("x-request-id")
         (name, value) = (reply.get("server-timing") or "").split(";dur=")
-        assert (name, float(value) < 5000) == ("queue", True)
+        assert (name, float(value) < 30_000) == ("queue", True)
         assert (await here.once(get("/health"))).get("server-timing") is None
         here.leases.problems.append(Problem(Code.QUEUE_TIMEOUT, "Too long.", retry_after=1.0))
         refused = await here.once(post())
