@@ -102,7 +102,7 @@ def test_a_check_that_fails_or_hangs_takes_nothing_from_the_others(
         raise RuntimeError("a bug of ours")
 
     visit = module.Visit
-    monkeypatch.setattr(module, "Visit", partial(visit, seconds=1.5))
+    monkeypatch.setattr(module, "Visit", partial(visit, seconds=4.0))
     monkeypatch.setattr(
         visit,
         "groups",
