@@ -19,7 +19,8 @@ from pathlib import Path
 from control_api.commands.local import trial
 from tests.ports import free_port
 written, port = trial._config, free_port()  # one that no other test is given meanwhile
-trial._config = lambda *words: re.sub("^port = [0-9]+", f"port = {{port}}", written(*words), 0, re.M)
+line = f"port = {{port}}"
+trial._config = lambda *words: re.sub("^port = [0-9]+", line, written(*words), 0, re.M)
 with trial._side("llama-server", Path("/no/engine"), Path("/no/model.gguf"), None) as client:
     status = client.get("/status")
     print(status["pid"], Path(status["config"]).parent, flush=True)
