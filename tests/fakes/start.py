@@ -46,7 +46,7 @@ class Fake:
         """What it has printed so far."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_log(self, pattern: str, timeout: float = 5.0) -> re.Match[str]:
+    def wait_log(self, pattern: str, timeout: float = 20.0) -> re.Match[str]:
         """Wait until the log matches; AssertionError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         while not (match := re.search(pattern, self.log())):
@@ -65,11 +65,11 @@ class Fake:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
-    def wait_ready(self, timeout: float = 5.0) -> None:
+    def wait_ready(self, timeout: float = 20.0) -> None:
         """Wait for the end of the load."""
         self.wait_log("model loaded", timeout)
 
-    def wait_exit(self, timeout: float = 5.0) -> int:
+    def wait_exit(self, timeout: float = 20.0) -> int:
         """Wait for the exit status; negative for a signal."""
         return self.process.wait(timeout)
 
