@@ -46,7 +46,7 @@ def snapshot() -> set[str]:
     return {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - quick
 
 
-def leftovers(run: str, before: set[str], patience: float = 2.0) -> list[str]:
+def leftovers(run: str, before: set[str], patience: float = 10.0) -> list[str]:
     """What the test started and did not end: a line for each, after ``patience`` seconds.
 
     They are counted in looks: while the machine itself stands still, nobody can end. Processes

@@ -144,7 +144,7 @@ def _requirement(source: str, extras: Sequence[str]) -> str:
     if "://" in source:
         return f"{wanted} @ {source}"
     if source.endswith((".whl", ".tar.gz")) or "/" in source or source.startswith("."):
-        path = Path(source).expanduser().absolute()
+        path = Path(os.path.expanduser(source)).absolute()  # noqa: PTH111 (never raises)
         if not path.exists():
             raise _wrong(f"There is no {path}.")
         if path.suffix == ".whl" and not _WHEEL.fullmatch(path.name):

@@ -34,6 +34,19 @@ class Result:
 
 Ctl = Callable[..., Result]
 
+# How long ctl waits where it can do without the daemon: short for people, and a machine that is
+# busy with other tests may take longer.
+SHORT_WAITS = (
+    "daemon.PING_SECONDS",
+    "local.checks.STATUS_SECONDS",
+    "local.complete.DAEMON_SECONDS",
+    "local.handover.PING_SECONDS",
+    "local.launch.PING_SECONDS",
+    "local.logs.PING_SECONDS",
+    "local.removing.PING_SECONDS",
+    "local.sizes.STATUS_SECONDS",
+)
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -71,6 +84,8 @@ def daemon(home: Path, fake: FakeControl, monkeypatch: pytest.MonkeyPatch) -> It
     path = home / "c.sock"
     with FakeDaemon(fake, path, LIMITS) as running:
         monkeypatch.setenv("MODELPORT_CONTROL_SOCKET", str(path))
+        for wait in SHORT_WAITS:
+            monkeypatch.setattr(f"control_api.commands.{wait}", 30.0)
         fake.on_shutdown = running.stop
         monkeypatch.setattr("control_api.commands.daemon.process_alive", lambda pid: running.alive)
         yield running
@@ -110,7 +125,7 @@ def ctl_process(home: Path) -> Ctl:
             capture_output=True,
             text=True,
             env=process_env(),
-            timeout=30,
+            timeout=50,
             check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -20,7 +21,7 @@ from tests.control_api.fake import READY, FakeControl, FakeDaemon
 def test_load_shows_its_steps_and_the_result(ctl: Ctl, daemon: FakeDaemon) -> None:
     result = ctl("load", "qwen3-coder")
     assert result.code == 0
-    assert result.out.startswith("ready  qwen3-coder  17.0 GiB  0.")
+    assert re.fullmatch(r"ready  qwen3-coder  17\.0 GiB  [0-9.]+ s\n", result.out)
     assert [line.split()[0] for line in result.err.splitlines()] == ["evict", "start"]
 
 
@@ -37,7 +38,7 @@ def test_load_takes_the_footprint_from_the_backend(
 ) -> None:
     fake.steps = (Progress("ready", ""),)
     assert ctl("load", "gemma").out.startswith("ready  gemma  4.0 GiB  ")
-    assert ctl("load", "qwen3-coder").out.startswith("ready  qwen3-coder  0.")
+    assert re.fullmatch(r"ready  qwen3-coder  [0-9.]+ s\n", ctl("load", "qwen3-coder").out)
 
 
 def test_an_engine_that_cannot_use_the_card_says_so_at_load(
@@ -104,7 +105,7 @@ def test_ctrl_c_leaves_the_load_going(daemon: FakeDaemon, fake: FakeControl) -> 
         env=process_env(),
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while not fake.calls:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -119,10 +120,16 @@ def test_ctrl_c_leaves_the_load_going(daemon: FakeDaemon, fake: FakeControl) -> 
     assert "Traceback" not in err
     assert fake.ended == []
     daemon.do(gate.set)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while fake.ended != ["load qwen3-coder"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def frames(seen: bytes) -> set[str]:
+    """Which marks have stood before the quarter of the pull: which is the first tells the load."""
+    line = r"([⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]) pull     model\.gguf \[######\.{18}\]  25%"
+    return set(re.findall(line, seen.decode(errors="ignore")))
 
 
 def test_a_terminal_gets_a_moving_line(daemon: FakeDaemon, fake: FakeControl) -> None:
@@ -144,7 +151,7 @@ def test_a_terminal_gets_a_moving_line(daemon: FakeDaemon, fake: FakeControl) ->
             if not piece:
                 break
             seen += piece
-            if b"25%" in seen:
+            if len(frames(seen)) > 1:
                 daemon.do(gate.set)
         assert process.wait(20) == 0
     finally:
@@ -152,7 +159,7 @@ def test_a_terminal_gets_a_moving_line(daemon: FakeDaemon, fake: FakeControl) ->
         process.wait()
         os.close(ours)
     text = seen.decode()
-    assert "⠙ pull     model.gguf [######..................]  25%" in text
+    assert len(frames(seen)) > 1, "it moves"
     assert "ready  qwen3-coder  17.0 GiB" in text.split("\x1b[K")[-1]
 
 

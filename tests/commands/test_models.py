@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 from control_api.commands.stories import clock
 from daemon.views import FindingView
@@ -63,7 +62,7 @@ LOW = "context 65536, batch 256 (after running out of memory 2 times)"
 
 def test_what_is_given_up(ctl: Ctl, daemon: FakeDaemon, fake: FakeControl) -> None:
     """What, since when, and how it comes back: of what runs, and of what does not."""
-    given_up = {"degraded": LOW, "degraded_since": time.time(), "climbs_in": 7200.0}
+    given_up = {"degraded": LOW, "degraded_since": 1e9, "climbs_in": 7200.0}
     fake.running = [backend_view("gemma", **given_up)]
     fake.catalog["gemma"] = model_view("gemma", **given_up)
     told = ctl("ps").out.splitlines()[-1]

@@ -90,7 +90,7 @@ def on_a_terminal(typed: str, *words: str) -> tuple[int, str]:
         close_fds=True,
     )
     os.close(side)
-    shown, deadline = "", time.monotonic() + 20
+    shown, deadline = "", time.monotonic() + 40
     answers = list(typed.split("\n"))
     try:
         while time.monotonic() < deadline:

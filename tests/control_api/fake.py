@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -589,12 +589,12 @@ class FakeDaemon:
 
     def __enter__(self) -> FakeDaemon:
         self._thread.start()
-        assert self._up.wait(20), "the fake daemon did not start"
+        assert self._up.wait(30), "the fake daemon did not start"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.do(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(30)
         assert not self._thread.is_alive(), "the fake daemon did not stop"
 
     @property
@@ -603,7 +603,7 @@ class FakeDaemon:
 
     def do(self, what: Callable[[], object]) -> None:
         """Run it on the daemon's loop."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # its loop is closed: it has just stopped by itself
             self._loop.call_soon_threadsafe(what)
 
     def when(self, condition: Callable[[], object], action: Callable[[], object]) -> None:

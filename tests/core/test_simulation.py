@@ -17,7 +17,7 @@ SEEDS = int(os.environ.get("MODELPORT_SEEDS", "1000"))
 FEW = 200  # so many are quicker here than in processes of their own
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_invariants_hold_in_every_seed(capsys: pytest.CaptureFixture[str]) -> None:
     tickets, worst = few(SEEDS) if SEEDS <= FEW else many(SEEDS)
     with capsys.disabled():
@@ -35,7 +35,7 @@ def many(seeds: int) -> tuple[int, float]:
     """Over all processors."""
     program = [sys.executable, "-P", "-m", "tests.core.simulate", str(seeds)]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=590)
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=1490)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     said = re.search(r"(\d+) tickets, \d+ s, worst wait/bound ([\d.]+)\nevery", done.stdout)
     assert said is not None, done.stdout

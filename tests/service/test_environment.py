@@ -47,6 +47,7 @@ def run(*argv: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(300)  # sixteen seconds of copying on a busy machine
 def test_it_runs_by_itself_and_is_made_once(tmp_path: Path, light: None) -> None:
     root = tmp_path / "a place with blanks"
     root.mkdir()

@@ -119,6 +119,7 @@ def test_files_and_addresses(tmp_path: Path) -> None:
         "another",
         "--index-url=x",
         "modelport~=0",
+        "~nobody-here/x.whl",
         "1..2",
     ):
         with pytest.raises(ProblemError):

@@ -11,6 +11,7 @@ import pytest
 from daemon.service.handed import Handed
 from daemon.service.kept import Kept, name_of, split
 from daemon.service.notify import Notifier
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_one_outlives_us_and_comes_back(systemd: socket.socket, notifier: Notifi
 def test_what_is_not_wanted_stops_to_listen_though_it_is_still_kept(
     systemd: socket.socket, notifier: Notifier
 ) -> None:
-    sock = socket.create_server(("127.0.0.1", 0))
-    address: tuple[str, int] = sock.getsockname()
+    address = ("127.0.0.1", free_port())
+    sock = socket.create_server(address)
     kept = sock.dup()
     rest = Kept(notifier, [Handed(sock, name_of(address), address)])
     rest.end_rest()

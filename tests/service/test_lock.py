@@ -136,8 +136,9 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "mine"
 
 
-def test_a_name_of_the_past_is_not_told(tmp_path: Path) -> None:
+def test_a_name_of_the_past_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between taking the lock and writing its name a daemon leaves the old one there."""
+    monkeypatch.setattr(lock, "NAMING", 30.0)
     path = tmp_path / "lock"
     path.write_text("4194999\n")
     with path.open("r+") as file:

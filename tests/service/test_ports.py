@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import random
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.service import ports
 from daemon.service.ports import _owner, bind, holder, offered
+from tests.ports import free_port
 
 
 def refused(host: str, port: int) -> Problem:
@@ -32,21 +32,9 @@ def refused(host: str, port: int) -> Problem:
 def taken() -> Iterator[int]:
     """A port on which this process listens. Its neighbours are offered in its place, so it is none
     of those that the system hands out: other tests run beside this one."""
-    for port in random.sample(range(20_000, 32_000), 50):
-        try:
-            server = socket.create_server(("127.0.0.1", port))
-        except OSError:
-            continue
-        with server:
-            yield port
-        return
-    raise AssertionError("fifty ports were taken")
-
-
-def free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
 
 
 def test_it_listens_at_once_and_never_blocks() -> None:
@@ -58,14 +46,14 @@ def test_it_listens_at_once_and_never_blocks() -> None:
 
 
 def test_the_port_is_the_one_asked_for() -> None:
-    port = free()
+    port = free_port()
     with closing(bind("127.0.0.1", port)) as sock:
         assert sock.getsockname() == ("127.0.0.1", port)
 
 
 def test_connections_of_the_past_do_not_keep_it() -> None:
     """TIME_WAIT after a restart."""
-    port = free()
+    port = free_port()
     with closing(bind("127.0.0.1", port)) as sock:
         client = socket.create_connection(("127.0.0.1", port), 2)
         sock.setblocking(True)
@@ -181,7 +169,6 @@ def test_ipv6_alone() -> None:
         assert f"Port {port} on ::1 is taken" in refused("::1", port).message
         with socket.create_connection(("::1", port), 2):
             pass
-    with closing(bind("::", 0)) as sock:  # every IPv6 address is no IPv4 address
-        port = sock.getsockname()[1]
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        port = other.getsockname()[1]
+        bind("::", port).close()  # every IPv6 address is no IPv4 address

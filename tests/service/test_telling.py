@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +12,29 @@ import pytest
 from daemon.service.telling import Telling
 from tests.rooms import Rooms, engine, model
 
+Heard = asyncio.Queue[str]
+
 
 @pytest.fixture
-def heard(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    path = str(short_dir / "notify")
+async def heard(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+    """All messages. Read as they come: the kernel holds ten, and what comes then is lost."""
+    path, loop = str(short_dir / "notify"), asyncio.get_running_loop()
+    told: Heard = asyncio.Queue()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
         sock.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", path)
-        yield sock
+        loop.add_reader(sock, lambda: told.put_nowait(sock.recv(4096).decode()))
+        yield told
+        loop.remove_reader(sock)
 
 
-async def until(sock: socket.socket, text: str) -> list[str]:
+async def until(heard: Heard, text: str) -> list[str]:
     """All messages up to the one that has this in it."""
     told: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while True:
-            told.append((await asyncio.get_running_loop().sock_recv(sock, 4096)).decode())
+            told.append(await heard.get())
             if text in told[-1]:
                 return told
 
@@ -38,7 +44,7 @@ async def telling(rooms: Rooms, environ: dict[str, str]) -> Telling:
 
 
 async def test_a_life(
-    heard: socket.socket, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+    heard: Heard, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
 ) -> None:
     config = engine() + model("a", tiny_gguf) + model("b", tiny_gguf)
     rooms = await Rooms(short_dir, config, monkeypatch).open()
@@ -65,7 +71,7 @@ async def test_a_life(
 
 
 async def test_a_core_that_fails_gives_no_sign_of_life(
-    heard: socket.socket, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+    heard: Heard, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
 ) -> None:
     rooms = await Rooms(short_dir, engine() + model("a", tiny_gguf), monkeypatch).open()
     told = await telling(rooms, {"WATCHDOG_USEC": "40000"})
@@ -86,7 +92,7 @@ async def test_a_core_that_fails_gives_no_sign_of_life(
 
 
 async def test_who_is_stopped_while_starting_gives_no_signs(
-    heard: socket.socket, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
+    heard: Heard, short_dir: Path, monkeypatch: pytest.MonkeyPatch, tiny_gguf: Path
 ) -> None:
     rooms = await Rooms(short_dir, engine() + model("a", tiny_gguf), monkeypatch).open()
     told = await telling(rooms, {"WATCHDOG_USEC": "40000"})

@@ -78,24 +78,34 @@ def test_the_sentinel_ends_who_gives_no_sign() -> None:
 
 
 def test_the_sentinel_lets_live_who_does() -> None:
-    ended, over = threading.Event(), threading.Event()
-    sentinel = Sentinel(0.05, ended.set, missed=3)
-    sentinel.start()
-    beats = 0
-    while not ended.is_set() and beats < 30:
-        sentinel.beat()
-        beats += 1
-        over.wait(0.01)
-    sentinel.stop()
-    assert beats == 30
+    ended = threading.Event()
+
+    class Rounds(threading.Event):
+        """Thirty rounds that take no time, with a sign of life in each third."""
+
+        count = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.count += 1
+            if self.count % 3 == 0:
+                sentinel.beat()
+            return self.count > 30
+
+    sentinel = Sentinel(0.01, ended.set, missed=3, _over=Rounds())
+    sentinel._watch()
+    assert not ended.is_set()
 
 
 async def test_a_sentinel_is_fed_by_the_loop() -> None:
     heard, ended = Heard(), threading.Event()
-    sentinel = Sentinel(0.05, ended.set)
+    sentinel = Sentinel(60.0, ended.set)
     dog = Watchdog(heard, 0.01, str, sentinel)
     dog.start()
-    await heard.until(lambda: len(heard.told) > 20)
+    for _ in range(3):
+        await heard.until(lambda: heard.told)
+        assert sentinel._seen.is_set()
+        sentinel._seen.clear()
+        heard.told.clear()
     dog.stop()
     assert not ended.is_set()
 

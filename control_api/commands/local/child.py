@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -38,13 +37,14 @@ def run(
         for number in _THEIRS:
             # a handler is gone after exec, what is ignored stays so
             signal.signal(number, _nothing if wire is None else signal.SIG_IGN)
+        begun = _passing_on(wire)
         try:
             child = subprocess.Popen(argv, env=dict(env), pass_fds=pass_fds, cwd=folder)
         except OSError as error:
             text = f"{argv[0]} cannot be started: {error.strerror}."
             raise RefusedError("client_failed", text) from None
-        with _passing_on(child.pid, wire):
-            return _wait(child)
+        begun(child.pid)
+        return _wait(child)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -63,20 +63,31 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
         return code if code >= 0 else 128 - code
 
 
-@contextmanager
-def _passing_on(pid: int, wire: int | None) -> Iterator[None]:
-    def pass_on(number: int, _: FrameType | None) -> None:
+def _passing_on(wire: int | None) -> Callable[[int], None]:
+    """Pass signals on from now on: those that come before the client's pid is told, then."""
+    clients: list[int] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None = None) -> None:
+        if not clients:
+            early.append(number)
+            return
         try:
             if wire is None:
-                os.kill(pid, number)
+                os.kill(clients[0], number)
             else:
                 os.write(wire, bytes([number]))
         except OSError:
             return  # it has ended
 
+    def begun(pid: int) -> None:
+        clients.append(pid)
+        for number in early:
+            pass_on(number)
+
     for number in _PASSED_ON:
         signal.signal(number, pass_on)
-    yield
+    return begun
 
 
 def _nothing(*_: Any) -> None:

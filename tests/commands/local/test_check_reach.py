@@ -185,7 +185,8 @@ def port() -> Iterator[int]:
         thread.join(5)
 
 
-def test_asking_an_address(port: int) -> None:
+def test_asking_an_address(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "HEALTH_SECONDS", 20.0)
     assert reach.answers("http", "127.0.0.1", port) == ""
     assert reach.answers("https", "127.0.0.1", port) != "", "it speaks no TLS"
     assert reach.answers("http", "127.0.0.1", 1) != ""

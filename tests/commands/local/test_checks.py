@@ -20,6 +20,7 @@ from daemon.engines.install.shelf import Shelf, Use, switch, take_back
 from daemon.machine import pressure
 from daemon.machine.base import MachineFacts, PoolFacts
 from tests.control_api.fake import FakeControl, FakeDaemon
+from tests.ports import free_port
 
 GIB = 1 << 30
 
@@ -54,10 +55,8 @@ def test_no_daemon(home: Path) -> None:
 
 
 def test_port() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(1)
-        port = listener.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         taken = checks.check_port("127.0.0.1", port, None)
         assert taken.verdict == "fail"
         assert f"Port {port}" in taken.text

@@ -16,6 +16,7 @@ from control_api.commands.output import Out
 from control_api.commands.progress import Notice
 from tests.commands.conftest import Ctl, Result, Terminal
 from tests.commands.local.test_engine import FakeRegistry
+from tests.ports import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -23,22 +24,16 @@ def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "registry_of", lambda config: FakeRegistry({}))
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_what_is_wrong_comes_with_its_remedy(ctl: Ctl, home: Path, free_port: int) -> None:
+def test_what_is_wrong_comes_with_its_remedy(ctl: Ctl, home: Path) -> None:
+    port = free_port()
     (home / "state").chmod(0o777)
-    (home / "config.toml").write_text(f"[server]\nport = {free_port}\n", "utf-8")
+    (home / "config.toml").write_text(f"[server]\nport = {port}\n", "utf-8")
     result = ctl("doctor")
     assert result.code == 1
     lines = result.out.splitlines()
     bad = lines.index(next(line for line in lines if line.startswith("fail  state dir")))
     assert lines[bad + 1].strip() == f"-> chmod 700 {home}/state"
-    assert f"ok    port         127.0.0.1:{free_port} is free" in lines
+    assert f"ok    port         127.0.0.1:{port} is free" in lines
     assert "to mend" in lines[-1]
     told = ctl("doctor", "--json")
     assert (told.code, told.json["ok"]) == (1, False)
@@ -83,10 +78,8 @@ def test_a_dead_socket(ctl: Ctl, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "warn  daemon" in "\n".join(lines_of(ctl("doctor")))
 
 
-def test_a_daemon_that_hangs(
-    ctl: Ctl, home: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (home / "config.toml").write_text(f"[server]\nport = {free_port}\n", "utf-8")
+def test_a_daemon_that_hangs(ctl: Ctl, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "config.toml").write_text(f"[server]\nport = {free_port()}\n", "utf-8")
     monkeypatch.setattr(checks, "STATUS_SECONDS", 0.2)
     monkeypatch.setenv("MODELPORT_CONTROL_SOCKET", str(home / "hung.sock"))
     with socket.socket(socket.AF_UNIX) as hung:
@@ -109,7 +102,7 @@ def test_a_check_that_fails_or_hangs_takes_nothing_from_the_others(
         raise RuntimeError("a bug of ours")
 
     visit = module.Visit
-    monkeypatch.setattr(module, "Visit", partial(visit, seconds=1.5))
+    monkeypatch.setattr(module, "Visit", partial(visit, seconds=4.0))
     monkeypatch.setattr(
         visit,
         "groups",

@@ -54,13 +54,14 @@ def test_a_daemon_is_looked_at(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPat
     assert found is not None
     assert found.version
     assert all(isinstance(pid, int) for pid in found.backends.values())
-    done = await_daemon(Client(), Seen(0, "", ""), found.version, seconds=5)
+    done = await_daemon(Client(), Seen(0, "", ""), found.version, seconds=30)
     assert done == Verdict()
     late = await_daemon(Client(), Seen(0, "", ""), "another", seconds=0)
     assert late.waiting == f"version {found.version} answers, not another"
 
 
-def test_health_and_processes() -> None:
+def test_health_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "PING_SECONDS", 30.0)
     assert alive(os.getpid())
     assert not alive(2**22 + 1)
     with socket.create_server(("127.0.0.1", 0)) as server:

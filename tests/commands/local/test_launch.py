@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from control_api.clients.registry import LAUNCHED
+from control_api.commands.local import child
 from daemon.ports import Progress
 from tests.commands.conftest import Ctl, argv_of, process_env
 from tests.control_api.fake import FakeControl, FakeDaemon, model_view
+from tests.ports import free_port
 
 # Writes down how it was started, then does as it is told.
 CLIENT = """\
@@ -107,6 +110,19 @@ def test_signals_are_passed_on(number: int, daemon: FakeDaemon, seen: Path) -> N
         process.kill()
         process.wait()
     assert (out, process.returncode) == ("got it\n", 9)
+
+
+def test_a_signal_before_the_client_is_known_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.Popen
+
+    def late(*args: Any, **more: Any) -> subprocess.Popen[bytes]:
+        made = real(*args, **more)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(subprocess, "Popen", late)
+    wait = "import time; time.sleep(30)"
+    assert child.run([sys.executable, "-ISc", wait], dict(os.environ)) == 128 + signal.SIGTERM
 
 
 def read_until(descriptor: int, mark: bytes) -> bytes:
@@ -263,7 +279,6 @@ def test_a_daemon_that_does_not_start_says_why(ctl_process: Ctl, seen: Path, hom
 def test_a_daemon_for_as_long_as_the_client_runs(
     ctl_process: Ctl, seen: Path, home: Path, tiny_gguf: Path
 ) -> None:
-    from tests.e2e.house import free_port
     from tests.fakes import start
 
     words = json.dumps([*start.argv("engine"), "--port", "{port}", "-c", "{ctx}"])

@@ -102,6 +102,7 @@ def said(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.timeout(300)  # thirteen seconds where it has a processor to itself
 def test_what_it_says_on_recorded_machines(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
     text = said(ctl, monkeypatch)
     if UPDATE:

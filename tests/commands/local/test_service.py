@@ -19,6 +19,7 @@ from daemon.service.programs import Done
 from daemon.service.systemd import Systemd
 from tests.commands.conftest import Ctl, answering
 from tests.control_api.fake import FakeDaemon
+from tests.ports import free_port
 
 
 class FakeSystemd:
@@ -77,9 +78,7 @@ class FakeSystemd:
 
 @pytest.fixture
 def port(home: Path) -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found = int(probe.getsockname()[1])
+    found = free_port()
     (home / "config.toml").write_text(f"[server]\nport = {found}\n")
     (home / "config.toml").chmod(0o600)
     return found

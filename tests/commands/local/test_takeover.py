@@ -14,16 +14,11 @@ from control_api.commands.local import takeover
 from control_api.commands.local.takeover import PROGRAMS, how_to_stop
 from daemon.service.ports import Holder
 from tests.commands.conftest import Ctl
-
-
-def free() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 def test_it_is_written_and_taken_back(ctl: Ctl, home: Path) -> None:
-    file, port = home / "config.toml", free()
+    file, port = home / "config.toml", str(free_port())
     file.write_text("# first\n[server] # ours\nport = 8123\n")
     done = ctl("takeover", "ollama", "--port", port)
     assert done.code == 0, done.err

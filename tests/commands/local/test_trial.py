@@ -14,9 +14,13 @@ import pytest
 from control_api.commands.local import trial
 
 CODE = """
-import os, sys
+import os, re, sys
 from pathlib import Path
 from control_api.commands.local import trial
+from tests.ports import free_port
+written, port = trial._config, free_port()  # one that no other test is given meanwhile
+line = f"port = {{port}}"
+trial._config = lambda *words: re.sub("^port = [0-9]+", line, written(*words), 0, re.M)
 with trial._side("llama-server", Path("/no/engine"), Path("/no/model.gguf"), None) as client:
     status = client.get("/status")
     print(status["pid"], Path(status["config"]).parent, flush=True)
@@ -24,13 +28,14 @@ with trial._side("llama-server", Path("/no/engine"), Path("/no/model.gguf"), Non
 """
 
 
-def until(what: Callable[[], bool], seconds: float = 40.0) -> bool:
+def until(what: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not (done := what()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return done
 
 
+@pytest.mark.timeout(240)  # a daemon that starts and ends, with waits of its own
 @pytest.mark.parametrize("end", ["sys.stdin.read()", "pass"], ids=["killed", "done"])
 def test_nothing_of_it_is_left(home: Path, end: str) -> None:
     (home / "config.toml").touch()
@@ -42,7 +47,7 @@ def test_nothing_of_it_is_left(home: Path, end: str) -> None:
         assert ours.stdout is not None
         pid, folder = ours.stdout.readline().split()
         if end == "pass":
-            assert ours.wait(40) == 0
+            assert ours.wait(60) == 0
     finally:
         ours.kill()
         ours.communicate(timeout=10)
@@ -50,6 +55,7 @@ def test_nothing_of_it_is_left(home: Path, end: str) -> None:
     assert until(lambda: not Path(folder).exists())
 
 
+@pytest.mark.timeout(240)
 def test_a_daemon_that_does_not_start_is_no_fault_of_the_engine(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
