@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,11 +29,18 @@ STOP_SECONDS = 40.0
 MIB = 1 << 20
 
 
+# In an order of this process's own, whatever the seed of the tests is.
+_ports = itertools.cycle(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port for somebody who binds it later: none of those that the system hands out, or a test
+    that runs beside this one might get it meanwhile; and none that was given lately."""
+    for port in itertools.islice(_ports, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a thousand ports are taken")
 
 
 @dataclass
@@ -261,7 +270,7 @@ class Watch:
         self._thread.start()
 
     def _follow(self, client: Client) -> None:
-        with contextlib.suppress(UnreachableError):
+        with contextlib.suppress(UnreachableError, RefusedError):
             for event in client.events(since=0):
                 with self._news:
                     self.seen.append(event)

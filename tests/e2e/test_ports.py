@@ -215,8 +215,8 @@ def _stream(port: int) -> Iterator[bytes]:
 def test_a_taken_port_is_named_and_the_daemon_serves_on(
     make_house: MakeHouse, ports: list[int]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        taken = holder.getsockname()[1]
+    taken = ports[1]  # nobody else is given it once it is free
+    with socket.create_server(("127.0.0.1", taken)) as holder:
         tables = (f'{{port = {taken}, as = "ollama"}}', f'{{port = {ports[0]}, as = "lmstudio"}}')
         house = make_house(MODELS)
         house.server = also(*tables)
