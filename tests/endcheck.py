@@ -44,7 +44,7 @@ def snapshot() -> set[str]:
     return {name for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208 - quick
 
 
-def leftovers(run: str, before: set[str], patience: float = 2.0) -> list[str]:
+def leftovers(run: str, before: set[str], patience: float = 10.0) -> list[str]:
     """What the test started and did not end: a line for each, after ``patience`` seconds.
 
     Processes below one that was there before the test (a module's daemon, say) belong to that one.

@@ -61,7 +61,7 @@ def test_it_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=55,
         check=False,
     )
     assert "modelport" in done.stdout, done.stderr
