@@ -168,7 +168,7 @@ class House:
     def client(self) -> Client:
         return Client(environ=self.environ)
 
-    def ctl(self, *words: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def ctl(self, *words: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", str(ROOT / "ctl.py"), *words],
             env=self.environ,
@@ -184,7 +184,7 @@ class House:
         path: str,
         body: Any = None,
         headers: dict[str, str] | None = None,
-        seconds: float = 60.0,
+        seconds: float = 120.0,
     ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -205,7 +205,7 @@ class House:
 
     def stream(self, model: str, text: str = "hi", **more: Any) -> Iterator[str]:
         """The pieces of a streamed chat answer, as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         messages = [{"role": "user", "content": text}]
         body = {"model": model, "messages": messages, "max_tokens": 32, "stream": True, **more}
         try:

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 

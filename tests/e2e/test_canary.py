@@ -25,7 +25,7 @@ from tests.e2e.stage import Stage, folder, until
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 OURS = {  # of the user's own environment; none is any engine's affair

@@ -21,7 +21,7 @@ from tests.e2e.house import House
 from tests.fakes import start
 from tests.models import make_gguf
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 TEN = "one two three four five six seven eight nine ten"
 HI = [{"role": "user", "content": "hi"}]

@@ -19,7 +19,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import Answer, House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 TEN = "one two three four five six seven eight nine ten"
 

@@ -15,7 +15,7 @@ from tests.e2e.outcomes import Ask, Incoming, judged, kinds, some
 from tests.e2e.seeds import FAULTS
 from tests.e2e.stage import Stage, dice, folder, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", FAULTS)
 CUT = 15.0  # seconds in which an engine must have stopped working for whoever left: a deadline
 

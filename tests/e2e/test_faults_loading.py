@@ -20,7 +20,7 @@ from tests.e2e.outcomes import kinds, some
 from tests.e2e.seeds import FAULTS
 from tests.e2e.stage import Stage, dice, folder, process_exists, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", FAULTS)
 
 

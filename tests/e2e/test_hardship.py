@@ -21,7 +21,7 @@ from tests.e2e.house import MIB, ROOT, House, Watch, process_exists
 from tests.e2e.test_worst_days import memory, model, until
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 FLOODING = Path(start.__file__).with_name("flooding.py")
 OOM = "kIOGPUCommandBufferCallbackErrorOutOfMemory"

@@ -24,7 +24,7 @@ from tests.e2e.house import House, free_port
 from tests.e2e.stage import Stage, folder
 from tests.e2e.test_canary import contents
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 NAMES = ("a", "b")
 
 

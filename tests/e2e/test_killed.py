@@ -23,7 +23,7 @@ from tests.e2e.seeds import share
 from tests.e2e.stage import Counts, Stage, dice, folder, house_processes, process_exists, until
 from tests.e2e.states import ENDLESS, KEEPERS, SIZE, STATES, Scene
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", share(1, 5))
 GONE = 2.0  # seconds after the daemon's end in which its backends are gone, as promised
 BUSY = 13.0  # on top of it: a deadline on a busy machine

@@ -18,7 +18,7 @@ from tests.e2e.house import House
 from tests.e2e.namespaces import Machine, cable, machines
 from tests.e2e.test_landlord import stand_in
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing({"address_poll": 0.2, "keys_poll": 0.2, "auth_delay": 0.01})
 MODELS = '[memory]\nbudget = "350 MiB"\n' + stand_in("a")

@@ -17,7 +17,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def stand_in(name: str, *flags: str, slots: int = 1, more: str = "") -> str:

@@ -13,7 +13,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch, process_exists
 from tests.e2e.stage import until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 TEN = "one two three four five six seven eight nine ten"
 

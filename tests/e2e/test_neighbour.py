@@ -18,7 +18,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import MIB, House, StreamCutError, Watch, process_exists
 from tests.e2e.test_landlord import stand_in
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing({"memory_sample": 0.1, "machine_sample": 0.1, "pressure_clear": 0.3})
 

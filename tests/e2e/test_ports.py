@@ -17,7 +17,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import Answer, House, Watch, free_port
 from tests.e2e.test_landlord import stand_in
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 

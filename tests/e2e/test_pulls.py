@@ -18,7 +18,7 @@ from tests.downloads.hub import Big, Hub, Repo, running_hub
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 FILE = "m-Q4_K_M.gguf"
 SAID = {"role": "user", "content": "hi"}

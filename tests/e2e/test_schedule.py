@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 def lines(*tables: str) -> str:

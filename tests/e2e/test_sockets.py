@@ -14,7 +14,7 @@ from tests.e2e.stage import until
 from tests.e2e.test_faults_real import llama
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 BACK = timing({"backoff": 0.1, "keeper_grace": 60})
 

@@ -22,7 +22,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),

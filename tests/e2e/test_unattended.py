@@ -14,7 +14,7 @@ from tests.e2e.house import House, Watch, process_exists
 from tests.e2e.test_hardship import OOM, QUICK, engine
 from tests.e2e.test_worst_days import memory, model, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def leave(house: House) -> None:

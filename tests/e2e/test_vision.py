@@ -17,7 +17,7 @@ from tests.e2e.programs import CLIENTS, TEN, Desk, make_desk, said
 from tests.models import make_gguf
 from tests.models.projector import IMAGE_TOKENS, make_mmproj
 
-pytestmark = [pytest.mark.real, pytest.mark.llama_server, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.llama_server, pytest.mark.timeout(400)]
 
 # Gemma's marks around an image: our tokenizer spells them by bytes.
 MARKS = len("<start_of_image>") + len("<end_of_image>")

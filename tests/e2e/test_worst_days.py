@@ -21,7 +21,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import ROOT, House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing(
     {
