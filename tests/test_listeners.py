@@ -13,7 +13,7 @@ from daemon.listeners import Listeners, doors, meaning
 from daemon.relay.doors import Door, Face
 from daemon.service.handed import Handed
 from daemon.service.ports import bind, url
-from tests.e2e.house import free_port
+from tests.ports import free_port
 from tests.relay.peers import World, world
 
 

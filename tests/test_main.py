@@ -21,7 +21,8 @@ import pytest
 from control_api.version import version
 from daemon.config.paths import Paths
 from daemon.config.settings import Settings
-from tests.e2e.house import ROOT, House, free_port
+from tests.e2e.house import ROOT, House
+from tests.ports import free_port
 
 pytestmark = pytest.mark.processes
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.house import House, free_port
+from tests.e2e.house import House
 from tests.models import make_gguf
+from tests.ports import free_port
 
 MIB = 1 << 20
 RUNS = 9

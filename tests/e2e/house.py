@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -21,24 +20,12 @@ from typing import Any
 from control_api.app import OPERATIONS
 from control_api.client import Client, RefusedError, SseEvent, UnreachableError
 from control_api.operation import JSON
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0
 MIB = 1 << 20
-
-
-def free_port() -> int:
-    """A port for a program that is started later: none of those that the system hands out, since
-    other tests run beside this one."""
-    for port in random.SystemRandom().sample(range(12_000, 32_000), 50):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("fifty ports were taken")
 
 
 @dataclass
@@ -166,7 +153,7 @@ class House:
     def client(self) -> Client:
         return Client(environ=self.environ)
 
-    def ctl(self, *words: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def ctl(self, *words: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", str(ROOT / "ctl.py"), *words],
             env=self.environ,
@@ -182,7 +169,7 @@ class House:
         path: str,
         body: Any = None,
         headers: dict[str, str] | None = None,
-        seconds: float = 60.0,
+        seconds: float = 120.0,
     ) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -203,7 +190,7 @@ class House:
 
     def stream(self, model: str, text: str = "hi", **more: Any) -> Iterator[str]:
         """The pieces of a streamed chat answer, as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         messages = [{"role": "user", "content": text}]
         body = {"model": model, "messages": messages, "max_tokens": 32, "stream": True, **more}
         try:
@@ -268,7 +255,7 @@ class Watch:
         self._thread.start()
 
     def _follow(self, client: Client) -> None:
-        with contextlib.suppress(UnreachableError):
+        with contextlib.suppress(UnreachableError, RefusedError):
             for event in client.events(since=0):
                 with self._news:
                     self.seen.append(event)

@@ -217,8 +217,10 @@ def in_an_adoption(scene: Scene) -> None:
     old = log.stat().st_ino
     again(scene)
 
-    def up() -> bool:  # in a log of its own
-        return log.exists() and log.stat().st_ino != old and "listening on" in log.read_text()
+    def up() -> bool:  # in a log of its own; the old one is moved away meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            return log.stat().st_ino != old and "listening on" in log.read_text()
+        return False
 
     until(up, 20, "it is up so far")
     scene.moment(0.3)

@@ -12,7 +12,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 from tests.models import make_embedding_gguf
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 ASKED = ("--prompt", "200", "--generate", "24", "--runs", "2")
 

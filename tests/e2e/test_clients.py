@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 TEN = "one two three four five six seven eight nine ten"
 

@@ -21,7 +21,7 @@ from tests.e2e.house import House
 from tests.fakes import start
 from tests.models import make_gguf
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 TEN = "one two three four five six seven eight nine ten"
 HI = [{"role": "user", "content": "hi"}]
@@ -120,25 +120,31 @@ def test_a_call_written_as_text_is_made_and_counted(make_house: MakeHouse) -> No
 
 
 @ALL
-def test_a_slow_start_is_borne(make_house: MakeHouse, path: str) -> None:
+def test_a_slow_start_is_borne(make_house: MakeHouse, short_dir: Path, path: str) -> None:
     """No client waits in silence: headers and signs of life long before the model is ready."""
+    gate = short_dir / "gate"
     times = timing({"stream_keepalive": 0.2, "sweep": 0.05, "start_stall": 20})
-    with make_house(times + chatty("a", "--load-s", "1.5", "--reply", TEN)) as house:
+    with make_house(times + chatty("a", "--load-until", str(gate), "--reply", TEN)) as house:
         with opened(house, path, "a") as answer:
             assert answer.status == 200
             first = answer.readline()
             assert house.backends()["a"]["state"] == "starting"
+            gate.touch()
             out = first + rest(answer)
         assert b"ten" in out
         assert out.endswith(b"(the end)")
 
 
-def test_the_loading_status_is_shown_where_it_is_wanted(make_house: MakeHouse) -> None:
+def test_the_loading_status_is_shown_where_it_is_wanted(
+    make_house: MakeHouse, short_dir: Path
+) -> None:
+    gate = short_dir / "gate"
     times = timing({"loading_text": 0.2, "sweep": 0.05, "start_stall": 20})
-    model = chatty("a", "--load-s", "1.5", "--reply", TEN, more="loading_text = true")
+    model = chatty("a", "--load-until", str(gate), "--reply", TEN, more="loading_text = true")
     with make_house(times + model) as house, opened(house, "/v1/chat/completions", "a") as answer:
         line = json.loads(answer.readline().removeprefix(b"data: "))
         assert "a:" in line["choices"][0]["delta"]["reasoning_content"]
+        gate.touch()
         assert b"ten" in rest(answer)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 
 
 def report(house: House, *flags: str) -> dict[str, list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 from tests.engines.install.wheels import make_engine
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 NEW = "2099.1.99999"
 

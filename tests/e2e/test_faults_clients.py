@@ -15,9 +15,9 @@ from tests.e2e.outcomes import Ask, Incoming, judged, kinds, some
 from tests.e2e.seeds import FAULTS
 from tests.e2e.stage import Stage, dice, folder, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", FAULTS)
-CUT = 5.0  # seconds in which an engine must have stopped working for whoever left: a deadline
+CUT = 15.0  # seconds in which an engine must have stopped working for whoever left: a deadline
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_client_that_never_reads_is_cut(stage: Stage, seed: int) -> None:
         began = time.monotonic()
         outcomes = stage.crowd(*some(rng, "b")).outcomes()
         assert kinds(outcomes) == {"answer": len(outcomes)}
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 50, "and not held up for ever"
         incoming = Incoming()
         incoming.feed(b"H" + drained(sock)[0])
         assert not incoming.complete, "what it finds later is no whole answer"

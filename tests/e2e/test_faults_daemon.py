@@ -23,7 +23,7 @@ from tests.e2e.outcomes import Crowd, kinds, some
 from tests.e2e.seeds import FAULTS
 from tests.e2e.stage import Stage, dice, folder, house_processes, process_exists, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", FAULTS)
 
 
@@ -65,7 +65,7 @@ def test_a_broken_configuration_changes_nothing(stage: Stage, seed: int) -> None
             assert not reloaded(stage)
         else:
             os.kill(stage.pid, signal.SIGHUP)
-        until(lambda: stage.house.status()["config_problem"], 10, "it is shown")
+        until(lambda: stage.house.status()["config_problem"], 20, "it is shown")
     stage.house.write(good)
     for _ in range(2):
         view = stage.house.client.post("/reload")
@@ -265,12 +265,14 @@ def test_what_an_earlier_version_left_is_taken_over_or_ended(seed: int) -> None:
     backend is ended; no orphan, no error, and the model answers."""
     rng = dice("upgrade", seed)
     with folder() as place:
-        stage = Stage(place, names=("a",), service=True, times={"keeper_grace": 6})
+        how = rng.choice(("as it is", "newer", "garbage", "no record", "other settings"))
+        # A new start may take long on a busy machine; who cannot be found is waited for below.
+        grace = 40 if how == "as it is" else 6
+        stage = Stage(place, names=("a",), service=True, times={"keeper_grace": grace})
         stage.house.start()
         try:
             old = stage.ready("a")
             assert stage.house.stop() == 0
-            how = rng.choice(("as it is", "newer", "garbage", "no record", "other settings"))
             (record,) = (place / "run" / "b").glob("*.json")
             if how == "newer":
                 content = json.loads(record.read_text())
@@ -290,7 +292,7 @@ def test_what_an_earlier_version_left_is_taken_over_or_ended(seed: int) -> None:
                 # a keeper that cannot be found by its record is alone, and ends it after its grace
                 until(lambda: not process_exists(old["pid"]), 20, f"{how}: the old one is gone")
             stage.house.client.post("/unload", force=True)
-            until(lambda: not stage.leftovers(), 10, lambda: f"left: {stage.leftovers()}")
+            until(lambda: not stage.leftovers(), 20, lambda: f"left: {stage.leftovers()}")
             assert stage.told(0) == []
         finally:
             with_backends_gone(stage)

@@ -17,7 +17,7 @@ from tests.e2e.outcomes import Ask, kinds
 from tests.e2e.seeds import REAL
 from tests.e2e.stage import MIB, Stage, dice, folder, process_exists
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 seeds = pytest.mark.parametrize("seed", REAL)
 ROUTES = ("chat", "messages")
 BIG = 192 * MIB  # of weights: long enough to be met while it loads

@@ -15,7 +15,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 from tests.models import make_gguf
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.llama_server
 def test_a_llama_swap_file_answers(
     make_house: MakeHouse, llama_server: Path, smollm2_gguf: Path

@@ -20,10 +20,12 @@ import pytest
 from control_api.app import OPERATIONS
 from control_api.operation import PREFIX
 from daemon.relay.routes import listed
-from tests.e2e.house import House, free_port
+from tests.e2e.house import House
 from tests.e2e.stage import Stage, folder
+from tests.e2e.test_canary import contents
+from tests.ports import free_port
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 NAMES = ("a", "b")
 
 
@@ -206,15 +208,14 @@ def test_gone_at_once(stage: Stage) -> None:
 
 def said_anywhere(house: House) -> dict[str, bytes]:
     """Every place where a secret could be read: files, processes, answers of the API."""
-    found: dict[str, bytes] = {}
-    for path in house.folder.rglob("*"):
-        if path.is_file():
-            found[str(path)] = path.read_bytes()
+    found = contents(path for path in house.folder.rglob("*") if path.is_file())
     assert house.process is not None
     daemon = psutil.Process(house.process.pid)
-    for process in [daemon, *daemon.children(recursive=True)]:
-        for name in ("cmdline", "environ"):
-            found[f"{process.pid} {name}"] = Path(f"/proc/{process.pid}/{name}").read_bytes()
+    found |= contents(
+        Path(f"/proc/{process.pid}/{name}")
+        for process in [daemon, *daemon.children(recursive=True)]
+        for name in ("cmdline", "environ")
+    )
     found |= house.told()
     found["events"] = repr(house.events()).encode()
     return found

@@ -14,7 +14,7 @@ from tests.fakes.faults import OOM
 from tests.fakes.start import argv as fake_argv
 from tests.models import make_gguf
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing(
     {

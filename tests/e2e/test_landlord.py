@@ -11,14 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.e2e.conftest import MakeHouse
-from tests.e2e.house import House, Watch
+from tests.e2e.house import House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def stand_in(name: str, *flags: str, slots: int = 1, more: str = "") -> str:
@@ -79,6 +78,7 @@ async def test_a_thousand_clients_for_three_models_of_which_one_fits(
         )
     )
     with house:
+        began = time.monotonic()
         async with clients() as session:
             answers = await asyncio.gather(
                 *(
@@ -88,14 +88,16 @@ async def test_a_thousand_clients_for_three_models_of_which_one_fits(
             )
         assert Counter(status for status, _ in answers) == {200: 1000}
         loads = sum(house.kinds(name).count("start") for name in names)
-        assert loads <= 20, f"{loads} loads"
+        took = time.monotonic() - began
+        # A turn lasts 2 s at least: a busy machine takes more of them for as many answers.
+        assert loads <= max(20, took / 1.5), f"{loads} loads in {took:.1f} s"
         seen = [text for log in logs.values() for text in recorded(log)]
         assert sorted(seen) == sorted(f"client-{i}" for i in range(1000)), "each exactly once"
         status = house.status()
         assert (status["leases"], status["queue"]) == (0, 0)
         pids = [b["pid"] for b in house.backends().values()]
     assert pids
-    assert not any(psutil.pid_exists(pid) for pid in pids), "an engine outlived the daemon"
+    assert not any(process_exists(pid) for pid in pids), "an engine outlived the daemon"
 
 
 async def test_a_conversation_is_served_in_its_own_order(
@@ -104,9 +106,9 @@ async def test_a_conversation_is_served_in_its_own_order(
     """Six conversations, five requests each, all waiting at once behind one slot: those of one
     conversation reach the engine in the order in which they came, and no one has two turns
     before each had one."""
-    record = short_dir / "record.jsonl"
+    record, gate = short_dir / "record.jsonl", short_dir / "gate"
     config = '[memory]\nbudget = "150 MiB"\n' + stand_in(
-        "one", "--load-s", "1.5", "--record", str(record)
+        "one", "--load-until", str(gate), "--record", str(record)
     )
     asked: list[asyncio.Task[tuple[int, float]]] = []
     with make_house(config) as house:
@@ -118,6 +120,7 @@ async def test_a_conversation_is_served_in_its_own_order(
                         asyncio.create_task(ask(session, house, "one", text, conversation))
                     )
                     await queued(house, len(asked))
+            gate.touch()
             answers = await asyncio.gather(*asked)
     assert Counter(status for status, _ in answers) == {200: 30}
     order = [text.split("-")[1:] for text in recorded(record)]
@@ -137,8 +140,9 @@ async def queued(house: House, count: int) -> None:
 
 
 async def test_a_cold_model_behind_four_busy_clients_gets_its_turn(make_house: MakeHouse) -> None:
-    """Four clients keep one model busy without a gap; a fifth asks for another one: it waits at
-    most twice a turn (quantum, the longest answer, stop, load)."""
+    """Four clients keep one model busy without a gap; a fifth asks for another one: it waits for
+    two turns (quantum, the longest answer) at most. Counted in answers of the busy one: on a slow
+    machine there are fewer of them in the same time."""
     service, load = 0.3, 0.3
     engines = [
         stand_in(name, "--load-s", str(load), "--first-s", str(service), slots=2)
@@ -155,22 +159,23 @@ async def test_a_cold_model_behind_four_busy_clients_gets_its_turn(make_house: M
                     served.append(status)
 
             busy = [asyncio.create_task(keep_busy(number)) for number in range(4)]
-            waits: list[float] = []
+            passed: list[int] = []  # answers of the busy one while the cold one waited
             watch = Watch(house)
             for _ in range(3):
-                await asyncio.to_thread(watch.wait, "ready", "hot", count=len(waits) + 1)
-                status, took = await ask(session, house, "cold", "at last", "cold")
+                await asyncio.to_thread(watch.wait, "ready", "hot", count=len(passed) + 1)
+                before = len(served)
+                status, _ = await ask(session, house, "cold", "at last", "cold")
                 assert status == 200
-                waits.append(took)
+                passed.append(len(served) - before)
             over.set()
             await asyncio.gather(*busy)
         assert set(served) == {200}
         seconds = [load_seconds(house, name) for name in ("hot", "cold")]
         stop = 0.5
         quantum = max(2.0, 2 * (sum(seconds) + stop))
-        bound = 2 * (quantum + service + stop + max(seconds))
-        print(f"the cold model waited {max(waits):.2f} s at most; bound {bound:.2f} s")
-        assert max(waits) <= bound
+        bound = 2 * (quantum + service) / service * 2  # slots
+        print(f"the cold model waited for {max(passed)} answers at most; bound {bound:.0f}")
+        assert max(passed) <= bound
 
 
 def load_seconds(house: House, model: str) -> float:

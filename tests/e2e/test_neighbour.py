@@ -18,7 +18,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import MIB, House, StreamCutError, Watch, process_exists
 from tests.e2e.test_landlord import stand_in
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing({"memory_sample": 0.1, "machine_sample": 0.1, "pressure_clear": 0.3})
 
@@ -56,7 +56,7 @@ def test_a_pause_frees_the_memory_and_holds_requests(make_house: MakeHouse) -> N
 
 def test_a_pause_may_refuse_and_end_by_itself(make_house: MakeHouse) -> None:
     with make_house(memory("250 MiB") + stand_in("one")) as house:
-        assert house.ctl("pause", "2s", "--refuse").returncode == 0
+        assert house.ctl("pause", "6s", "--refuse").returncode == 0
         refused = house.chat("one")
         assert refused.status == 503
         assert int(refused.headers["retry-after"]) >= 1
@@ -66,10 +66,11 @@ def test_a_pause_may_refuse_and_end_by_itself(make_house: MakeHouse) -> None:
 
 
 def watch_until(house: House, condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         if condition():
             return
-        threading.Event().wait(0.005)
+        time.sleep(0.005)
     raise AssertionError(house.status())
 
 

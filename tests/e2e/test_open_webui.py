@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import MakeHouse, worker
-from tests.e2e.house import ROOT, House, free_port
+from tests.e2e.house import ROOT, House
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.webui, pytest.mark.timeout(300)]
 

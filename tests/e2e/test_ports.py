@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import MakeHouse
-from tests.e2e.house import Answer, House, Watch, free_port
+from tests.e2e.house import Answer, House, Watch
 from tests.e2e.test_landlord import stand_in
+from tests.ports import free_port
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
@@ -215,8 +216,8 @@ def _stream(port: int) -> Iterator[bytes]:
 def test_a_taken_port_is_named_and_the_daemon_serves_on(
     make_house: MakeHouse, ports: list[int]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        taken = holder.getsockname()[1]
+    taken = ports[1]  # nobody else is given it once it is free
+    with socket.create_server(("127.0.0.1", taken)) as holder:
         tables = (f'{{port = {taken}, as = "ollama"}}', f'{{port = {ports[0]}, as = "lmstudio"}}')
         house = make_house(MODELS)
         house.server = also(*tables)

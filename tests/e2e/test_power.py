@@ -19,7 +19,7 @@ from tests.machine.logind_house import MISSING, Logind, private_logind
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(bool(MISSING), reason=f"without {', '.join(MISSING)}"),
 ]
 IDLE, DELAY = ("idle", "block", "modelport"), ("sleep", "delay", "modelport")

@@ -11,7 +11,7 @@ from tests.downloads.hub import Hub, Repo, running_hub
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 CODER = load_presets()["qwen3-coder"].gguf
 TEN = "one two three four five six seven eight nine ten"

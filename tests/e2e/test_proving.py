@@ -13,7 +13,7 @@ from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 CALLS = '{"thing": "salt", "warehouse": "north"}'
 GOOD = ["--calls", CALLS, "--refuse-long"]

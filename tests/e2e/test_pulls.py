@@ -18,7 +18,7 @@ from tests.downloads.hub import Big, Hub, Repo, running_hub
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 FILE = "m-Q4_K_M.gguf"
 SAID = {"role": "user", "content": "hi"}
@@ -181,7 +181,7 @@ def test_a_download_that_fails_is_told_to_who_waits_and_not_begun_by_each(
 
 def children() -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "ppid"]):
         if "daemon.downloads.worker" in (process.info["cmdline"] or ()):
             found.append(process)
     return found
@@ -200,7 +200,7 @@ def test_a_killed_daemon_leaves_no_download_behind_and_takes_it_up(
     parts = (short_dir / "hub").rglob
     until(lambda: any(part.stat().st_size for part in parts("*.incomplete")))
     assert house.process is not None
-    mine = [one for one in children() if one.ppid() == house.process.pid]
+    mine = [one for one in children() if one.info["ppid"] == house.process.pid]
     assert len(mine) == 1
     house.stop(signal.SIGKILL)
     _, alive = psutil.wait_procs(mine, timeout=20)

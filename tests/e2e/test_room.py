@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import MIB, House
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def config(path: Path, budget: str, more: str = "") -> str:

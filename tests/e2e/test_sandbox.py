@@ -22,6 +22,7 @@ from tests.e2e.house import ROOT, House
 from tests.fakes import start
 
 pytestmark = [
+    pytest.mark.timeout(400),
     pytest.mark.skipif(sys.platform != "linux", reason="bubblewrap is of Linux"),
     pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
 ]

@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.conftest import MakeHouse
 from tests.e2e.house import House, Watch
 
+pytestmark = pytest.mark.timeout(400)
+
 
 def lines(*tables: str) -> str:
     return "".join(f"[[schedule]]\n{table}\n" for table in tables)

@@ -19,7 +19,7 @@ from tests.e2e.programs import TEN
 from tests.e2e.stage import folder
 from tests.fakes import start
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 HI = [{"role": "user", "content": "hi"}]
 

@@ -22,7 +22,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
@@ -201,9 +201,9 @@ def test_06_a_killed_daemon_leaves_nothing_that_is_in_the_way(
     backend = house.backends()["a"]
     assert house.process is not None
     os.kill(house.process.pid, signal.SIGKILL)
-    house.process.wait(5)
+    house.process.wait(20)
     if not service:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while process_exists(backend["pid"]):
             assert time.monotonic() < deadline, "it outlived a foreground daemon"
             time.sleep(0.02)
@@ -326,7 +326,8 @@ def test_12_a_failed_load_is_an_error_of_the_dialect(make_house: MakeHouse) -> N
 
 def test_a_backend_that_wedges_while_it_serves_is_replaced(make_house: MakeHouse) -> None:
     """It accepts and never answers: its client is served by the next one, and never knows."""
-    waits = quick(answer_stall=0.5, probe_timeout=0.5, liveness_interval=0.1)
+    # Its successor, too, must say something in that time, on a busy machine.
+    waits = quick(answer_stall=2.0, probe_timeout=2.0, liveness_interval=0.1)
     with make_house(model("a") + waits) as house:
         assert house.chat("a").status == 200
         first = house.backends()["a"]["pid"]
@@ -375,6 +376,8 @@ def test_a_stopped_daemon_goes_on_where_it_was(make_house: MakeHouse) -> None:
         assert house.chat("a").status == house.chat("b").status == 200
         assert house.process is not None
         watch = Watch(house)
+        # Once more: the load of the second may have taken long.
+        assert house.chat("a").status == house.chat("b").status == 200
         os.kill(house.process.pid, signal.SIGSTOP)
         time.sleep(4.0)
         os.kill(house.process.pid, signal.SIGCONT)

@@ -14,14 +14,14 @@ from tests.e2e.house import House, Watch, process_exists
 from tests.e2e.test_hardship import OOM, QUICK, engine
 from tests.e2e.test_worst_days import memory, model, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 
 def leave(house: House) -> None:
     """The daemon dies without a word."""
     assert house.process is not None
     house.process.kill()
-    house.process.wait(5)
+    house.process.wait(20)
 
 
 def test_a_death_that_no_daemon_saw_is_an_incident_and_counts(make_house: MakeHouse) -> None:
@@ -39,7 +39,7 @@ def test_a_death_that_no_daemon_saw_is_an_incident_and_counts(make_house: MakeHo
     assert (last["status"], last["exit_class"], last["unattended"]) == (-11, "crash", True)
     assert (last["generation"], last["engine"]) == (backend["generation"], "command.a")
     assert last["done"] == "backoff"
-    assert abs(last["at"] - died) < 5
+    assert abs(last["at"] - died) < 20
     assert "while modelport was not running" in house.ctl("why", "a").stdout
     (model_view,) = [m for m in house.client.get("/models")["models"] if m["name"] == "a"]
     assert model_view["state"] == "backoff"

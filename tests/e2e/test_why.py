@@ -16,7 +16,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import House, StreamCutError, Watch
 from tests.e2e.test_worst_days import engine, memory, model, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 CANARY = "hf_canaryCANARYcanary0123456789"
 KEY = "sk-canary-0123456789abcdef"

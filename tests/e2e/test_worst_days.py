@@ -21,7 +21,7 @@ from tests.e2e.conftest import MakeHouse, timing
 from tests.e2e.house import ROOT, House, Watch, process_exists
 from tests.fakes import start
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
 QUICK = timing(
     {
@@ -116,29 +116,33 @@ def test_a_model_file_deleted_while_it_is_loaded(
 
 
 def test_a_reload_that_changes_nothing_does_not_disturb_a_load(
-    make_house: MakeHouse, crowd: Crowd
+    make_house: MakeHouse, crowd: Crowd, short_dir: Path
 ) -> None:
-    config = engine("a", "--load-s", "1") + model("a", ctx=512) + QUICK
+    gate = short_dir / "gate"
+    config = engine("a", "--load-until", str(gate)) + model("a", ctx=512) + QUICK
     with make_house(config) as house:
         watch = Watch(house)
         load = crowd(house.ctl, "load", "a")
         watch.wait("start", "a")
         view = house.client.post("/reload")
+        gate.touch()
         assert (view["ok"], view["changed"]) == (True, [])
         assert load.result().returncode == 0, load.result().stderr
         assert house.kinds("a") == ["start", "ready"]
 
 
 def test_a_reload_that_changes_a_model_that_is_being_loaded(
-    make_house: MakeHouse, crowd: Crowd
+    make_house: MakeHouse, crowd: Crowd, short_dir: Path
 ) -> None:
-    config = engine("a", "--load-s", "1") + QUICK
+    gate = short_dir / "gate"
+    config = engine("a", "--load-until", str(gate)) + QUICK
     with make_house(config + model("a", ctx=512)) as house:
         watch = Watch(house)
         load, chat = crowd(house.ctl, "load", "a"), crowd(house.chat, "a")
         watch.wait("start", "a")
         house.write(config + model("a", ctx=1024))
         assert house.client.post("/reload")["changed"] == ["a"]
+        gate.touch()
         assert load.result().returncode == 0, load.result().stderr
         assert chat.result().status == 200, "who waits gets the new one"
         assert house.backends()["a"]["context"] == 1024
@@ -279,8 +283,11 @@ def test_a_load_that_is_refused_changes_nothing_for_clients(
 # ---------------------------------------------------------------- an interrupted load
 
 
-def test_an_interrupted_load_goes_on_until_it_is_unloaded(make_house: MakeHouse) -> None:
-    config = engine("a", "--load-s", "1") + model("a", ctx=512) + QUICK
+def test_an_interrupted_load_goes_on_until_it_is_unloaded(
+    make_house: MakeHouse, short_dir: Path
+) -> None:
+    gate = short_dir / "gate"
+    config = engine("a", "--load-until", str(gate)) + model("a", ctx=512) + QUICK
     with make_house(config) as house:
         watch = Watch(house)
         with subprocess.Popen(
@@ -293,6 +300,7 @@ def test_an_interrupted_load_goes_on_until_it_is_unloaded(make_house: MakeHouse)
             watch.wait("start", "a")
             load.send_signal(signal.SIGINT)
             _, said = load.communicate(timeout=20)
+        gate.touch()
         assert load.returncode == 130
         assert "goes on" in said
         assert "Traceback" not in said
@@ -319,7 +327,7 @@ def test_shutdown_during_loads(make_house: MakeHouse, crowd: Crowd) -> None:
         until(lambda: (house.status()["claim"] or {}).get("model") == "b")
         began = time.monotonic()
         assert house.stop() == 0
-        assert time.monotonic() - began < 8.0
+        assert time.monotonic() - began < 20.0, "it waited for no load"
         for load in (first, second):
             assert load.result().returncode == 1
             assert "is stopping" in load.result().stderr
@@ -330,7 +338,8 @@ def test_shutdown_during_loads(make_house: MakeHouse, crowd: Crowd) -> None:
 
 def test_a_load_that_comes_during_the_shutdown(make_house: MakeHouse) -> None:
     """While the last stream is given its grace the control API still answers: with a refusal."""
-    config = engine("a", "--tokens", "-1", "--token-s", "0.01") + engine("b") + QUICK
+    slow = timing({"drain_grace": 60, "stop_grace": 0.3})
+    config = engine("a", "--tokens", "-1", "--token-s", "0.01") + engine("b") + slow
     with make_house(config + model("a") + model("b")) as house:
         pieces = house.stream("a", max_tokens=100_000)
         next(pieces)
@@ -363,7 +372,7 @@ def test_a_second_signal_ends_it_at_once(make_house: MakeHouse) -> None:
         assert next(pieces), "the first one lets it run"
         began = time.monotonic()
         assert house.stop() == 0
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < 30.0, "nothing of the 60 s"
         assert not process_exists(pid)
         pieces.close()  # type: ignore[attr-defined]
 
@@ -386,7 +395,7 @@ def test_what_shows_only_at_the_machine_is_one_message(make_house: MakeHouse) ->
     house = make_house('[memory.budget]\ngpu7 = "1 GiB"\n')
     house.launch()
     assert house.process is not None
-    assert house.process.wait(20) == 78
+    assert house.process.wait(40) == 78
     assert "gpu7" in house.stderr()
     assert "Traceback" not in house.stderr()
 
@@ -419,7 +428,7 @@ def test_shutdown_during_a_pull(
     until(lambda: any(part.stat().st_size for part in parts("*.incomplete")))
     began = time.monotonic()
     assert house.stop() == 0
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 30.0
     for verb in (pull, load):
         assert verb.result().returncode == 1, verb.result().stdout
         assert "is stopping" in verb.result().stderr
@@ -463,7 +472,7 @@ def test_a_service_killed_during_a_load_leaves_one_process_at_most(
     pid = house.backends()["a"]["pid"]
     assert house.process is not None
     os.kill(house.process.pid, signal.SIGKILL)
-    house.process.wait(5)
+    house.process.wait(20)
     assert load.result().returncode != 0
     assert "Traceback" not in load.result().stderr
     house.start()

@@ -57,6 +57,7 @@ def add_faults(parser: argparse.ArgumentParser) -> None:
     add("--times", type=int, metavar="N", help="crashes and hangs only at the first N starts ...")
     add("--state", metavar="FILE", help="... which are counted in this file")
     add("--load-s", type=float, default=0.0, metavar="S", help="time from port open to ready")
+    add("--load-until", default="", metavar="FILE", help="... and not before this file is there")
     add("--hang-load", action="store_true", help="never ready")
     add("--load-log", action="store_true", help="a log line every 50 ms while loading")
     add("--late-port", action="store_true", help="no port before the load is over")

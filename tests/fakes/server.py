@@ -120,9 +120,14 @@ class Server:
         if self.crashes("load"):
             time.sleep(self.options.load_s)
             self.die()
-        began = time.monotonic()
-        while self.options.hang_load or time.monotonic() - began < self.options.load_s:
-            time.sleep(min(0.05, max(0.001, began + self.options.load_s - time.monotonic())))
+        began, gate = time.monotonic(), self.options.load_until
+        while (
+            self.options.hang_load
+            or time.monotonic() - began < self.options.load_s
+            or (gate and not os.path.exists(gate))  # noqa: PTH110 - quick to import
+        ):
+            least = 0.01 if gate else 0.001
+            time.sleep(min(0.05, max(least, began + self.options.load_s - time.monotonic())))
             if self.options.load_log:
                 say(f"load_tensors: {time.monotonic() - began:.2f} s")
 

@@ -44,7 +44,7 @@ class Machine:
             env={"PATH": str(self.bin), "MODELPORT_OS_RELEASE": str(self.release), **env},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=50,
             check=False,
         )
         return result.returncode, result.stdout.strip(), result.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(180)
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,7 +62,7 @@ def test_it_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=55,
         check=False,
     )
     assert "modelport" in done.stdout, done.stderr

@@ -20,10 +20,10 @@ import pytest
 
 from tests.models import make_gguf
 
-pytestmark = [pytest.mark.systemd, pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.systemd, pytest.mark.real, pytest.mark.timeout(1000)]
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-SECONDS = 330
+SECONDS = 800  # two minutes on a quiet machine, five on a busy one
 CANNOT = 77  # exit status of boot.sh
 
 

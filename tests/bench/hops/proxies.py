@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.e2e.house import ROOT, House, free_port
+from tests.e2e.house import ROOT, House
+from tests.ports import free_port
 
 PROXY_CPU, OTHER_CPU = 0, 1
 STREAM_MODELS = 4
