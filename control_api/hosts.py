@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from control_api.client import RefusedError
+from control_api.places import absolute
 from daemon.files import read_private, write_private
 
 SERVICE: Final = "modelport"
@@ -49,7 +50,7 @@ class Host:
 def config_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of the configuration; the same rule as ``daemon.config.paths``."""
     if given := environ.get("MODELPORT_CONFIG"):
-        return Path(os.path.expanduser(given)).absolute().parent  # noqa: PTH111 - never raises
+        return absolute(given).parent
     from platformdirs import user_config_path
 
     return user_config_path("modelport", appauthor=False).absolute()

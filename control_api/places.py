@@ -21,13 +21,14 @@ SYSTEM_RUN: Final = Path("/run/modelport")
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the daemon keeps its state; the same rule as ``daemon.config.paths``."""
     if given := environ.get("MODELPORT_STATE_DIR"):
-        return _absolute(given)
+        return absolute(given)
     from platformdirs import user_state_path  # 10 ms, and only without the variable
 
     return user_state_path("modelport", appauthor=False).absolute()
 
 
-def _absolute(text: str) -> Path:
+def absolute(text: str) -> Path:
+    """A path as somebody wrote it; ``~user`` of nobody known stays as it is."""
     return Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - never raises
 
 
@@ -68,7 +69,7 @@ def find_socket(environ: Mapping[str, str] = os.environ) -> Path | None:
     if session.startswith("/"):
         places.insert(0, Path(session) / "modelport")
     if given := environ.get("MODELPORT_RUNTIME_DIR"):
-        places.insert(0, _absolute(given))
+        places.insert(0, absolute(given))
     places.append(SYSTEM_RUN)
     return next((p / "control.sock" for p in places if is_socket(p / "control.sock")), None)
 

@@ -5,7 +5,6 @@ Reads files and asks programs, so it runs in a thread.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from daemon.config.catalog import Catalog
 from daemon.config.finds import FileId, Find
 from daemon.config.load import load
 from daemon.config.model import Model
-from daemon.config.paths import Paths
+from daemon.config.paths import Paths, expanded
 from daemon.config.presets import Preset, load_presets
 from daemon.config.settings import Settings
 from daemon.core.budget import NOTHING
@@ -250,7 +249,7 @@ class Reader:
             if value.startswith("hf:"):
                 path = locate_file(*hub_file(value))
             else:
-                given = Path(os.path.expanduser(value))  # noqa: PTH111 (never raises)
+                given = expanded(value)
                 path = given if given.is_absolute() else folder / given
             if path is None or not path.exists():
                 text = f"{model.name} needs {value}, which is not on this machine."

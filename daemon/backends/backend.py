@@ -38,6 +38,7 @@ from daemon.backends.leftovers import reap_recorded
 from daemon.backends.progress import Signs, signs_of_life
 from daemon.backends.readiness import Found, look_over, until_ready
 from daemon.backends.terms import Places, Timeline, Timing
+from daemon.config.paths import expanded
 from daemon.core.messages import (
     BackendExited,
     BackendReady,
@@ -164,7 +165,7 @@ class Backend:
             generation=self.generation,
             argv=self.launch.argv,
             env=marks.marked(self.launch.env, self.mark),
-            cwd=Path(self.launch.cwd).expanduser() if self.launch.cwd else self.places.cwd,
+            cwd=expanded(self.launch.cwd) if self.launch.cwd else self.places.cwd,
             socket=self.places.socket,
             record=self.places.record,
             log=self.places.log,

@@ -32,6 +32,11 @@ _HASHED_NAME: Final = re.compile(r".*-[0-9a-f]{10}")
 _DIR_MODE: Final = 0o700
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home in the place of ``~`` or ``~user``; that of nobody known stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for nobody known
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """All places, as absolute paths. Nothing is created or looked at before :meth:`ensure`."""
@@ -80,7 +85,7 @@ class Paths:
         cache = _named(environ, "MODELPORT_CACHE_DIR") or platformdirs.user_cache_path(APP, False)
         default = platformdirs.user_config_path(APP, False) / "config.toml"
         return cls(
-            config_file=(named if named is not None else default).expanduser().absolute(),
+            config_file=expanded(named if named is not None else default).absolute(),
             state_dir=state.absolute(),
             log_dir=logs.absolute(),
             cache_dir=cache.absolute(),
@@ -229,7 +234,7 @@ def _digest(text: str) -> str:
 
 def _named(environ: Mapping[str, str], name: str) -> Path | None:
     value = environ.get(name, "")
-    return Path(os.path.expanduser(value)) if value else None  # noqa: PTH111 (never raises)
+    return expanded(value) if value else None
 
 
 def _problem(message: str, hint: str) -> ProblemError:

@@ -175,7 +175,9 @@ async def _listen(
             raise _stalled(request, silence) from None
         silence = patience.stall
         if not line:
-            tail = await asyncio.wait_for(complaints, patience.reap)
+            tail = ""
+            with contextlib.suppress(TimeoutError):  # somebody of its own may hold the pipe open
+                tail = await asyncio.wait_for(complaints, patience.reap)
             raise ProblemError(_died(request, tail))
         try:
             word = protocol.read_word(line)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from daemon.config.paths import expanded
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines.environment import child_environment
 from daemon.files import read_private, write_private
@@ -54,7 +55,7 @@ def named_path(engine: str, settings: Mapping[str, object]) -> Path | None:
     given = settings.get("path")
     if not given:
         return None
-    path = Path(str(given)).expanduser()
+    path = expanded(str(given))
     if not path.is_absolute() or not path.exists():
         raise missing(
             engine, f"there is no {path}" if path.is_absolute() else f"{path} is relative"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from daemon.config.paths import expanded
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.engines import llama, signatures
 from daemon.engines.base import Installed, Launch, LaunchPlan, Probe, Verdict
@@ -127,7 +128,7 @@ class Command:
         if _BRACES.search(word):
             return Installed(self.name, (word,), version="", sockets=self.template.sockets)
         if "/" in word:
-            program = runnable(self.name, Path(word).expanduser())
+            program = runnable(self.name, expanded(word))
         else:
             found = look_up(word, environ)
             if found is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import ssl
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from daemon.config.paths import expanded
 from daemon.core.problems import Code, Problem, ProblemError
 
 _OTHERS = 0o007
@@ -49,7 +49,7 @@ async def self_made(
 
 async def given(cert: str, key: str, *, seconds: float) -> Safe:
     """The user's own files. Raises ProblemError."""
-    at, by = (os.path.expanduser(text) for text in (cert, key))  # noqa: ASYNC240, PTH111 - no I/O
+    at, by = str(expanded(cert)), str(expanded(key))
     safe = await asyncio.to_thread(load, at, by, expires=None, made=False)
     told = await _program([at], seconds)
     return Safe(

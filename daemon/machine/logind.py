@@ -60,8 +60,11 @@ async def listen(told: Callable[[bool], Awaitable[None]], ready: Callable[[], No
 
 
 async def _connected() -> Any:
-    """A connection to the system bus. As jeepney's ``open_dbus_connection``, which leaves the
-    socket open where the bus refuses or hangs up, or whoever waits is cancelled."""
+    """A connection to the system bus; raises as :func:`listen` does.
+
+    As jeepney's ``open_dbus_connection``, which leaves the socket open where the bus refuses or
+    hangs up, or whoever waits is cancelled.
+    """
     from jeepney import message_bus
     from jeepney.auth import BEGIN, Authenticator  # type: ignore[import-untyped]
     from jeepney.bus import get_bus  # type: ignore[import-untyped]
@@ -70,6 +73,7 @@ async def _connected() -> Any:
         DBusRouter,
         Proxy,
     )
+    from jeepney.wrappers import DBusErrorResponse
 
     reader, writer = await asyncio.open_unix_connection(get_bus("SYSTEM"))
     try:
@@ -87,7 +91,9 @@ async def _connected() -> Any:
             connection = DBusConnection(reader, writer)
             async with DBusRouter(connection) as router:
                 await Proxy(message_bus, router).Hello()
-    except BaseException:
+    except BaseException as error:
         writer.close()
+        if isinstance(error, DBusErrorResponse):
+            raise ValueError(str(error)) from error
         raise
     return connection

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from daemon.config.paths import expanded
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.service.environment import NAME, base_python
 from daemon.service.programs import Done, Run, run_program
@@ -144,7 +145,7 @@ def _requirement(source: str, extras: Sequence[str]) -> str:
     if "://" in source:
         return f"{wanted} @ {source}"
     if source.endswith((".whl", ".tar.gz")) or "/" in source or source.startswith("."):
-        path = Path(os.path.expanduser(source)).absolute()  # noqa: PTH111 (never raises)
+        path = expanded(source).absolute()
         if not path.exists():
             raise _wrong(f"There is no {path}.")
         if path.suffix == ".whl" and not _WHEEL.fullmatch(path.name):

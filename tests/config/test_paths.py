@@ -62,6 +62,11 @@ def test_home_is_filled_in_and_paths_are_absolute(monkeypatch: pytest.MonkeyPatc
     assert paths.log_dir == Path.cwd() / "logs"
 
 
+def test_the_home_of_nobody_known_is_a_name_like_any_other() -> None:
+    paths = Paths.find({}, config=Path("~nobody-of-that-name/c.toml"))
+    assert paths.config_file == Path.cwd() / "~nobody-of-that-name/c.toml"
+
+
 def test_directories_are_made_for_us_alone(tmp_path: Path) -> None:
     paths = Paths.find(places(tmp_path))
     paths.ensure()

@@ -17,6 +17,7 @@ from control_api.commands.local.settings import (
     tell_daemon,
 )
 from control_api.commands.output import Out, size
+from control_api.places import absolute
 
 _FORMAT: Final = re.compile(r"[-._](?:GGUF|MLX)$", re.IGNORECASE)
 
@@ -94,7 +95,7 @@ def source_entry(source: str) -> tuple[dict[str, Any], str]:
     if source.startswith("hf:"):
         repo = source.removeprefix("hf:")
         return {"hf": repo}, suggest_name(repo.partition(":")[0].rpartition("/")[2])
-    path = Path(source).expanduser().absolute()
+    path = absolute(source)
     if not path.exists():
         from daemon.config.presets import load_presets
 

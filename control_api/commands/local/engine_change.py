@@ -32,6 +32,7 @@ from control_api.commands.local.engine_taking import (
 )
 from control_api.commands.local.settings import add_config_flag, load_settings
 from control_api.commands.output import Out
+from control_api.places import absolute
 
 if TYPE_CHECKING:
     from daemon.engines.install.shelf import Item, Shelf
@@ -126,7 +127,7 @@ def use(args: Namespace, out: Out) -> int:
             switch_to(args.config, name, FOUND, 0, out)
             text = f"{name} is used as it is found on this machine."
             return tell(out, Done(text, None, used=True))
-        item = _named(args.config, name, Path(args.place).expanduser().absolute())
+        item = _named(args.config, name, absolute(args.place))
     else:
         engine, version = _asked(parse, words)
         shelf = shelf_of(args.config)

@@ -12,6 +12,7 @@ from control_api.commands.command import Command
 from control_api.commands.local.settings import add_config_flag
 from control_api.commands.local.sizes import PUBLISHED, Budget, Here, amounts, source_of
 from control_api.commands.output import Out, size
+from control_api.places import absolute
 
 if TYPE_CHECKING:
     from daemon.backends.sizing import Sized
@@ -73,7 +74,7 @@ def find(name: str, config: str | None) -> tuple[Here, Sized]:
     from daemon.config.settings import Settings
     from daemon.weights.errors import WeightsError
 
-    path = Path(name).expanduser()
+    path = absolute(name)
     is_path = path.exists()
     try:
         here = Here(config)

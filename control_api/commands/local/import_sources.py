@@ -17,6 +17,7 @@ from control_api.commands.local.importing.values import (
     Item,
     clean_name,
 )
+from control_api.places import absolute
 
 if TYPE_CHECKING:
     from daemon.config.finds import Find
@@ -55,7 +56,7 @@ def llama_cpp_file(source: str) -> Imported:
 
 
 def _file(source: str) -> Path:
-    path = Path(source).expanduser().absolute()
+    path = absolute(source)
     if not path.is_file():
         raise refuse(f"There is no file {path}.")
     return path
@@ -66,7 +67,7 @@ def _file(source: str) -> Path:
 
 def ollama(source: str, name: str | None) -> Imported:
     """A Modelfile, or a model that Ollama has pulled. Raises ``RefusedError``."""
-    path = Path(source).expanduser().absolute()
+    path = absolute(source)
     if path.is_file():
         short = path.parent.name if path.name.lower() == "modelfile" else path.stem
         text = read_text(path)
@@ -134,7 +135,7 @@ def lm_studio_models(source: str | None) -> Imported:
     if source is None:
         there = [folder for folder in _folders("lmstudio") if folder.is_dir()]
         return _studio(homes, there or [homes[0] / "models"], None)
-    path = Path(source).expanduser().absolute()
+    path = absolute(source)
     if path.is_file() and path.suffix == ".json":
         found = next((p.parent.parent for p in path.parents if p.name == _SETTINGS.name), None)
         if found is None:

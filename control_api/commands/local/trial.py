@@ -160,23 +160,21 @@ def _judge(step: str, finding: Finding, broken: dict[str, str]) -> None:
 def _side(engine: str, place: Path, model: Path, config: str | None) -> Iterator[Client]:
     """A daemon beside the one that serves, with folders of its own. It ends with us, also by a
     kill -9. Raises UnreachableError."""
-    from daemon.engines.install.children import ended_with_us
+    from daemon.engines.install.children import started
 
     folder = Path(tempfile.mkdtemp(prefix="mp-", dir=_short()))
     try:
         environ = _environ(folder)
         (folder / "config.toml").write_text(_config(engine, place, model, config))
-        with (folder / "said").open("wb") as said:
-            child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "daemon"], env=environ, cwd="/",
-                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-            )  # fmt: skip
-        try:
-            with ended_with_us(child.pid, STOP_SECONDS, folder):
+        argv = [sys.executable, "-P", "-m", "daemon"]
+        with (
+            (folder / "said").open("wb") as said,
+            started(argv, environ, STOP_SECONDS, said, said, folder) as child,
+        ):
+            try:
                 yield _answering(Client(environ=environ), child, folder / "said")
+            finally:
                 _stop(child)  # watched still: it takes a while
-        finally:
-            _stop(child)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

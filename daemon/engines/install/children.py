@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from daemon.core.problems import Code, Problem, ProblemError
 from daemon.core.units import MIB, format_bytes, parse_bytes
@@ -45,6 +45,10 @@ _FOR_CHILDREN: Final = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_USER": "0",
     "PIP_REQUIRE_VIRTUALENV": "0",
 }  # fmt: skip
+
+# Begins when it is told to: whoever is to end it is there by then. If we are killed before that,
+# the pipe is closed, and it never begins.
+_GATE: Final = 'read -r x || exit 125; exec "$@" </dev/null'
 
 # Ends a group of processes once the other end of its stdin is gone: also when we are killed.
 _WATCH: Final = (
@@ -107,15 +111,14 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     said = log.with_suffix(".out")
     try:
-        with log.open("wb") as errors, said.open("wb") as output:
-            child = subprocess.Popen(
-                list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=env,
-                start_new_session=True, cwd="/",
-            )  # fmt: skip
+        with (
+            log.open("wb") as errors,
+            said.open("wb") as output,
+            started(argv, env, _GRACE, output, errors) as child,
+        ):
             try:
-                with ended_with_us(child.pid, _GRACE):
-                    while (status := _waited(child)) is None:
-                        tell(step, what, gauge(_last(log) + "\n" + _last(said)))
+                while (status := _waited(child)) is None:
+                    tell(step, what, gauge(_last(log) + "\n" + _last(said)))
             except BaseException:
                 _end(child)
                 raise
@@ -133,17 +136,39 @@ def run(
 
 
 @contextlib.contextmanager
-def ended_with_us(group: int, grace: int, folder: Path | None = None) -> Iterator[None]:
-    """While this lasts, that group of processes is ended if we are killed: first TERM, KILL after
-    ``grace`` seconds; and ``folder`` is removed. A small shell sees to it, which a kill of ours
-    does not reach."""
-    guard = subprocess.Popen(
-        ("/bin/sh", "-c", _WATCH, "sh", str(group), str(grace), str(folder or "")),
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, cwd="/", env={"PATH": "/usr/bin:/bin"},
+def started(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    grace: int,
+    output: IO[bytes],
+    errors: IO[bytes],
+    folder: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program, the first of a group of processes that is ended if we are killed while this
+    lasts: first TERM, KILL after ``grace`` seconds; and ``folder`` is removed. A small shell sees
+    to it, which a kill of ours does not reach. Else its end is the caller's. Raises OSError."""
+    if shutil.which(argv[0], path=environ.get("PATH")) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    child = subprocess.Popen(
+        ("/bin/sh", "-c", _GATE, "sh", *argv),
+        stdin=subprocess.PIPE, stdout=output, stderr=errors, env=dict(environ),
+        start_new_session=True, cwd="/",
     )  # fmt: skip
+    assert child.stdin is not None
     try:
-        yield
+        guard = subprocess.Popen(
+            ("/bin/sh", "-c", _WATCH, "sh", str(child.pid), str(grace), str(folder or "")),
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, cwd="/", env={"PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
+    except BaseException:
+        child.stdin.close()  # it never begins
+        child.wait()
+        raise
+    try:
+        with contextlib.suppress(ConnectionError), child.stdin:  # killed already: its status tells
+            child.stdin.write(b"\n")
+        yield child
     finally:
         guard.kill()
         guard.wait(_GRACE)

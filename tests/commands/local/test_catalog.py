@@ -76,6 +76,10 @@ def test_add_what_is_no_model(ctl: Ctl, home: Path, tmp_path: Path) -> None:
         assert (result.code, result.out) == (1, "")
         assert source in result.err
         assert "Traceback" not in result.err
+    for words in (("add",), ("import", "llama-cpp"), ("import", "ollama")):
+        result = ctl(*words, "~nobody-of-that-name/x.gguf")
+        assert (result.code, result.out) == (1, "")
+        assert "~nobody-of-that-name/x.gguf" in result.err
     assert ctl("add", "hf:no-owner").code == 1
     assert not (home / "config.toml").exists()
 

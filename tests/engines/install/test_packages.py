@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,25 @@ def test_a_kill_of_ours_is_the_end_of_all_that_it_started(tmp_path: Path) -> Non
         ours.wait(10)
     theirs = [int(word) for word in mark.read_text().split()]
     assert until(lambda: not any(map(psutil.pid_exists, theirs)))
+
+
+def test_nothing_begins_for_one_that_is_killed_before_its_guard_is_there(tmp_path: Path) -> None:
+    mark = tmp_path / "began"
+    code = (
+        "import os, signal, subprocess, sys; from pathlib import Path\n"
+        "from daemon.engines.install import children\n"
+        "popen, begun = subprocess.Popen, []\n"
+        "def start(*argv, **how):\n"
+        "    if begun: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    begun.append(popen(*argv, **how)); print(begun[0].pid, flush=True); return begun[0]\n"
+        "children.subprocess.Popen = start\n"
+        f"children.run(('/bin/touch', {str(mark)!r}), os.environ, lambda *_: None, 's', 'w',"
+        f" Path({str(tmp_path / 'install.log')!r}))\n"
+    )
+    ours = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
+    assert ours.returncode == -signal.SIGKILL
+    assert until(lambda: not psutil.pid_exists(int(ours.stdout)))
+    assert not mark.exists()
 
 
 def until(what: Callable[[], bool], seconds: float = 20.0) -> bool:
