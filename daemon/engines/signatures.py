@@ -27,6 +27,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
 METAL_RETRY: Final[Mapping[str, str]] = {"GGML_METAL_TENSOR_DISABLE": "1"}
 
 _SMALLER = "Give it less: a smaller context, fewer slots, or a smaller quantisation."
+_THREAD = (
+    "The system refused it a thread: there was no memory for its stack, or a limit on threads is"
+    f" reached (`ulimit -u`, a container's pids limit). {_SMALLER}"
+)
 _ADVICE_PORT = "Another program took the port; a new one is chosen."
 _FILE = "The file is missing, damaged or not of this engine's form: pull it again."
 _FLAG = "Mend `args` of the model, or install a version of the engine that knows the flag."
@@ -91,6 +95,9 @@ SIGNATURES: Final[tuple[Signature, ...]] = (
     _memory(r"ErrorOutOfDeviceMemory|Requested preallocation size is too large"),
     _memory(r"not enough memory|cannot allocate memory|\bMemoryError\b"),
     _memory(r"unable to fit"),
+    # a thread's stack is memory too: libstdc++, libc++, OpenMP, Python, OpenBLAS
+    _memory(r"what\(\): +Resource temporarily unavailable|thread constructor failed"
+            r"|thread creation failed|can't start new thread|pthread_create failed", _THREAD),
     # memory: vLLM
     _memory(r"No available memory for the cache blocks"),
     _memory(r"is less than desired GPU memory utilization",
@@ -161,7 +168,8 @@ NEEDLES: Final = (
     "flash_attn", "cannot import", "no module named", "invalid magic", "not within the file",
     "no such file", "snapshot folder", "must be in the form", "parameters", "thread died",
     "larger than the", "uncaught exception", "terminate called", "device lost", "exiting due to",
-    "segmentation fault", "recommended max working set",
+    "segmentation fault", "recommended max working set", "temporarily unavailable",
+    "thread constructor", "thread creation", "new thread", "pthread_create",
 )  # fmt: skip
 
 

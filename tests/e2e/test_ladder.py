@@ -260,8 +260,8 @@ def test_metal_is_started_once_more_without_its_tensor_units(
 def test_a_real_engine_that_is_refused_memory(
     make_house: MakeHouse, request: pytest.FixtureRequest, tmp_path: Path, name: str
 ) -> None:
-    """Its address space is limited: with half a gigabyte of context it dies, with one slot it
-    serves."""
+    """Its address space is limited: with a gigabyte of context it dies, with one slot's quarter of
+    it it serves."""
     real = name == "llama-server"
     program = request.getfixturevalue("llama_server") if real else Path(sys.executable)
     path, wrapper = tmp_path / "m.gguf", tmp_path / "limited"
@@ -269,7 +269,10 @@ def test_a_real_engine_that_is_refused_memory(
 
     def config(limit: int | None, ctx: int) -> str:
         told = f"ulimit -v {limit // 1024}\n" if limit is not None else ""
-        wrapper.write_text(f"#!/bin/sh\n{told}exec '{program}' \"$@\"\n")
+        # One arena: else malloc sets 64 MiB of addresses aside for each thread, as many as there
+        # happen to be processors and turns, and what dies first is any of a dozen things.
+        arena = "export MALLOC_ARENA_MAX=1\n"
+        wrapper.write_text(f"#!/bin/sh\n{arena}{told}exec '{program}' \"$@\"\n")
         wrapper.chmod(0o755)
         sizes = f"[defaults]\nctx = {ctx}\nmin_ctx = 4096\nslots = 4\n"
         return (
@@ -281,12 +284,12 @@ def test_a_real_engine_that_is_refused_memory(
         assert house.chat("m").status == 200
         status = Path(f"/proc/{house.backends()['m']['pid']}/status").read_text()
         (peak,) = (int(line.split()[1]) << 10 for line in status.splitlines() if "VmPeak" in line)
-    with make_house(config(peak + (320 << 20), 65536)) as house:
+    with make_house(config(peak + (512 << 20), 65536)) as house:
         loaded = house.ctl("load", "m")
         assert loaded.returncode == 0, loaded
         (backend,) = house.backends().values()
         assert backend["degraded"].startswith("context 65536, batch 256, one slot"), backend
         assert (backend["context"], backend["slots"]) == (65536, 1)
         assert house.chat("m").status == 200
-        story = house.client.get("/incidents", model="m")["stories"][-1]
-        assert story["last"]["exit_class"] == "out_of_memory", story
+        stories = house.client.get("/incidents", model="m")["stories"]
+        assert {story["last"]["exit_class"] for story in stories} == {"out_of_memory"}, stories

@@ -66,6 +66,16 @@ SEEN: list[tuple[int | None, bool, list[str], ExitClass]] = [
     (1, False, ["llama_context: failed to allocate compute pp buffers"], OOM),
     (1, False, ["failed to allocate graph"], OOM),
     (1, False, ["graph_reserve: failed to allocate compute buffers"], OOM),
+    # a thread that is refused: its stack is memory
+    (-6, False, ["terminate called after throwing an instance of 'std::system_error'",
+                 "  what():  Resource temporarily unavailable"], OOM),
+    (-6, True, ["libc++abi: terminating due to uncaught exception of type std::__1::system_error:"
+                " thread constructor failed: Resource temporarily unavailable"], OOM),
+    (1, False, ["libgomp: Thread creation failed: Resource temporarily unavailable"], OOM),
+    (1, False, ["RuntimeError: can't start new thread"], OOM),
+    (-6, True, ["terminate called after throwing an instance of 'std::system_error'",
+                "  what():  Invalid argument"], CRASH),
+    (1, True, ["BlockingIOError: [Errno 11] Resource temporarily unavailable"], CRASH),
     # CUDA, ROCm, Vulkan
     (1, False, ["ggml_backend_cuda_buffer_type_alloc_buffer: allocating 7605.34 MiB on device 0:"
                 " cudaMalloc failed: out of memory", LOADING], OOM),
