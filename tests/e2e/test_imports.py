@@ -26,7 +26,7 @@ def test_a_llama_swap_file_answers(
         assert imported.returncode == 0, imported.stderr
         assert "# not carried over: unlisted = true" in imported.stdout
         assert "# mine" in house.config_file.read_text("utf-8")
-        answered = house.ctl("run", "tiny-one", "Say hello.")
+        answered = house.ctl("run", "tiny-one", "Say hello.", "--max-tokens", "16")
         assert answered.returncode == 0, answered.stderr
         assert answered.stdout.strip()
         backend = house.backends()["smol"]

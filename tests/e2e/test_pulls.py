@@ -238,14 +238,15 @@ def test_pull_add_run_rm_prune(
             assert "It is served as owner/SmolLM2-GGUF:Q4_1: ctl run owner/" in done.stdout
             assert f"ctl add {source} NAME" in done.stdout
         assert len(hub.asked("GET", ".gguf")) == 1, "two watchers, one download"
-        said = house.ctl("run", "owner/SmolLM2-GGUF:Q4_1", "Say hi.", "--json", seconds=120)
+        few = ("--max-tokens", "16")  # by chance it goes on until its context is full: minutes
+        said = house.ctl("run", "owner/SmolLM2-GGUF:Q4_1", "Say hi.", "--json", *few)
         assert said.returncode == 0, said.stderr
         assert house.ctl("unload", "owner/SmolLM2-GGUF:Q4_1").returncode == 0
         added = house.ctl("add", source, "smol", "--engine", "xllamacpp", "--ctx", "512")
         assert added.returncode == 0, added.stderr
         again = house.ctl("pull", source, "--json")
         assert json.loads(again.stdout)["facts"]["served_as"] == "smol"
-        said = house.ctl("run", "smol", "Say hi.", "--json", seconds=120)
+        said = house.ctl("run", "smol", "Say hi.", "--json", *few)
         assert said.returncode == 0, said.stderr
         refused = house.ctl("rm", "smol", "--weights", "--yes")
         assert (refused.returncode, "smol is loaded" in refused.stderr) == (1, True)
