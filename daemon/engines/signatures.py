@@ -169,7 +169,7 @@ NEEDLES: Final = (
     "no such file", "snapshot folder", "must be in the form", "parameters", "thread died",
     "larger than the", "uncaught exception", "terminate called", "device lost", "exiting due to",
     "segmentation fault", "recommended max working set", "temporarily unavailable",
-    "thread constructor", "thread creation", "new thread", "pthread_create",
+    "new thread",
 )  # fmt: skip
 
 

@@ -73,6 +73,8 @@ SEEN: list[tuple[int | None, bool, list[str], ExitClass]] = [
                 " thread constructor failed: Resource temporarily unavailable"], OOM),
     (1, False, ["libgomp: Thread creation failed: Resource temporarily unavailable"], OOM),
     (1, False, ["RuntimeError: can't start new thread"], OOM),
+    (-2, False, ["OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 4: Resource"
+                 " temporarily unavailable"], OOM),
     (-6, True, ["terminate called after throwing an instance of 'std::system_error'",
                 "  what():  Invalid argument"], CRASH),
     (1, True, ["BlockingIOError: [Errno 11] Resource temporarily unavailable"], CRASH),
