@@ -26,10 +26,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
 # What to set, and try once more, after METAL_INIT.
 METAL_RETRY: Final[Mapping[str, str]] = {"GGML_METAL_TENSOR_DISABLE": "1"}
 
-_SMALLER = "Give it less: a smaller context, fewer slots, or a smaller quantisation."
+# To whoever ran out of memory, where nothing more is known.
+SMALLER: Final = "Give it less: a smaller context, fewer slots, or a smaller quantisation."
 _THREAD = (
-    "The system refused it a thread: there was no memory for its stack, or a limit on threads is"
-    f" reached (`ulimit -u`, a container's pids limit). {_SMALLER}"
+    "The system refused it a thread, for want of memory or by a limit on threads: raise that limit"
+    " (`ulimit -u`, a container's pids limit), or give it a smaller context or fewer slots."
 )
 _ADVICE_PORT = "Another program took the port; a new one is chosen."
 _FILE = "The file is missing, damaged or not of this engine's form: pull it again."
@@ -54,7 +55,7 @@ class Signature:
         return [line for line in lines if compiled.search(line)]
 
 
-def _memory(pattern: str, advice: str = _SMALLER) -> Signature:
+def _memory(pattern: str, advice: str = SMALLER) -> Signature:
     return Signature(pattern, ExitClass.OUT_OF_MEMORY, advice)
 
 
@@ -219,14 +220,14 @@ def _by_status(status: int | None, kept: Sequence[str], ready: bool, strained: b
     # 137 is how a shell tells of SIGKILL. Nobody but the system's memory guards kills with it.
     if status in (-signal.SIGKILL, 128 + signal.SIGKILL):
         text = "killed by SIGKILL that we did not send: the out-of-memory killer, or a person"
-        return Verdict(ExitClass.OUT_OF_MEMORY, text, _SMALLER, evidence)
+        return Verdict(ExitClass.OUT_OF_MEMORY, text, SMALLER, evidence)
     if status in (126, 127) and not ready:
         text = "the program could not be started"
         return Verdict(ExitClass.PERMANENT, text, "Check `path` of the engine.", evidence)
     explained = [line for line in evidence if re.search(_EXPLAINS, line, re.IGNORECASE)]
     if strained and status not in _SENT and not explained:
         text = f"{how}, with its memory all but used up: probably that"
-        return Verdict(ExitClass.OUT_OF_MEMORY, text, hint(kept) or _SMALLER, evidence)
+        return Verdict(ExitClass.OUT_OF_MEMORY, text, hint(kept) or SMALLER, evidence)
     return Verdict(
         ExitClass.CRASH, f"{how}: {evidence[-1]}" if evidence else how, hint(kept), evidence
     )

@@ -12,7 +12,7 @@ from typing import Final
 
 from daemon.core.messages import ExitClass
 from daemon.core.units import format_amounts, format_bytes
-from daemon.engines.signatures import METAL_RETRY, ended
+from daemon.engines.signatures import METAL_RETRY, SMALLER, ended
 from daemon.views import HeldView, IncidentView, StoryView
 
 APART: Final = 6 * 3600.0  # seconds without it: the same thing again is another story
@@ -175,7 +175,8 @@ def _killed(one: IncidentView) -> str:
 
 
 def _memory_steps(one: IncidentView) -> list[str]:
-    steps = []
+    # That it needs less is said below, with the words to type.
+    steps = [one.advice] if one.advice not in ("", SMALLER) else []
     if one.slots and one.slots > 1:
         steps.append(f"fewer requests at once: `ctl set {one.model} slots={one.slots // 2}`")
     if one.context and one.context // 2 >= SMALLEST_CTX:

@@ -22,6 +22,7 @@ from control_api.auth import Auth, OwnerAuth
 from control_api.operation import Limits
 from daemon.access.keys import Wanted, make
 from daemon.core.problems import Code, Problem, ProblemError
+from daemon.engines.signatures import SMALLER
 from daemon.ports import ControlPort, LoadFit, Progress
 from daemon.proving.verdict import verdict
 from daemon.telemetry.stories import stories
@@ -158,7 +159,7 @@ def incident_view(**changes: Any) -> IncidentView:
         "serving": True,
         "age": 240.0,
         "lines": ["error: Insufficient Memory", "llama_decode: failed to decode, ret = -3"],
-        "advice": "Give it less.",
+        "advice": SMALLER,
         "variant": "context 65536",
         "context": 65536,
         "slots": 1,

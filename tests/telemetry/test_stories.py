@@ -70,6 +70,11 @@ def test_memory_is_told_with_numbers() -> None:
     assert "ctl unload" not in "".join(story(beside=busy).steps)
 
 
+def test_what_is_known_of_a_want_of_memory_comes_first() -> None:
+    told = story(advice="Raise the limit on threads.")
+    assert told.steps == ["Raise the limit on threads.", *story().steps]
+
+
 def test_memory_that_others_hold_is_named() -> None:
     pool = HeldView(
         name="gpu0", budget=18 * GIB, charged=4 * GIB, free=GIB // 4, own=4 * GIB, own_measured=None
